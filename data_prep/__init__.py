@@ -1,0 +1,1 @@
+"""Labelled images -> split, sharded TFRecords and a manifest. Imports no TensorFlow."""

@@ -1,0 +1,41 @@
+"""Packaging of shardtune; see BUILD.md."""
+
+import pathlib
+
+from setuptools import find_packages
+from setuptools import setup
+
+setup(
+    name="shardtune",
+    version="0.1.0",
+    description=(
+        "Turns a folder of labelled images into a trained, measured, "
+        "exported classifier."
+    ),
+    long_description=pathlib.Path(__file__).with_name("README.md").read_text(),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11",
+    packages=find_packages(include=["data_prep*", "trainer*", "launch*"]),
+    install_requires=[
+        "absl-py>=2.1",
+        "google-crc32c>=1.5",  # TFRecord checksums without TensorFlow
+        "keras>=3.11.3",  # earlier ones load unsafe .h5 and .keras files
+        "keras-cv>=0.9",
+        "numpy>=1.26",
+        "pillow>=10.1",
+        "protobuf>=4.25",
+        "scikit-learn>=1.4",  # per-class figures; the quickstart's digits
+        "tensorboard>=2.18",  # tf.summary writes nothing without it
+        "tensorflow>=2.18",
+        "tensorflow-datasets>=4.9.7",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "gpu": ["tensorflow[and-cuda]>=2.18"],
+        "test": ["build>=1.2", "pytest>=8", "ruff>=0.6"],
+    },
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,1 @@
+"""Augmentation on the accelerator: what an image gets is a pure function."""

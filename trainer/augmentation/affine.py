@@ -1,0 +1,213 @@
+"""One fused affine augmentation: rotation, shifts, shear, zoom and flips.
+
+All are composed into one matrix per image and applied by one bilinear
+resampling, where a chain of layers resamples (and blurs) once per step. The
+parameters, their units and their composition are those of Keras's
+`ImageDataGenerator` (keras-preprocessing, `image/affine_transformations.py`:
+rotation, shift, shear, zoom about the image's centre, then the flips).
+"""
+
+import dataclasses
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.augmentation import random_bits
+
+
+@dataclasses.dataclass(frozen=True)
+class AffineRanges:
+    """How far each parameter may go.
+
+    Attributes:
+        rotation_range: Degrees, either way.
+        width_shift_range: Fraction of the width, either way.
+        height_shift_range: Fraction of the height, either way.
+        shear_range: Degrees, either way.
+        zoom_range: Each axis is zoomed by 1 - range to 1 + range.
+        horizontal_flip: Flip half of the images left to right.
+        vertical_flip: Flip half of the images upside down.
+        fill_mode: What lies outside: "nearest", "reflect", "wrap" or
+            "constant" (black).
+    """
+
+    rotation_range: float = 0.0
+    width_shift_range: float = 0.0
+    height_shift_range: float = 0.0
+    shear_range: float = 0.0
+    zoom_range: float = 0.0
+    horizontal_flip: bool = False
+    vertical_flip: bool = False
+    fill_mode: str = "nearest"
+
+
+@dataclasses.dataclass(frozen=True)
+class AffineParameters:
+    """What each of B images gets; every field is float32 `[B]`.
+
+    Attributes:
+        theta: Rotation in degrees.
+        tx: Shift along the height, as a fraction of it.
+        ty: Shift along the width, as a fraction of it.
+        shear: In degrees.
+        zx: Zoom along the height; 1 is none, 2 shows twice the height.
+        zy: Zoom along the width.
+        flip_horizontal: 1 flips left to right, 0 does not.
+        flip_vertical: 1 flips upside down, 0 does not.
+    """
+
+    theta: tf.Tensor
+    tx: tf.Tensor
+    ty: tf.Tensor
+    shear: tf.Tensor
+    zx: tf.Tensor
+    zy: tf.Tensor
+    flip_horizontal: tf.Tensor
+    flip_vertical: tf.Tensor
+
+
+class RandomAffine(keras.layers.Layer):
+    """Applies a random affine map to each image; identity at inference.
+
+    Args:
+        ranges: How far the parameters may go.
+        seed: With the epoch and an image's id, all that its map depends on.
+    """
+
+    def __init__(self, ranges: AffineRanges, seed: int, **kwargs):
+        super().__init__(**kwargs)
+        # ImageProjectiveTransformV3 has no XLA kernel.
+        self.supports_jit = False
+        self._ranges = ranges
+        self._seed = seed
+
+    def call(self, images, ids, epoch, training=True):
+        """Returns the augmented images.
+
+        Args:
+            images: float `[B, H, W, C]`.
+            ids: int64 `[B]`.
+            epoch: Integer scalar, counted from 0.
+            training: Without it the images are returned as they are.
+
+        Returns:
+            Images of the shape, type and range of `images`.
+        """
+        if not training:
+            return images
+        return apply(
+            images,
+            sample(self._ranges, self._seed, epoch, ids),
+            self._ranges.fill_mode,
+        )
+
+
+def sample(ranges: AffineRanges, seed: int, epoch, ids) -> AffineParameters:
+    """Draws the parameters of every image.
+
+    Args:
+        ranges: How far they may go.
+        seed: Of the run.
+        epoch: Integer scalar, counted from 0.
+        ids: int64 `[B]`.
+    """
+    unit = random_bits.uniform(seed, epoch, ids, 8)
+    either_way = 2.0 * unit - 1.0
+    return AffineParameters(
+        theta=either_way[:, 0] * ranges.rotation_range,
+        tx=either_way[:, 1] * ranges.height_shift_range,
+        ty=either_way[:, 2] * ranges.width_shift_range,
+        shear=either_way[:, 3] * ranges.shear_range,
+        zx=1.0 + either_way[:, 4] * ranges.zoom_range,
+        zy=1.0 + either_way[:, 5] * ranges.zoom_range,
+        flip_horizontal=_coin(unit[:, 6], ranges.horizontal_flip),
+        flip_vertical=_coin(unit[:, 7], ranges.vertical_flip),
+    )
+
+
+def apply(images, parameters: AffineParameters, fill_mode: str) -> tf.Tensor:
+    """Resamples every image once, bilinearly, by its parameters.
+
+    Args:
+        images: float `[B, H, W, C]`.
+        parameters: What each image gets.
+        fill_mode: As in `AffineRanges`.
+
+    Returns:
+        Images of the shape, type and range of `images`.
+    """
+    height, width = images.shape[1], images.shape[2]
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=images,
+        transforms=matrices(parameters, height, width),
+        output_shape=tf.constant([height, width]),
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode=fill_mode.upper(),
+    )
+
+
+def matrices(
+    parameters: AffineParameters, height: int, width: int
+) -> tf.Tensor:
+    """Composes the map from output to input pixels of every image.
+
+    In coordinates (row, column) about the centre the map is
+    rotation * shift * shear * zoom * flip, as in `ImageDataGenerator`.
+
+    Args:
+        parameters: What each image gets.
+        height: In pixels.
+        width: In pixels.
+
+    Returns:
+        float32 `[B, 8]`, as ImageProjectiveTransformV3 takes it: a0 a1 a2 b0
+        b1 b2 0 0 with input x = a0 x + a1 y + a2, input y = b0 x + b1 y + b2.
+    """
+    theta = parameters.theta * (np.pi / 180)
+    shear = parameters.shear * (np.pi / 180)
+    cos, sin = tf.cos(theta), tf.sin(theta)
+    # Rotation * shear, then each column scaled by its zoom and flip.
+    scale_row = parameters.zx * (1.0 - 2.0 * parameters.flip_vertical)
+    scale_column = parameters.zy * (1.0 - 2.0 * parameters.flip_horizontal)
+    row_row = cos * scale_row
+    row_column = -(cos * tf.sin(shear) + sin * tf.cos(shear)) * scale_column
+    column_row = sin * scale_row
+    column_column = (cos * tf.cos(shear) - sin * tf.sin(shear)) * scale_column
+    shift_row = parameters.tx * height
+    shift_column = parameters.ty * width
+    # The centre of pixels 0 .. n-1, onto which the map's origin is moved.
+    middle_row, middle_column = (height - 1) / 2, (width - 1) / 2
+    offset_row = (
+        middle_row
+        + cos * shift_row
+        - sin * shift_column
+        - row_row * middle_row
+        - row_column * middle_column
+    )
+    offset_column = (
+        middle_column
+        + sin * shift_row
+        + cos * shift_column
+        - column_row * middle_row
+        - column_column * middle_column
+    )
+    zero = tf.zeros_like(theta)
+    return tf.stack(
+        [
+            column_column,
+            column_row,
+            offset_column,
+            row_column,
+            row_row,
+            offset_row,
+            zero,
+            zero,
+        ],
+        axis=1,
+    )
+
+
+def _coin(unit: tf.Tensor, wanted: bool) -> tf.Tensor:
+    return tf.cast(unit < 0.5, tf.float32) if wanted else tf.zeros_like(unit)

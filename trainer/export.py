@@ -1,0 +1,89 @@
+"""Writes what is served: `model.keras`, `saved_model/` and `labels.txt`.
+
+python -m trainer.export --model_dir=DIR    writes them again
+"""
+
+import pathlib
+import shutil
+
+from absl import flags
+
+from data_prep import command
+from data_prep.errors import UsageError
+from trainer import startup
+
+
+def export(model, classes: list[str], resize: str, output_dir: str) -> None:
+    """Exports a classifier.
+
+    `model.keras` goes from RGB images `[B, S, S, 3]` in [0, 255] to
+    probabilities `[B, K]`. `saved_model/` has one signature,
+    `serving_default`, from `image_bytes` (string `[B]`, the bytes of image
+    files) to `probabilities` (float32 `[B, K]`) and `label` (string `[B]`);
+    it decodes and resizes as training and evaluation do.
+
+    Args:
+        model: From images to float32 logits, made under no strategy.
+        classes: K names, in the order of the logits.
+        resize: How the data set fits pictures to a square.
+        output_dir: Where to; what is there is replaced.
+    """
+    import keras
+    import tensorflow as tf
+
+    from trainer.decode import decode_image
+
+    output = pathlib.Path(output_dir)
+    image_size = model.input_shape[1]
+    probabilities = keras.layers.Softmax(dtype="float32", name="probabilities")(
+        model.output
+    )
+    served = keras.Model(model.input, probabilities, name="classifier")
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")]
+    )
+    def serve(image_bytes):
+        images = tf.map_fn(
+            lambda content: decode_image(content, image_size, resize),
+            image_bytes,
+            fn_output_signature=tf.TensorSpec(
+                [image_size, image_size, 3], tf.uint8
+            ),
+        )
+        result = served(images, training=False)
+        return {
+            "probabilities": result,
+            "label": tf.gather(tf.constant(classes), tf.argmax(result, 1)),
+        }
+
+    (output / "labels.txt").write_text("".join(f"{c}\n" for c in classes))
+
+    incomplete = output / "incomplete.model.keras"
+    served.save(incomplete)
+    incomplete.replace(output / "model.keras")
+
+    module = tf.Module()
+    module.model = served
+    incomplete = output / "incomplete.saved_model"
+    shutil.rmtree(incomplete, ignore_errors=True)
+    tf.saved_model.save(module, incomplete, {"serving_default": serve})
+    shutil.rmtree(output / "saved_model", ignore_errors=True)
+    incomplete.rename(output / "saved_model")
+
+
+def main() -> None:
+    """Exports the best epoch of --model_dir."""
+    model_dir = flags.FLAGS.model_dir
+    if not model_dir:
+        raise UsageError("--model_dir is missing: what trainer.task wrote.")
+    startup.import_tensorflow()
+    from trainer import run
+
+    run.export_again(model_dir)
+    print(f"{model_dir}/model.keras\n{model_dir}/saved_model")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("model_dir", None, "What trainer.task wrote.")
+    command.run(main)

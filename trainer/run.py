@@ -1,0 +1,271 @@
+"""The story of a run: data and devices -> phases -> export -> evaluation."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import time
+
+import keras
+import tensorflow as tf
+
+from data_prep import manifest as manifest_lib
+from data_prep import splits
+from data_prep.errors import DataError
+from data_prep.errors import TrainingError
+from data_prep.errors import UsageError
+from data_prep.manifest import Manifest
+from trainer import checkpoint
+from trainer import devices
+from trainer import evaluate
+from trainer import weights
+from trainer.config import Config
+from trainer.export import export
+from trainer.model import build_classifier
+from trainer.phases import BEST
+from trainer.phases import run_phases
+
+# What may differ between the runs of one model directory: where the data lies
+# and what is only asked of the result.
+_FREE_FIELDS = ("data_dir", "model_dir", "min_accuracy")
+
+
+def run(config: Config) -> dict:
+    """Trains, exports and evaluates, or goes on where an earlier run stopped.
+
+    The start rule, by what `model_dir` holds:
+    1. nothing: start;
+    2. the config of another run or data set: refuse, naming what differs;
+    3. checkpoints: go on after the last epoch;
+    4. `DONE.json`: do nothing but return it.
+
+    Returns:
+        The content of `DONE.json`.
+
+    Raises:
+        UsageError: If the flags fit neither the devices nor the directory.
+        DataError: If the data set, weights or checkpoints are unusable.
+        TrainingError: If the loss is no number, or `min_accuracy` is missed.
+    """
+    start = time.time()
+    manifest = manifest_lib.load(config.data_dir)
+    model_dir = pathlib.Path(config.model_dir)
+    _check_same_run(config, manifest, model_dir)
+    done_path = model_dir / "DONE.json"
+    if done_path.exists():
+        done = json.loads(done_path.read_text())
+        print(f"{model_dir} is finished already; nothing to do.")
+    else:
+        _check_splits(config, manifest)
+        strategy, model = _make_model(config, manifest)
+        _write_json(model_dir / "config.json", _identity(config, manifest))
+        _write_json(model_dir / "environment.json", _environment(strategy))
+        state = run_phases(config, manifest, strategy, model)
+        _restore_best(model, model_dir)
+        export_again(config.model_dir)
+        evaluation = evaluate.evaluate(
+            config,
+            manifest,
+            strategy,
+            model,
+            evaluate.choose_split(manifest),
+            config.model_dir,
+        )
+        print(evaluate.table(evaluation))
+        done = {
+            "exported": state.best,
+            "evaluation": {
+                name: evaluation[name] for name in ("split", "accuracy", "loss")
+            },
+            "seconds": time.time() - start,
+        }
+        _write_json(done_path, done)
+    accuracy = done["evaluation"]["accuracy"]
+    if accuracy < config.min_accuracy:
+        raise TrainingError(
+            f"{done['evaluation']['split']} accuracy {accuracy:.4f} is below "
+            f"--min_accuracy={config.min_accuracy}."
+        )
+    return done
+
+
+def export_again(model_dir: str) -> None:
+    """Exports the best epoch of a model directory.
+
+    Raises:
+        DataError: If there is none.
+    """
+    config, manifest = _load_run(model_dir)
+    devices.set_precision(config.precision)
+    # Made anew, under no strategy, so that nothing of one is exported.
+    model = _build(config, manifest)
+    _restore_best(model, pathlib.Path(model_dir))
+    export(model, manifest.classes, manifest.resize, model_dir)
+
+
+def evaluate_again(model_dir: str, split: str) -> dict:
+    """Measures the best epoch of a model directory on a split.
+
+    Args:
+        model_dir: What `run` wrote.
+        split: Name of a split; "" chooses as `run` does.
+
+    Raises:
+        DataError: If there is no finished epoch, or the data set has changed.
+    """
+    config, manifest = _load_run(model_dir)
+    devices.set_precision(config.precision)
+    strategy = devices.make_strategy(config.strategy, config.virtual_devices)
+    with strategy.scope():
+        model = _build(config, manifest)
+    _restore_best(model, pathlib.Path(model_dir))
+    split = split or evaluate.choose_split(manifest)
+    return evaluate.evaluate(
+        config, manifest, strategy, model, split, model_dir
+    )
+
+
+def _check_same_run(
+    config: Config, manifest: Manifest, model_dir: pathlib.Path
+) -> None:
+    """Refuses a model directory that another run or data set has begun."""
+    path = model_dir / "config.json"
+    if not path.exists():
+        if model_dir.exists() and any(model_dir.iterdir()):
+            raise DataError(
+                f"--model_dir={model_dir} is not empty and holds no "
+                "config.json, so it is no model directory. Pass another."
+            )
+        return
+    begun = json.loads(path.read_text())
+    if begun["data_fingerprint"] != manifest.fingerprint:
+        raise DataError(
+            f"{model_dir} was trained on another data set: its fingerprint is "
+            f"{begun['data_fingerprint'][:12]}..., that of {config.data_dir} "
+            f"is {manifest.fingerprint[:12]}.... Pass that data set, or "
+            "another --model_dir."
+        )
+    different = [
+        f"--{name}={value} (was {begun.get(name)})"
+        for name, value in dataclasses.asdict(config).items()
+        if name not in _FREE_FIELDS and begun.get(name) != value
+    ]
+    if different:
+        raise UsageError(
+            f"{model_dir} was begun with other flags: "
+            f"{', '.join(different)}. Run it with those, or pass another "
+            "--model_dir."
+        )
+
+
+def _check_splits(config: Config, manifest: Manifest) -> None:
+    missing = {splits.TRAIN, splits.VALIDATION} - set(manifest.splits)
+    if missing:
+        raise DataError(
+            f"{config.data_dir} has no {missing.pop()} split, only "
+            f"{', '.join(manifest.splits)}. Training needs train and "
+            "validation, which decides what is exported. Make the data set "
+            "again with --splits."
+        )
+    images = manifest.splits[splits.TRAIN].count
+    if config.batch_size > images:
+        raise UsageError(
+            f"--batch_size={config.batch_size} is impossible: the train split "
+            f"has {images} images. Use at most --batch_size={images}."
+        )
+
+
+def _make_model(
+    config: Config, manifest: Manifest
+) -> tuple[tf.distribute.Strategy, keras.Model]:
+    """Sets up the devices and returns the model, its base's weights loaded."""
+    strategy = devices.make_strategy(config.strategy, config.virtual_devices)
+    devices.set_precision(config.precision)
+    devices.set_seeds(config.seed, config.deterministic)
+    replicas = strategy.num_replicas_in_sync
+    if config.batch_size % replicas:
+        nearest = max(1, round(config.batch_size / replicas)) * replicas
+        raise UsageError(
+            f"--batch_size={config.batch_size} cannot be shared evenly by "
+            f"{replicas} replicas. Use --batch_size={nearest}."
+        )
+    # Read before anything is written, so that a bad file leaves no trace.
+    found = (
+        {} if config.weights == "none" else weights.load_base(config.weights)
+    )
+    with strategy.scope():
+        model = _build(config, manifest)
+    for name, arrays in found.items():
+        if arrays:  # the input and pooling layers have none
+            model.get_layer(name).set_weights(arrays)
+    return strategy, model
+
+
+def _build(config: Config, manifest: Manifest) -> keras.Model:
+    return build_classifier(
+        len(manifest.classes),
+        config.image_size,
+        preprocessing=config.preprocessing,
+        head=config.head,
+        head_units=config.head_units,
+        dropout=config.dropout,
+    )
+
+
+def _restore_best(model: keras.Model, model_dir: pathlib.Path) -> None:
+    path = model_dir / "checkpoints" / BEST
+    arrays, _ = checkpoint.load(path)
+    checkpoint.assign(model.variables, arrays, path)
+
+
+def _load_run(model_dir: str) -> tuple[Config, Manifest]:
+    path = pathlib.Path(model_dir, "config.json")
+    try:
+        begun = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{model_dir} is no model directory: {error}. Expected what "
+            "trainer.task wrote."
+        ) from None
+    fingerprint = begun.pop("data_fingerprint")
+    config = Config(**{**begun, "model_dir": model_dir})
+    manifest = manifest_lib.load(config.data_dir)
+    if manifest.fingerprint != fingerprint:
+        raise DataError(
+            f"{config.data_dir} is not the data set that {model_dir} was "
+            "trained on: its fingerprint has changed. Put that one back."
+        )
+    return config, manifest
+
+
+def _identity(config: Config, manifest: Manifest) -> dict:
+    return {
+        **dataclasses.asdict(config),
+        "data_fingerprint": manifest.fingerprint,
+    }
+
+
+def _environment(strategy: tf.distribute.Strategy) -> dict:
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            **{
+                name: importlib.metadata.version(name)
+                for name in ("shardtune", "tensorflow", "keras", "numpy")
+            },
+        },
+        "platform": platform.platform(),
+        "processors": len(os.sched_getaffinity(0)),
+        "devices": [d.name for d in tf.config.list_logical_devices()],
+        "replicas": strategy.num_replicas_in_sync,
+        "precision": keras.config.dtype_policy().name,
+    }
+
+
+def _write_json(path: pathlib.Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    incomplete = path.with_name(f"incomplete.{path.name}")
+    incomplete.write_text(json.dumps(content, indent=1) + "\n")
+    incomplete.replace(path)

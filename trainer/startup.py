@@ -1,0 +1,37 @@
+"""TensorFlow's first import, without the noise it makes there."""
+
+import logging
+import os
+import sys
+import tempfile
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow and Keras, showing their messages only on failure.
+
+    TensorFlow writes to the stderr of the process before any of its settings
+    can be made (CUDA not found, oneDNN in use). A user who sets
+    TF_CPP_MIN_LOG_LEVEL asked for messages and gets them all.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        import tensorflow  # noqa: F401
+
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # errors only, from here on
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as noise:
+        os.dup2(noise.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.constant(0)  # starts the runtime, which has its say too
+        except BaseException:
+            noise.seek(0)
+            os.write(kept, noise.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+    # absl's own handler, and what tf.distribute says of every collective.
+    tf.get_logger().setLevel(logging.ERROR)
