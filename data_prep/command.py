@@ -1,8 +1,12 @@
 """How every `python -m ...` of this project starts and ends."""
 
+import dataclasses
 import signal
 import sys
 from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
 
 from absl import app
 from absl import flags
@@ -14,6 +18,55 @@ from data_prep.errors import EXIT_USAGE
 from data_prep.errors import DataError
 from data_prep.errors import TrainingError
 from data_prep.errors import UsageError
+
+
+def define_flags(
+    config_class: type,
+    *,
+    helps: Mapping[str, str],
+    choices: Mapping[str, Sequence[str]],
+    bounds: Mapping[str, tuple],
+    flag_values: flags.FlagValues = flags.FLAGS,
+) -> None:
+    """Defines one flag per field of a config, with the field's default.
+
+    Args:
+        config_class: A dataclass of str, int, float and bool fields.
+        helps: What `--help` says of each field.
+        choices: The values of a field that takes one of a few.
+        bounds: Lowest and highest value of a number, None for none. What
+            depends on several fields is the config's own to check.
+        flag_values: Where to define them.
+    """
+    for field in dataclasses.fields(config_class):
+        name, default = field.name, field.default
+        if default is dataclasses.MISSING:
+            default = ""
+        common = {"help": helps[name], "flag_values": flag_values}
+        low, high = bounds.get(name, (None, None))
+        limits = {"lower_bound": low, "upper_bound": high}
+        if name in choices:
+            flags.DEFINE_enum(name, default, choices[name], **common)
+        elif field.type is bool:
+            flags.DEFINE_bool(name, default, **common)
+        elif field.type is int:
+            flags.DEFINE_integer(name, default, **limits, **common)
+        elif field.type is float:
+            flags.DEFINE_float(name, default, **limits, **common)
+        else:
+            flags.DEFINE_string(name, default, **common)
+
+
+def config_from_flags(
+    config_class: type, flag_values: flags.FlagValues = flags.FLAGS
+) -> Any:
+    """Builds the config that the flags of `define_flags` describe.
+
+    Raises:
+        UsageError: If they contradict each other.
+    """
+    names = [field.name for field in dataclasses.fields(config_class)]
+    return config_class(**{name: flag_values[name].value for name in names})
 
 
 def run(

@@ -3,8 +3,6 @@
 python -m data_prep.task --source=photos --output_dir=data
 """
 
-import dataclasses
-
 from absl import flags
 
 from data_prep import command
@@ -15,99 +13,57 @@ from data_prep.prepare import PrepareConfig
 from data_prep.prepare import prepare
 from data_prep.prepare import summary
 
+_HELPS = {
+    "source": "Folder of labelled images: CLASS/image or SPLIT/CLASS/image.",
+    "output_dir": "Where the data set goes. Must not exist, or be empty.",
+    "layout": "What the folders below --source are; auto takes them for "
+    "splits where all have the name of one.",
+    "splits": "Fractions (train:0.8,validation:0.1,test:0.1) or images per "
+    "class (train:1000,validation:500). Empty keeps the splits that the "
+    f"folders give, or takes {DEFAULT_SPLITS} where they give none.",
+    "image_size": "Stored width and height in pixels; 0 keeps every image's "
+    "own.",
+    "resize": "How a picture fits a square, here and in the trainer: "
+    "distorted, cut to the middle, or with black borders.",
+    "encoding": "Store each file's own bytes, JPEG, or uint8 pixels. Empty is "
+    "original with --image_size=0 and jpeg otherwise.",
+    "on_bad_image": "What to do when a file is no whole image.",
+    "shard_mb": "Size of a shard to aim at, in MiB.",
+    "workers": "Number of processes; 0 is one per processor.",
+    "seed": "Seed of the splits and of the order of the records.",
+}
+_CHOICES = {
+    "layout": ("auto", "class_folders", "split_folders"),
+    "resize": RESIZES,
+    "encoding": ("", *ENCODINGS),
+    "on_bad_image": ("fail", "skip"),
+}
+_BOUNDS = {
+    "image_size": (0, None),
+    "shard_mb": (1, None),
+    "workers": (0, None),
+}
+
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines one flag per field of `PrepareConfig`."""
-    default = {f.name: f.default for f in dataclasses.fields(PrepareConfig)}
-
-    def define(kind, name, text, *choices, **bounds):
-        value = default[name]
-        value = None if value is dataclasses.MISSING else value
-        kind(name, value, *choices, text, flag_values=flag_values, **bounds)
-
-    define(
-        flags.DEFINE_string,
-        "source",
-        "Folder of labelled images: CLASS/image or SPLIT/CLASS/image.",
-    )
-    define(
-        flags.DEFINE_string,
-        "output_dir",
-        "Where the data set goes. Must not exist, or be empty.",
-    )
-    define(
-        flags.DEFINE_enum,
-        "layout",
-        "What the folders below --source are; auto takes them for splits "
-        "where all have the name of one.",
-        ["auto", "class_folders", "split_folders"],
-    )
-    define(
-        flags.DEFINE_string,
-        "splits",
-        "Fractions (train:0.8,validation:0.1,test:0.1) or images per class "
-        "(train:1000,validation:500). Empty keeps the splits that the folders "
-        f"give, or takes {DEFAULT_SPLITS} where they give none.",
-    )
-    define(
-        flags.DEFINE_integer,
-        "image_size",
-        "Stored width and height in pixels; 0 keeps every image's own.",
-        lower_bound=0,
-    )
-    define(
-        flags.DEFINE_enum,
-        "resize",
-        "How a picture fits a square, here and in the trainer: distorted, cut "
-        "to the middle, or with black borders.",
-        list(RESIZES),
-    )
-    define(
-        flags.DEFINE_enum,
-        "encoding",
-        "Store each file's own bytes, JPEG, or uint8 pixels. Empty is original "
-        "with --image_size=0 and jpeg otherwise.",
-        ["", *ENCODINGS],
-    )
-    define(
-        flags.DEFINE_enum,
-        "on_bad_image",
-        "What to do when a file is no whole image.",
-        ["fail", "skip"],
-    )
-    define(
-        flags.DEFINE_integer,
-        "shard_mb",
-        "Size of a shard to aim at, in MiB.",
-        lower_bound=1,
-    )
-    define(
-        flags.DEFINE_integer,
-        "workers",
-        "Number of processes; 0 is one per processor.",
-        lower_bound=0,
-    )
-    define(
-        flags.DEFINE_integer,
-        "seed",
-        "Seed of the splits and of the order of the records.",
+    """Defines the flags."""
+    command.define_flags(
+        PrepareConfig,
+        helps=_HELPS,
+        choices=_CHOICES,
+        bounds=_BOUNDS,
+        flag_values=flag_values,
     )
 
 
 def main() -> None:
     """Builds the config from the flags and prepares the data set."""
-    values = flags.FLAGS
-    config = PrepareConfig(
-        **{
-            field.name: getattr(values, field.name)
-            for field in dataclasses.fields(PrepareConfig)
-        }
-    )
-    manifest = prepare(config)
-    print(summary(manifest))
+    config = command.config_from_flags(PrepareConfig)
+    print(summary(prepare(config)))
     print(f"data set: {config.output_dir}")
 
 
 if __name__ == "__main__":
     define_flags()
+    flags.adopt_module_key_flags(command)  # so that --help lists them
     command.run(main)

@@ -5,6 +5,8 @@ import os
 import sys
 import tempfile
 
+from absl import logging as absl_logging
+
 
 def import_tensorflow() -> None:
     """Imports TensorFlow and Keras, showing their messages only on failure.
@@ -24,8 +26,6 @@ def import_tensorflow() -> None:
         os.dup2(noise.fileno(), 2)
         try:
             import tensorflow as tf
-
-            tf.constant(0)  # starts the runtime, which has its say too
         except BaseException:
             noise.seek(0)
             os.write(kept, noise.read())
@@ -33,5 +33,6 @@ def import_tensorflow() -> None:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-    # absl's own handler, and what tf.distribute says of every collective.
+    # What tf.distribute says of every collective, and export of every step.
     tf.get_logger().setLevel(logging.ERROR)
+    absl_logging.set_verbosity(absl_logging.ERROR)

@@ -3,8 +3,6 @@
 python -m trainer.task --data_dir=data --model_dir=model
 """
 
-import dataclasses
-
 from absl import flags
 
 from data_prep import command
@@ -12,7 +10,7 @@ from trainer import config as config_lib
 from trainer import startup
 from trainer.config import Config
 
-_HELP = {
+_HELPS = {
     "data_dir": "Data set made by data_prep.task.",
     "model_dir": "Where the model and its figures go.",
     "weights": "Of the base: imagenet (Keras's download), none, or a file "
@@ -52,7 +50,6 @@ _CHOICES = {
     "precision": config_lib.PRECISIONS,
     "strategy": config_lib.STRATEGIES,
 }
-# Bounds of one flag alone; `Config` checks what depends on several.
 _BOUNDS = {
     "head_units": (0, None),
     "dropout": (0.0, 0.99),
@@ -67,46 +64,19 @@ _BOUNDS = {
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines one flag per field of `Config`, with the field's default."""
-    for field in dataclasses.fields(Config):
-        name, default = field.name, field.default
-        if default is dataclasses.MISSING:
-            default = ""
-        common = {"help": _HELP[name], "flag_values": flag_values}
-        low, high = _BOUNDS.get(name, (None, None))
-        if name in _CHOICES:
-            flags.DEFINE_enum(name, default, _CHOICES[name], **common)
-        elif field.type is bool:
-            flags.DEFINE_bool(name, default, **common)
-        elif field.type is int:
-            flags.DEFINE_integer(
-                name, default, lower_bound=low, upper_bound=high, **common
-            )
-        elif field.type is float:
-            flags.DEFINE_float(
-                name, default, lower_bound=low, upper_bound=high, **common
-            )
-        else:
-            flags.DEFINE_string(name, default, **common)
-
-
-def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Config:
-    """Builds the config that the flags describe.
-
-    Raises:
-        UsageError: If they contradict each other.
-    """
-    return Config(
-        **{
-            field.name: getattr(flag_values, field.name)
-            for field in dataclasses.fields(Config)
-        }
+    """Defines the flags; imports no TensorFlow."""
+    command.define_flags(
+        Config,
+        helps=_HELPS,
+        choices=_CHOICES,
+        bounds=_BOUNDS,
+        flag_values=flag_values,
     )
 
 
 def main() -> None:
     """Builds the config from the flags and runs it."""
-    config = config_from_flags()
+    config = command.config_from_flags(Config)
     startup.import_tensorflow()
     from trainer.run import run
 
@@ -116,4 +86,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     define_flags()
+    flags.adopt_module_key_flags(command)  # so that --help lists them
     command.run(main)

@@ -1,0 +1,1 @@
+"""Starts the same `python -m trainer.task` elsewhere. Imports no TensorFlow."""

@@ -1,0 +1,193 @@
+"""The whole path on real images, on a fresh machine, in a few minutes.
+
+python -m launch.quickstart
+
+Writes scikit-learn's 1797 handwritten digits as image files, then runs the
+two commands that a user runs on a folder of photos, and shows what they made.
+"""
+
+import json
+import os
+import pathlib
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+
+from absl import flags
+
+from data_prep import command
+from data_prep.errors import EXIT_DATA
+
+IMAGE_SIZE = 48  # pixels; the smallest that leaves VGG16 more than one
+
+# The base's ImageNet features, fine-tuned throughout: strokes are no photos.
+PRETRAINED = ("--frozen_epochs=3", "--finetune_learning_rate=1e-4")
+# No features to keep: a short look at what random ones give, then the whole
+# network from scratch.
+FROM_SCRATCH = (
+    "--weights=none",
+    "--freeze_random_weights",
+    "--frozen_epochs=1",
+    "--finetune_learning_rate=2e-4",
+)
+# Digits change their meaning when they are flipped, so there is no --augment.
+COMMON = (
+    f"--image_size={IMAGE_SIZE}",
+    "--finetune_from=block1_conv1",
+    "--finetune_epochs=6",
+    "--augment=none",
+)
+
+
+def write_digits(folder: pathlib.Path) -> int:
+    """Writes the digits as PNG files, one folder per class.
+
+    Args:
+        folder: Appears when all files are written; kept if it exists.
+
+    Returns:
+        The number of images in it.
+    """
+    if not folder.exists():
+        from PIL import Image
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        incomplete = folder.with_name(f"incomplete.{folder.name}")
+        shutil.rmtree(incomplete, ignore_errors=True)
+        for number, (pixels, label) in enumerate(
+            zip(digits.images, digits.target, strict=True)
+        ):
+            place = incomplete / str(label)
+            place.mkdir(parents=True, exist_ok=True)
+            # 8x8 pixels of 0 to 16.
+            image = Image.fromarray(
+                (pixels * (255 / 16)).round().astype("uint8")
+            )
+            image.resize(
+                (IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC
+            ).save(place / f"{number:04d}.png")
+        incomplete.rename(folder)
+    return sum(1 for _ in folder.glob("*/*.png"))
+
+
+def weight_flags(weights: str) -> tuple[str, ...]:
+    """Returns the trainer's flags for the weights that can be had here.
+
+    Args:
+        weights: "imagenet", "none" or a file, as the trainer takes it.
+    """
+    if weights == "imagenet":
+        fetched = subprocess.run(
+            [sys.executable, "-m", "trainer.weights"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if fetched.returncode == EXIT_DATA:
+            print(
+                "note: the ImageNet weights cannot be had on this machine "
+                "(no download, and none in Keras's cache), so the network "
+                "starts from random weights.\n"
+                "      The path is the same, the figures are not: the frozen "
+                "phase trains on random features, and on photos a network\n"
+                "      from random weights needs far more images than one that "
+                "starts from ImageNet's. On a machine with the file, pass\n"
+                "      --weights=FILE.",
+                flush=True,
+            )
+            weights = "none"
+        elif fetched.returncode:
+            sys.exit(fetched.stderr)
+    if weights == "none":
+        return FROM_SCRATCH
+    return (f"--weights={weights}", *PRETRAINED)
+
+
+def run_module(module: str, *arguments: str) -> float:
+    """Shows and runs `python -m module`; returns its seconds of wall time.
+
+    Raises:
+        SystemExit: With its exit code, if it fails.
+    """
+    words = ["python", "-m", module, *arguments]
+    print(f"\n$ {shlex.join(words)}", flush=True)
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, *words[1:]],
+        # The packages of this checkout, wherever the user stands.
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(done.returncode)
+    return time.monotonic() - start
+
+
+def report(model_dir: pathlib.Path, seconds: dict[str, float]) -> str:
+    """Returns a short table of what each part took and reached."""
+    rows = [
+        json.loads(line)
+        for line in (model_dir / "metrics.jsonl").read_text().splitlines()
+    ]
+    done = json.loads((model_dir / "DONE.json").read_text())
+    lines = [f"{'step':<18}{'seconds':>8}  {'images/s':>8}  accuracy"]
+    for step, took in seconds.items():
+        lines.append(f"{step:<18}{took:8.0f}")
+    for phase in dict.fromkeys(row["phase"] for row in rows):
+        of_phase = [row for row in rows if row["phase"] == phase]
+        rate = sum(r["images_per_second"] for r in of_phase) / len(of_phase)
+        lines.append(
+            f"  {phase:<16}{sum(r['seconds'] for r in of_phase):8.0f}  "
+            f"{rate:8.0f}  "
+            f"{max(r['val_accuracy'] for r in of_phase):.4f} validation"
+        )
+    evaluation = done["evaluation"]
+    lines.append(
+        f"  {'evaluate':<16}{'':8}  {'':8}  {evaluation['accuracy']:.4f} "
+        f"{evaluation['split']} ({done['exported']['phase']} phase exported)"
+    )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Runs the whole path and shows what it made."""
+    output = pathlib.Path(flags.FLAGS.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    images, data, model = output / "digits", output / "data", output / "model"
+    print(f"{images}: {write_digits(images)} images of handwritten digits")
+    seconds = {}
+    if not (data / "manifest.json").exists():
+        seconds["data_prep.task"] = run_module(
+            "data_prep.task", f"--source={images}", f"--output_dir={data}"
+        )
+    seconds["trainer.task"] = run_module(
+        "trainer.task",
+        f"--data_dir={data}",
+        f"--model_dir={model}",
+        *weight_flags(flags.FLAGS.weights),
+        *COMMON,
+    )
+    print(f"\n{report(model, seconds)}\n")
+    for path, what in (
+        (images, "the images"),
+        (data / "manifest.json", "the data set, as TFRecords"),
+        (model / "metrics.jsonl", "figures of every epoch"),
+        (model / "evaluation.json", "figures of the test split"),
+        (model / "predictions.csv", "every test image's probabilities"),
+        (model / "model.keras", "for keras.models.load_model"),
+        (model / "saved_model", "for serving: image bytes -> probabilities"),
+    ):
+        print(f"{str(path):<45} {what}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string(
+        "output_dir", "shardtune-quickstart", "Where everything goes."
+    )
+    flags.DEFINE_string(
+        "weights", "imagenet", "As in trainer.task: imagenet, none or a file."
+    )
+    command.run(main)

@@ -1,0 +1,59 @@
+"""The record contract, read by TensorFlow's own reader."""
+
+import numpy as np
+import pytest
+
+from data_prep import records
+
+RECORD = records.Record(
+    image=bytes(range(256)) * 3,
+    label=3,
+    id=records.image_id("dog house/\udcff é.jpg"),
+    file="dog house/\udcff é.jpg",  # a name that is no UTF-8
+    width=7,
+    height=9,
+)
+
+
+def test_round_trip():
+    payload = records.serialize(RECORD)
+    assert records.deserialize(payload) == RECORD
+    assert records.serialize(RECORD) == payload
+
+
+def test_tensorflow_reads_what_we_write(tf, tmp_path):
+    path = tmp_path / "records"
+    path.write_bytes(records.frame(records.serialize(RECORD)) * 3)
+    payloads = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
+    assert payloads == [records.serialize(RECORD)] * 3
+    example = tf.train.Example.FromString(payloads[0])
+    assert sorted(example.features.feature) == [
+        "file",
+        "height",
+        "id",
+        "image",
+        "label",
+        "width",
+    ]
+    parsed = records.parse(tf.constant(payloads))
+    assert parsed["image"].numpy().tolist() == [RECORD.image] * 3
+    assert parsed["label"].numpy().tolist() == [3] * 3
+    assert parsed["label"].dtype == tf.int32
+    assert parsed["id"].numpy().tolist() == [RECORD.id] * 3
+
+
+def test_every_flipped_bit_of_a_payload_is_noticed():
+    framed = records.frame(b"some payload")[records.HEADER_BYTES :]
+    assert records.unframe(framed) == b"some payload"
+    for bit in range(8 * len(framed)):
+        damaged = bytearray(framed)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(ValueError, match="checksum"):
+            records.unframe(bytes(damaged))
+
+
+def test_ids_are_stable_and_fit_int64():
+    assert records.image_id("cat/1.jpg") == 3577269738800671588
+    ids = [records.image_id(f"{n}.jpg") for n in range(10_000)]
+    assert len(set(ids)) == len(ids)
+    assert np.array(ids, np.int64).min() >= 0
