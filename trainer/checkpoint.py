@@ -1,7 +1,7 @@
 """What is saved and how it is restored: one file, whole or absent.
 
-A checkpoint is an uncompressed NumPy archive of variables by their path, and
-a JSON text beside them. Its members carry CRC-32 sums, which NumPy checks, so
+A checkpoint is an uncompressed NumPy archive of variables by name, and a JSON
+text beside them. Its members carry CRC-32 sums, which NumPy checks, so
 a damaged file is noticed when it is read.
 """
 
@@ -10,7 +10,7 @@ import os
 import pathlib
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import keras
 import numpy as np
@@ -21,19 +21,30 @@ KEPT = 2  # epochs whose checkpoints stay, so that one damaged file is not all
 _STATE = "state.json"
 
 
+def model_variables(model: keras.Model) -> dict[str, keras.Variable]:
+    """Returns all variables of a flat model, seeds of dropout included.
+
+    Keras numbers a seed's own path anew in every model; its layer's name does
+    not change.
+    """
+    return {
+        f"{layer.name}/{variable.name}": variable
+        for layer in model.layers
+        for variable in layer.variables
+    }
+
+
 def save(
-    path: pathlib.Path, variables: Sequence[keras.Variable], state: dict
+    path: pathlib.Path, variables: Mapping[str, keras.Variable], state: dict
 ) -> None:
     """Writes a checkpoint; a reader sees the old file or the whole new one.
 
     Args:
         path: Where to.
-        variables: What to save; their paths differ from each other.
+        variables: What to save, by name.
         state: What else to save, as JSON can hold it.
     """
-    arrays = {variable.path: variable.numpy() for variable in variables}
-    if len(arrays) != len(variables):
-        raise ValueError("two variables of a checkpoint have the same path")
+    arrays = {name: variable.numpy() for name, variable in variables.items()}
     arrays[_STATE] = np.frombuffer(json.dumps(state).encode(), np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     incomplete = path.with_name(f"incomplete.{path.name}")
@@ -48,7 +59,7 @@ def load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
     """Reads a checkpoint.
 
     Returns:
-        The arrays by path, and the state.
+        The arrays by name, and the state.
 
     Raises:
         DataError: If the file is missing or damaged.
@@ -69,7 +80,7 @@ def load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
 
 
 def assign(
-    variables: Sequence[keras.Variable],
+    variables: Mapping[str, keras.Variable],
     arrays: dict[str, np.ndarray],
     path: pathlib.Path,
 ) -> None:
@@ -83,12 +94,12 @@ def assign(
     Raises:
         DataError: If one is missing or has another shape.
     """
-    for variable in variables:
-        array = arrays.get(variable.path)
+    for name, variable in variables.items():
+        array = arrays.get(name)
         if array is None or array.shape != tuple(variable.shape):
             found = "nothing" if array is None else f"shape {array.shape}"
             raise DataError(
-                f"{path} holds {found} for {variable.path}, expected shape "
+                f"{path} holds {found} for {name}, expected shape "
                 f"{tuple(variable.shape)}. It is of another model: pass "
                 "another --model_dir."
             )
@@ -98,7 +109,7 @@ def assign(
 def save_epoch(
     directory: pathlib.Path,
     epoch: int,
-    variables: Sequence[keras.Variable],
+    variables: Mapping[str, keras.Variable],
     state: dict,
 ) -> None:
     """Saves the state after an epoch and removes all but the last `KEPT`."""

@@ -90,7 +90,7 @@ class Config:
     frozen_epochs: int = 3
     frozen_learning_rate: float = 1e-3
     finetune_epochs: int = 3
-    finetune_learning_rate: float = 1e-5
+    finetune_learning_rate: float = 3e-5
     finetune_optimizer: str = ""
     finetune_from: str = "block5_conv1"
     augment: str = "light"

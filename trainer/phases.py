@@ -83,9 +83,9 @@ def run_phases(
             optimizer.build(model.trainable_variables)
         if resumed:
             path, arrays, _ = resumed
-            checkpoint.assign(model.variables, arrays, path)
+            checkpoint.assign(checkpoint.model_variables(model), arrays, path)
             if len(state.epochs) > first_epoch:
-                checkpoint.assign(optimizer.variables, arrays, path)
+                checkpoint.assign(_by_path(optimizer), arrays, path)
             resumed = None
         train = loop.make_train_step(strategy, model, optimizer, augment)
         for epoch in range(len(state.epochs), last_epoch):
@@ -113,12 +113,17 @@ def run_phases(
             if state.best is None or _rank(row) > _rank(state.best):
                 state.best = row
                 checkpoint.save(
-                    model_dir / "checkpoints" / BEST, model.variables, row
+                    model_dir / "checkpoints" / BEST,
+                    checkpoint.model_variables(model),
+                    row,
                 )
             checkpoint.save_epoch(
                 model_dir / "checkpoints",
                 epoch + 1,
-                [*model.variables, *optimizer.variables],
+                {
+                    **checkpoint.model_variables(model),
+                    **_by_path(optimizer),
+                },
                 dataclasses.asdict(state),
             )
             _write_metrics(model_dir, state)
@@ -162,15 +167,26 @@ def _optimizer(
     rate = keras.optimizers.schedules.CosineDecay(
         phase.learning_rate, phase.epochs * steps_per_epoch
     )
+    # Named by the phase: Keras would number each phase's optimizer, and a
+    # resumed run has made fewer of them.
+    name = f"{phase.name}_optimizer"
     optimizer = {
-        "adam": lambda: keras.optimizers.Adam(rate),
-        "adamw": lambda: keras.optimizers.AdamW(rate),
-        "rmsprop": lambda: keras.optimizers.RMSprop(rate),
-        "sgd": lambda: keras.optimizers.SGD(rate, momentum=0.9),
+        "adam": lambda: keras.optimizers.Adam(rate, name=name),
+        "adamw": lambda: keras.optimizers.AdamW(rate, name=name),
+        "rmsprop": lambda: keras.optimizers.RMSprop(rate, name=name),
+        "sgd": lambda: keras.optimizers.SGD(rate, momentum=0.9, name=name),
     }[phase.optimizer]()
     if keras.config.dtype_policy().name == "mixed_float16":
-        return keras.optimizers.LossScaleOptimizer(optimizer)
+        return keras.optimizers.LossScaleOptimizer(
+            optimizer, name=f"{name}_loss_scale"
+        )
     return optimizer
+
+
+def _by_path(
+    optimizer: keras.optimizers.Optimizer,
+) -> dict[str, keras.Variable]:
+    return {variable.path: variable for variable in optimizer.variables}
 
 
 def _row(

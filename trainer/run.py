@@ -198,8 +198,7 @@ def _make_model(
     with strategy.scope():
         model = _build(config, manifest)
     for name, arrays in found.items():
-        if arrays:  # the input and pooling layers have none
-            model.get_layer(name).set_weights(arrays)
+        model.get_layer(name).set_weights(arrays)
     return strategy, model
 
 
@@ -217,7 +216,7 @@ def _build(config: Config, manifest: Manifest) -> keras.Model:
 def _restore_best(model: keras.Model, model_dir: pathlib.Path) -> None:
     path = model_dir / "checkpoints" / BEST
     arrays, _ = checkpoint.load(path)
-    checkpoint.assign(model.variables, arrays, path)
+    checkpoint.assign(checkpoint.model_variables(model), arrays, path)
 
 
 def _load_run(model_dir: str) -> tuple[Config, Manifest]:

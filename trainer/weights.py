@@ -47,10 +47,14 @@ def load_base(weights: str) -> dict[str, list[np.ndarray]]:
     # A base of its own, because a weights file is laid out by the order of
     # layers, and the classifier has some more.
     base = keras.applications.VGG16(include_top=False, weights=None)
+    layers = [layer for layer in base.layers if layer.weights]
+    for layer in layers:
+        # What a file leaves out must not pass for loaded: Keras only warns.
+        layer.set_weights([np.full(w.shape, np.nan) for w in layer.weights])
     try:
         if path.endswith(".keras"):
             source = keras.models.load_model(path, compile=False)
-            for layer in base.layers:
+            for layer in layers:
                 layer.set_weights(source.get_layer(layer.name).get_weights())
         else:
             base.load_weights(path)
@@ -60,12 +64,12 @@ def load_base(weights: str) -> dict[str, list[np.ndarray]]:
             f"--weights={weights} does not hold VGG16's convolution layers: "
             f"{str(error).splitlines()[0]} {_HOW_TO}"
         ) from error
-    found = {layer.name: layer.get_weights() for layer in base.layers}
+    found = {layer.name: layer.get_weights() for layer in layers}
     for name, arrays in found.items():
         if not all(np.isfinite(array).all() for array in arrays):
             raise DataError(
-                f"--weights={weights} holds values that are no numbers, in "
-                f"layer {name}. Fetch the file again."
+                f"--weights={weights} lacks layer {name}, or holds values "
+                f"there that are no numbers. {_HOW_TO}"
             )
     return found
 

@@ -46,5 +46,5 @@ def create(name: str, seed: int) -> Callable[..., tf.Tensor]:
     # float32 whatever the policy: coordinates up to the image's size need it.
     layer = RandomAffine(AFFINE[name], seed, dtype="float32")
     return lambda image, ids, epoch: layer(
-        tf.cast(image, tf.float32), ids, epoch, training=True
+        tf.cast(image, tf.float32), ids=ids, epoch=epoch, training=True
     )

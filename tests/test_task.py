@@ -1,0 +1,545 @@
+"""`python -m trainer.task` and its companions, run as a user runs them."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from conftest import write_classes
+from conftest import write_image
+from conftest import write_noise
+
+# 22 training images in batches of 8: the last batch holds 6.
+TINY = (
+    "--image_size=32",
+    "--weights=none",
+    "--freeze_random_weights",
+    "--batch_size=8",
+    "--frozen_epochs=1",
+    "--finetune_epochs=2",
+    "--precision=float32",
+)
+
+
+def prepare(root, writer=write_noise, **options):
+    """Makes a data set of 22, 6 and 6 images."""
+    source = root / "photos"
+    for split, count in (("train", 11), ("validation", 3), ("test", 3)):
+        writer(source / split, count=count, **options)
+    subprocess.run(
+        [sys.executable, "-m", "data_prep.task", f"--source={source}"]
+        + [f"--output_dir={root / 'data'}"],
+        check=True,
+        cwd=ROOT,
+        capture_output=True,
+    )
+    return root / "data"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return prepare(tmp_path_factory.mktemp("task"))
+
+
+def train(data, model, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "trainer.task", f"--data_dir={data}"]
+        + [f"--model_dir={model}", *TINY, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        # Any message of TensorFlow is one that the user did not ask for.
+        env={k: v for k, v in os.environ.items() if not k.startswith("TF_")},
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """A finished run on two replicas, every flag away from its default."""
+    model = tmp_path_factory.mktemp("trained") / "model"
+    done = train(
+        data,
+        model,
+        "--virtual_devices=2",
+        "--preprocessing=rescale",
+        "--head=flatten",
+        "--head_units=16",
+        "--dropout=0.2",
+        "--optimizer=rmsprop",
+        "--finetune_optimizer=adamw",
+        "--finetune_from=block4_conv2",
+        "--frozen_learning_rate=0.002",
+        "--finetune_learning_rate=0.0001",
+        "--augment=classic",
+        "--strategy=mirrored",
+        "--deterministic",
+        "--seed=3",
+        "--precision=mixed_bfloat16",
+    )
+    assert done.returncode == 0, done.stderr
+    return model, done
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_artefacts(trained):
+    model, done = trained
+    assert sorted(os.listdir(model)) == [
+        "DONE.json",
+        "checkpoints",
+        "config.json",
+        "environment.json",
+        "evaluation.json",
+        "labels.txt",
+        "metrics.jsonl",
+        "model.keras",
+        "predictions.csv",
+        "saved_model",
+        "tensorboard",
+    ]
+    rows = lines(model / "metrics.jsonl")
+    assert [row["phase"] for row in rows] == ["frozen"] + ["finetune"] * 2
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    for row in rows:
+        assert {
+            "loss",
+            "accuracy",
+            "val_loss",
+            "val_accuracy",
+            "learning_rate",
+            "images_per_second",
+            "data_wait_fraction",
+        } <= set(row)
+        assert 0 <= row["data_wait_fraction"] <= 1
+    assert rows[0]["learning_rate"] == pytest.approx(0.002)
+    assert rows[1]["learning_rate"] == pytest.approx(0.0001)
+    assert (model / "labels.txt").read_text() == "cat\ndog\n"
+    environment = json.loads((model / "environment.json").read_text())
+    assert environment["replicas"] == 2
+    assert environment["precision"] == "mixed_bfloat16"
+    best = max(rows, key=lambda r: (r["val_accuracy"], -r["val_loss"]))
+    final = json.loads((model / "DONE.json").read_text())
+    assert final["exported"] == best
+    assert f"exporting the {best['phase']} phase, epoch {best['epoch']}" in (
+        done.stdout
+    )
+
+
+def test_output_is_quiet(trained):
+    """Nothing on stderr: no noise of TensorFlow, absl or Keras."""
+    _, done = trained
+    assert done.stderr == ""
+    assert "\r" not in done.stdout
+    assert "frozen 1/1: loss " in done.stdout
+    assert "finetune 2/2: loss " in done.stdout
+
+
+def test_every_test_image_is_evaluated_once(trained):
+    model, _ = trained
+    evaluation = json.loads((model / "evaluation.json").read_text())
+    with open(model / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [
+        "file",
+        "label",
+        "predicted",
+        "probability_cat",
+        "probability_dog",
+    ]
+    assert [row["file"] for row in rows] == [
+        f"test/{name}/{n:03d}.jpg" for name in ("cat", "dog") for n in range(3)
+    ]
+    assert all(row["label"] == row["file"].split("/")[1] for row in rows)
+    right = sum(row["label"] == row["predicted"] for row in rows)
+    assert evaluation["split"] == "test"
+    assert evaluation["images"] == 6
+    assert evaluation["accuracy"] == pytest.approx(right / 6)
+    assert np.sum(evaluation["confusion_matrix"]) == 6
+    assert np.trace(evaluation["confusion_matrix"]) == right
+    loss = np.mean(
+        [-np.log(float(row[f"probability_{row['label']}"])) for row in rows]
+    )
+    assert evaluation["loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def probabilities(path):
+    with open(path, newline="") as file:
+        return {
+            row["file"]: [
+                float(row["probability_cat"]),
+                float(row["probability_dog"]),
+            ]
+            for row in csv.DictReader(file)
+        }
+
+
+def test_what_is_trained_is_what_is_served(trained, data, run, tmp_path, tf):
+    """The SavedModel and model.keras give evaluation's probabilities."""
+    import keras
+
+    model, _ = trained
+    wanted = probabilities(model / "predictions.csv")
+    source = data.parent / "photos"
+    output = tmp_path / "served.csv"
+    done = run(
+        "trainer.predict",
+        f"--model_dir={model}",
+        "--format=csv",
+        f"--output={output}",
+        source / "test",
+    )
+    assert done.returncode == 0, done.stderr
+    served = probabilities(output)
+    assert len(served) == len(wanted) == 6
+    for file, values in wanted.items():
+        np.testing.assert_allclose(
+            served[str(source / file)], values, rtol=1e-2, atol=2e-3
+        )
+    from trainer.decode import decode_image
+
+    loaded = keras.models.load_model(model / "model.keras")
+    images = np.stack(
+        [
+            decode_image((source / file).read_bytes(), 32, "stretch")
+            for file in wanted
+        ]
+    )
+    np.testing.assert_allclose(
+        loaded.predict(images, verbose=0),
+        list(wanted.values()),
+        rtol=1e-2,
+        atol=2e-3,
+    )
+
+
+def test_predict_names_bad_files(trained, run, tmp_path):
+    model, _ = trained
+    write_image(tmp_path / "images" / "good.png", 5)
+    (tmp_path / "images" / "bad.png").write_text("no image")
+    output = tmp_path / "out.csv"
+    arguments = (f"--model_dir={model}", f"--output={output}")
+    done = run("trainer.predict", *arguments, tmp_path / "images")
+    assert done.returncode == 65
+    assert "bad.png is no image of a known format" in done.stderr
+    assert len(output.read_text().splitlines()) == 2
+    for paths, code, message in (
+        ([], 64, "expected image files"),
+        ([tmp_path / "gone"], 65, "does not exist"),
+        ([tmp_path / "images" / "bad.png"], 65, "none of 1 files is an image"),
+    ):
+        done = run("trainer.predict", *arguments, *paths)
+        assert done.returncode == code
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_evaluate_and_export_again(trained, run):
+    model, _ = trained
+    first = json.loads((model / "evaluation.json").read_text())
+    for name in ("model.keras", "labels.txt"):
+        (model / name).unlink()
+    done = run("trainer.export", f"--model_dir={model}")
+    assert done.returncode == 0, done.stderr
+    assert (model / "model.keras").exists()
+    assert (model / "labels.txt").exists()
+    done = run("trainer.evaluate", f"--model_dir={model}", "--split=validation")
+    assert done.returncode == 0, done.stderr
+    assert "validation accuracy" in done.stdout
+    done = run("trainer.evaluate", f"--model_dir={model}")
+    assert done.returncode == 0, done.stderr
+    again = json.loads((model / "evaluation.json").read_text())
+    assert again["loss"] == pytest.approx(first["loss"], rel=1e-6)
+
+
+def test_a_finished_run_is_left_alone(trained, data):
+    model, _ = trained
+    config = json.loads((model / "config.json").read_text())
+    before = {p: p.stat().st_mtime_ns for p in model.rglob("*") if p.is_file()}
+    config.pop("data_fingerprint")
+    again = train(data, model, *(f"--{k}={v}" for k, v in config.items()))
+    assert again.returncode == 0, again.stderr
+    assert "finished already" in again.stdout
+    assert before == {
+        p: p.stat().st_mtime_ns for p in model.rglob("*") if p.is_file()
+    }
+    # The floor is asked of the result, so it may change.
+    low = train(
+        data,
+        model,
+        *(f"--{k}={v}" for k, v in config.items()),
+        "--min_accuracy=1",
+    )
+    accuracy = json.loads((model / "DONE.json").read_text())["evaluation"]
+    if accuracy["accuracy"] < 1:
+        assert low.returncode == 1
+        assert "is below --min_accuracy=1.0" in low.stderr
+        assert "Traceback" not in low.stderr
+
+
+def test_a_model_directory_belongs_to_one_run(trained, data, tmp_path):
+    model, _ = trained
+    flags = train(data, model, "--seed=4")
+    assert flags.returncode == 64
+    assert "--seed=4 (was 3)" in flags.stderr
+    assert "another --model_dir" in flags.stderr
+    other = train(prepare(tmp_path, seed=9), model)
+    assert other.returncode == 65
+    assert "trained on another data set" in other.stderr
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    (strange / "thesis.txt").write_text("precious")
+    refused = train(data, strange)
+    assert refused.returncode == 65
+    assert "is no model directory" in refused.stderr
+    assert os.listdir(strange) == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    [
+        (["--batch_size=23"], 64, "the train split has 22 images"),
+        (["--batch_size=-1"], 64, "impossible"),
+        (["--batch_size=7", "--virtual_devices=2"], 64, "Use --batch_size=8"),
+        (["--image_size=31"], 64, "at least 32 pixels"),
+        (["--finetune_from=block6_conv1"], 64, "is no layer of VGG16"),
+        (["--frozen_epochs=0", "--finetune_epochs=0"], 64, "nothing to train"),
+        (["--nofreeze_random_weights"], 64, "--finetune_from=block1_conv1"),
+        (["--augment=lots"], 64, "none|light|classic"),
+        (["--learning_rate=1"], 64, "Unknown command line flag"),
+        (["--deterministic", "False"], 64, r"Received: ['False']"),
+        (["--weights=gone.weights.h5"], 65, "gone.weights.h5 is no file"),
+        (["--data_dir=nowhere"], 65, "python -m data_prep.task"),
+        (["--data_dir="], 64, "--data_dir is missing"),
+    ],
+)
+def test_mistakes(data, tmp_path, arguments, code, message):
+    done = train(data, tmp_path / "model", *arguments)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") <= 2
+    assert not (tmp_path / "model").exists()
+
+
+def test_splits_that_training_needs(tmp_path, run):
+    source = write_classes(tmp_path / "photos")
+    done = run(
+        "data_prep.task",
+        f"--source={source}",
+        f"--output_dir={tmp_path / 'data'}",
+        "--splits=train:0.8,test:0.2",
+    )
+    assert done.returncode == 0, done.stderr
+    done = train(tmp_path / "data", tmp_path / "model")
+    assert done.returncode == 65
+    assert "has no validation split, only train, test" in done.stderr
+
+
+def test_a_missing_shard_is_noticed_at_once(tmp_path):
+    data = prepare(tmp_path)
+    (shard,) = data.glob("*-train.tfrecord-*")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    done = train(data, tmp_path / "model")
+    assert done.returncode == 65
+    assert shard.name in done.stderr
+
+
+def test_replicas_change_nothing_but_the_speed(data, tmp_path):
+    """Promise 3, with augmentation, over both phases and a short batch."""
+    curves = []
+    for devices in (0, 2, 4):
+        model = tmp_path / str(devices)
+        done = train(
+            data,
+            model,
+            f"--virtual_devices={devices}",
+            "--optimizer=sgd",
+            "--frozen_learning_rate=0.01",
+            "--finetune_learning_rate=0.01",
+        )
+        assert done.returncode == 0, done.stderr
+        curves.append(
+            [
+                [row[k] for k in ("loss", "val_loss", "accuracy")]
+                for row in lines(model / "metrics.jsonl")
+            ]
+        )
+    np.testing.assert_allclose(curves[1], curves[0], rtol=1e-5)
+    np.testing.assert_allclose(curves[2], curves[0], rtol=1e-5)
+
+
+def test_float16_scales_its_loss(data, tmp_path):
+    model = tmp_path / "model"
+    done = train(
+        data, model, "--precision=mixed_float16", "--virtual_devices=2"
+    )
+    assert done.returncode == 0, done.stderr
+    rows = lines(model / "metrics.jsonl")
+    assert all(np.isfinite(row["loss"]) for row in rows)
+    names = np.load(model / "checkpoints" / "epoch-00003.npz").files
+    assert any("dynamic_scale" in name for name in names)
+
+
+def weights_by_epoch(model, epoch):
+    with np.load(model / "checkpoints" / f"epoch-{epoch:05d}.npz") as archive:
+        names = set(archive.files) - {"state.json"}
+        return {name: archive[name] for name in names}
+
+
+def test_each_phase_moves_its_own_layers(data, tmp_path):
+    model = tmp_path / "model"
+    done = train(
+        data, model, "--frozen_epochs=2", "--finetune_learning_rate=1e-3"
+    )
+    assert done.returncode == 0, done.stderr
+    # The last two of four epochs are kept: both are of the second phase.
+    third, fourth = (weights_by_epoch(model, n) for n in (3, 4))
+    best = np.load(model / "checkpoints" / "best.npz")
+    moved = {
+        name
+        for name in best.files
+        if name != "state.json" and (third[name] != fourth[name]).any()
+    }
+    assert moved == {
+        f"{layer}/{kind}"
+        for layer in ("block5_conv1", "block5_conv2", "block5_conv3", "logits")
+        for kind in ("kernel", "bias")
+    }
+
+
+def test_the_frozen_phase_leaves_the_base(data, tmp_path):
+    model = tmp_path / "model"
+    done = train(data, model, "--frozen_epochs=2", "--finetune_epochs=0")
+    assert done.returncode == 0, done.stderr
+    first, second = (weights_by_epoch(model, n) for n in (1, 2))
+    moved = {n for n in first if (first[n] != second[n]).any()}
+    assert {n for n in moved if "optimizer" not in n} == {
+        "logits/kernel",
+        "logits/bias",
+    }
+
+
+def test_a_second_phase_that_harms_is_not_exported(data, tmp_path):
+    """Promise of issue and log: what validates better is exported."""
+    model = tmp_path / "model"
+    done = train(
+        data,
+        model,
+        "--frozen_epochs=4",
+        "--frozen_learning_rate=0.01",
+        "--finetune_learning_rate=1",
+    )
+    rows = lines(model / "metrics.jsonl")
+    if done.returncode == 1:  # it even blew up: nothing of that is kept
+        assert "the loss is no number in epoch" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert all(np.isfinite(row["val_loss"]) for row in rows)
+        return
+    assert done.returncode == 0, done.stderr
+    exported = json.loads((model / "DONE.json").read_text())["exported"]
+    assert exported["phase"] == "frozen"
+    assert "exporting the frozen phase" in done.stdout
+
+
+def test_blown_up_losses_end_the_run(data, tmp_path):
+    model = tmp_path / "model"
+    done = train(
+        data,
+        model,
+        "--frozen_epochs=0",
+        "--finetune_from=block1_conv1",
+        "--optimizer=sgd",
+        "--finetune_learning_rate=1e20",
+    )
+    assert done.returncode == 1
+    assert "the loss is no number in epoch 1 (finetune phase)" in done.stderr
+    assert "lower this phase's learning rate" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((model / "checkpoints").glob("*.npz"))
+
+
+def kill_after(data, model, epochs, kind, *arguments):
+    """Starts a run and sends it a signal once an epoch is on record."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainer.task", f"--data_dir={data}"]
+        + [f"--model_dir={model}", *TINY, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    metrics = model / "metrics.jsonl"
+    while process.poll() is None:
+        if metrics.exists() and len(lines(metrics)) >= epochs:
+            process.send_signal(kind)
+            break
+        time.sleep(0.01)
+    _, errors = process.communicate()
+    return process.returncode, errors
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_a_killed_run_goes_on_exactly(data, tmp_path, epochs):
+    """SIGKILL in either phase; the same command ends in the same weights.
+
+    1 is at the phase boundary, 2 within the second phase, 4 are in all. The
+    negative control: another seed ends elsewhere.
+    """
+    arguments = (
+        "--frozen_epochs=1",
+        "--finetune_epochs=3",
+        "--deterministic",
+        "--dropout=0.3",
+        "--augment=classic",
+    )
+    whole = tmp_path / "whole"
+    assert train(data, whole, *arguments).returncode == 0
+    cut = tmp_path / "cut"
+    code, errors = kill_after(data, cut, epochs, signal.SIGKILL, *arguments)
+    assert code == -signal.SIGKILL, errors
+    assert not (cut / "DONE.json").exists()
+    done = train(data, cut, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "resuming after epoch" in done.stdout
+    wanted, found = (weights_by_epoch(m, 4) for m in (whole, cut))
+    assert wanted.keys() == found.keys()
+    for name in wanted:
+        np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
+    if epochs == 1:
+        other = tmp_path / "other"
+        assert train(data, other, *arguments, "--seed=1").returncode == 0
+        moved = weights_by_epoch(other, 4)
+        assert (moved["logits/kernel"] != wanted["logits/kernel"]).any()
+
+
+def test_a_damaged_checkpoint_is_passed_over_aloud(data, tmp_path):
+    arguments = ("--finetune_epochs=3",)
+    model = tmp_path / "model"
+    code, _ = kill_after(data, model, 3, signal.SIGKILL, *arguments)
+    assert code == -signal.SIGKILL
+    newest = sorted((model / "checkpoints").glob("epoch-*.npz"))[-1]
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    done = train(data, model, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert f"{newest.name} is damaged" in done.stderr
+    assert f"resuming after epoch {int(newest.stem[6:]) - 1}" in done.stdout
+
+
+def test_sigterm_ends_with_75(data, tmp_path):
+    model = tmp_path / "model"
+    code, errors = kill_after(
+        data, model, 1, signal.SIGTERM, "--finetune_epochs=50"
+    )
+    assert code == 75
+    assert "Run the same command again" in errors
+    assert "Traceback" not in errors
