@@ -30,6 +30,7 @@ FROM_SCRATCH = (
     "--weights=none",
     "--freeze_random_weights",
     "--frozen_epochs=1",
+    "--frozen_learning_rate=0.02",
     "--finetune_learning_rate=2e-4",
 )
 # Digits change their meaning when they are flipped, so there is no --augment.
@@ -82,7 +83,7 @@ def weight_flags(weights: str) -> tuple[str, ...]:
     if weights == "imagenet":
         fetched = subprocess.run(
             [sys.executable, "-m", "trainer.weights"],
-            capture_output=True,
+            stderr=subprocess.PIPE,
             text=True,
             check=False,
         )
