@@ -1,8 +1,8 @@
 """THE record contract, shared by the writer and the reader.
 
 One record is one `tf.train.Example` in TFRecord framing, with the features
-of `Record`. Writing needs protobuf and a CRC only, so a machine that only
-prepares data starts without TensorFlow; `parse` is the TensorFlow side.
+of `Record`. It takes protobuf and a CRC only, so a machine that only prepares
+data starts without TensorFlow.
 
 The framing of a record, all integers little-endian (tensorflow,
 `core/lib/io/record_writer.h`): uint64 length, uint32 masked CRC-32C of the
@@ -23,15 +23,20 @@ HEADER_BYTES = 12
 FOOTER_BYTES = 4
 
 # One row per record of a split, in record order: where its payload lies (file
-# number among the split's shards, byte offset, length in bytes), and its id
-# and label, so that an order can be planned without reading any image.
+# number among the split's shards, byte offset, length in bytes), where in the
+# payload the image lies, and what the record says of it. So an order can be
+# planned without reading any image, and an image read without parsing.
 INDEX_DTYPE = np.dtype(
     [
         ("shard", "<i4"),
+        ("label", "<i4"),
         ("offset", "<i8"),
         ("bytes", "<i8"),
+        ("image_offset", "<i8"),
+        ("image_bytes", "<i8"),
         ("id", "<i8"),
-        ("label", "<i4"),
+        ("width", "<i4"),
+        ("height", "<i4"),
     ]
 )
 
@@ -132,29 +137,6 @@ def unframe(payload_and_footer: bytes) -> bytes:
     if masked_crc(payload) != stored:
         raise ValueError("the record's checksum does not fit its content")
     return payload
-
-
-def parse(payloads):
-    """Parses a batch of records inside a TensorFlow graph.
-
-    Args:
-        payloads: String tensor `[B]` of serialised records.
-
-    Returns:
-        Dict of tensors `[B]`: `image` string, `label` int32, `id` int64.
-    """
-    import tensorflow as tf
-
-    parsed = tf.io.parse_example(
-        payloads,
-        {
-            "image": tf.io.FixedLenFeature([], tf.string),
-            "label": tf.io.FixedLenFeature([], tf.int64),
-            "id": tf.io.FixedLenFeature([], tf.int64),
-        },
-    )
-    parsed["label"] = tf.cast(parsed["label"], tf.int32)
-    return parsed
 
 
 def _example_class():

@@ -106,8 +106,12 @@ def write(
             digest.update(framed)
             row["offset"] = position + records.HEADER_BYTES
             row["bytes"] = len(payload)
+            row["image_offset"] = payload.index(image)
+            row["image_bytes"] = len(image)
             row["id"] = record.id
             row["label"] = record.label
+            row["width"] = width
+            row["height"] = height
             position += len(framed)
     return File(shard.name, len(index), position, digest.hexdigest()), index
 

@@ -1,10 +1,12 @@
 """Order, exactly-once and pixels, by images that encode their own index."""
 
 import collections
+import io
 
 import numpy as np
 import pytest
 from conftest import write_classes
+from PIL import Image
 
 from data_prep import manifest as manifest_lib
 from data_prep import records
@@ -34,28 +36,43 @@ def data(request, tmp_path_factory, tf):
     return root / "data"
 
 
-def collect(data, plan, image_size=48, replicas=1, split="train"):
-    """Returns the batches as arrays, and the manifest."""
+def collect(
+    data, plan, image_size=48, replicas=1, split="train", source="fast"
+):
+    """Returns the batches as arrays."""
+    from trainer import cache
     from trainer import input_pipeline
+    from trainer.reader import Reader
 
-    manifest = manifest_lib.load(data)
-    reader = input_pipeline.Reader(str(data), manifest, split)
-    dataset = input_pipeline.create(
-        reader,
-        plan,
-        manifest=manifest,
-        image_size=image_size,
-        replicas=replicas,
-    )
+    reader = Reader(str(data), manifest_lib.load(data), split)
+    fast = input_pipeline.decoded_fast(reader, image_size)
+    images = {
+        "fast": lambda: fast,
+        "exact": lambda: input_pipeline.decoded_exactly(reader, image_size),
+        "cached": lambda: input_pipeline.cached(
+            cache.fill(
+                reader,
+                input_pipeline.create(
+                    reader,
+                    input_pipeline.plan_evaluation(reader.count, 7),
+                    fast,
+                ),
+                image_size,
+                None,
+            )
+        ),
+    }[source]()
+    dataset = input_pipeline.create(reader, plan, images, replicas=replicas)
     return list(dataset.as_numpy_iterator())
 
 
-def test_images_labels_and_ids_belong_together(data):
+@pytest.mark.parametrize("source", ["fast", "exact", "cached"])
+def test_images_labels_and_ids_belong_together(data, source):
     from trainer import input_pipeline
 
     plan = input_pipeline.plan_training(COUNT, 8, seed=1, epoch=0)
     seen = []
-    for batch in collect(data, plan):
+    for batch in collect(data, plan, source=source):
         assert batch.image.shape == (8, 48, 48, 3)
         assert batch.image.dtype == np.uint8
         assert (batch.label.dtype, batch.id.dtype) == (np.int32, np.int64)
@@ -126,13 +143,146 @@ def test_every_image_counts_once_whatever_the_batch(data, batch_size):
         assert set(counted.values()) == {1}
 
 
-def test_resized_images_keep_their_index(data):
+@pytest.mark.parametrize("source", ["fast", "exact", "cached"])
+def test_resized_images_keep_their_index(data, source):
     from trainer import input_pipeline
 
     plan = input_pipeline.plan_evaluation(6, 6)
-    (batch,) = collect(data, plan, image_size=37, split="validation")
+    (batch,) = collect(
+        data, plan, image_size=37, split="validation", source=source
+    )
     assert batch.image.shape == (6, 37, 37, 3)
     assert sorted(batch.image[:, 0, 0, 0]) == list(range(6))
+
+
+def test_plans_are_cut_by_step_and_by_worker():
+    from trainer import input_pipeline
+
+    plan = input_pipeline.plan_training(50, 12, seed=3, epoch=2)
+    rest = plan.from_step(2)
+    np.testing.assert_array_equal(rest.positions, plan.positions[2:])
+    np.testing.assert_array_equal(rest.weights, plan.weights[2:])
+    parts = [plan.of_worker(worker, 3) for worker in range(3)]
+    for field in range(2):
+        joined = np.concatenate([part[field] for part in parts], axis=1)
+        np.testing.assert_array_equal(joined, plan[field])
+
+
+def test_resuming_decodes_nothing_of_what_came_before(data, monkeypatch):
+    from trainer import input_pipeline
+    from trainer.reader import Reader
+
+    read = []
+    decode = Reader.pixels
+
+    def spy(self, positions, image_size):
+        read.extend(positions.tolist())
+        return decode(self, positions, image_size)
+
+    monkeypatch.setattr(Reader, "pixels", spy)
+    plan = input_pipeline.plan_training(COUNT, 8, seed=1, epoch=0)
+    whole = collect(data, plan)
+    read.clear()
+    rest = collect(data, plan.from_step(3))
+    assert sorted(read) == sorted(plan.positions[3:].ravel().tolist())
+    for found, wanted in zip(rest, whole[3:], strict=True):
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_a_file_cache_is_used_again(data, tmp_path):
+    from trainer import cache
+    from trainer import input_pipeline
+    from trainer.reader import Reader
+
+    reader = Reader(str(data), manifest_lib.load(data), "train")
+    plan = input_pipeline.plan_evaluation(COUNT, 7)
+    fast = input_pipeline.decoded_fast(reader, 48)
+    dataset = input_pipeline.create(reader, plan, fast)
+    path = tmp_path / "new" / "train.uint8"
+    first = cache.fill(reader, dataset, 48, path).numpy()
+    in_memory = cache.fill(reader, dataset, 48, None).numpy()
+    np.testing.assert_array_equal(first, in_memory)
+    assert [p.name for p in path.parent.iterdir()] == ["train.uint8"]
+
+    def fail(positions):
+        raise AssertionError("decoded again")
+
+    untouched = input_pipeline.create(reader, plan, lambda p: tf_fail(p, fail))
+    again = cache.fill(reader, untouched, 48, path).numpy()
+    np.testing.assert_array_equal(again, first)
+    path.write_bytes(path.read_bytes()[:-1])  # a cut one is made anew
+    repaired = cache.fill(reader, dataset, 48, path).numpy()
+    np.testing.assert_array_equal(repaired, first)
+
+
+def tf_fail(positions, function):
+    import tensorflow as tf
+
+    pixels = tf.numpy_function(function, [positions], tf.uint8)
+    return tf.ensure_shape(pixels, [7, 48, 48, 3])
+
+
+def noise_file(size, suffix, **options):
+    """An image file of smooth noise, as photos are."""
+    generator = np.random.default_rng(0)
+    small = generator.integers(
+        0, 255, (size[1] // 8, size[0] // 8, 3), np.uint8
+    )
+    image = Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    image.save(buffer, suffix, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+@pytest.mark.parametrize("suffix", ["JPEG", "PNG"])
+@pytest.mark.parametrize(
+    "size",
+    [(500, 374), (374, 500), (301, 300), (299, 299), (97, 450), (1203, 1600)],
+)
+def test_training_sees_what_is_served(tf, size, suffix, resize):
+    """OpenCV and TensorFlow agree to 1 of 255, at every reduced scale."""
+    from trainer import decode
+
+    content = noise_file(size, suffix)
+    wanted = decode.decode_image(tf.constant(content), 150, resize).numpy()
+    found = np.empty((150, 150, 3), np.uint8)
+    decode.decode_into(
+        np.frombuffer(content, np.uint8), size[1], size[0], resize, found
+    )
+    difference = abs(found.astype(int) - wanted)
+    assert difference.max() <= 2, difference.max()
+    assert difference.mean() < 0.5
+
+
+@pytest.mark.parametrize(
+    "size, scale",
+    [
+        ((500, 374), 2),
+        ((298, 298), 1),
+        ((299, 299), 2),
+        ((300, 300), 2),
+        ((9600, 1200), 8),
+        ((1199, 1200), 8),
+        ((1192, 1200), 4),
+    ],
+)
+def test_jpegs_are_decoded_at_their_own_reduced_scale(
+    tf, size, scale, monkeypatch
+):
+    """The smallest of 1, 1/2, 1/4, 1/8 that still covers 150 pixels."""
+    from trainer import decode
+
+    seen = []
+    real = decode.cv2.imdecode
+    monkeypatch.setattr(
+        decode.cv2, "imdecode", lambda c, f: seen.append(f) or real(c, f)
+    )
+    out = np.empty((150, 150, 3), np.uint8)
+    content = np.frombuffer(noise_file(size, "JPEG"), np.uint8)
+    decode.decode_into(content, size[1], size[0], "stretch", out)
+    assert seen == [decode._OPENCV_FLAGS[scale]]
 
 
 @pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
@@ -154,7 +304,7 @@ def test_fit(tf, resize):
 
 
 def test_a_damaged_record_is_named(tmp_path, tf):
-    from trainer import input_pipeline
+    from trainer.reader import Reader
 
     write_classes(tmp_path / "photos", count=10)
     prepare(
@@ -166,16 +316,18 @@ def test_a_damaged_record_is_named(tmp_path, tf):
     )
     data = tmp_path / "data"
     manifest = manifest_lib.load(data)
-    reader = input_pipeline.Reader(str(data), manifest, "train")
-    assert len(reader.read(np.arange(reader.count))) == reader.count
+    reader = Reader(str(data), manifest, "train")
+    everything = np.arange(reader.count)
+    assert len(reader.contents(everything)) == reader.count
     shard = data / manifest.splits["train"].shards[0].name
     content = bytearray(shard.read_bytes())
     row = manifest_lib.load_index(manifest, data, "train")[7]
     content[row["offset"] + row["bytes"] // 2] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(
-        DataError, match=f"{shard.name} is damaged at byte {row['offset']}"
-    ):
-        reader.read(np.arange(reader.count))
+    message = f"{shard.name} is damaged at byte {row['offset']}"
+    with pytest.raises(DataError, match=message):
+        reader.contents(everything)
+    with pytest.raises(DataError, match=message):
+        reader.pixels(everything, 48)
     with pytest.raises(DataError, match="no holdout split"):
-        input_pipeline.Reader(str(data), manifest, "holdout")
+        Reader(str(data), manifest, "holdout")

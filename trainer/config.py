@@ -71,6 +71,10 @@ class Config:
         precision: One of `PRECISIONS`.
         strategy: One of `STRATEGIES`.
         virtual_devices: Logical CPU devices to make; 0 uses what is there.
+        cache_mb: MiB of memory for decoded images; -1 takes up to half of
+            what is left, 0 decodes anew in every epoch.
+        cache_dir: Folder to keep decoded images in, for sets that memory
+            cannot hold; "" keeps none.
         seed: Of the weights, the order and the augmentation.
         deterministic: Use only operations whose result repeats to the bit.
         min_accuracy: Exit with 1 where the evaluation is below it.
@@ -97,6 +101,8 @@ class Config:
     precision: str = "auto"
     strategy: str = "auto"
     virtual_devices: int = 0
+    cache_mb: int = -1
+    cache_dir: str = ""
     seed: int = 0
     deterministic: bool = False
     min_accuracy: float = 0.0

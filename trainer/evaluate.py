@@ -37,13 +37,13 @@ def evaluate(
     """
     from trainer import input_pipeline
     from trainer import loop
+    from trainer.reader import Reader
 
-    reader = input_pipeline.Reader(config.data_dir, manifest, split)
+    reader = Reader(config.data_dir, manifest, split)
     dataset = input_pipeline.create(
         reader,
         input_pipeline.plan_evaluation(reader.count, config.batch_size),
-        manifest=manifest,
-        image_size=config.image_size,
+        input_pipeline.decoded_exactly(reader, config.image_size),
         replicas=strategy.num_replicas_in_sync,
     )
     labels, probabilities = loop.predict(strategy, model, dataset, reader.count)

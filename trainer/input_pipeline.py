@@ -1,23 +1,21 @@
 """Manifest -> batches, in an order that is a pure function of seed and epoch.
 
-A plan says which record stands at which place of which step; the reader then
-fetches each record by its position. So resuming at a step reads nothing of
-what came before, and another number of replicas changes nothing.
+A plan says which record stands at which place of which step; the images are
+then fetched by position. So shuffling mixes the whole split at every epoch,
+resuming at a step decodes nothing of what came before, and another number of
+replicas or workers changes nothing.
 """
 
 import os
-import pathlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from data_prep import records
-from data_prep.errors import DataError
-from data_prep.manifest import Manifest
-from data_prep.manifest import load_index
 from trainer.decode import decode_image
 from trainer.decode import fit
+from trainer.reader import Reader
 
 
 class Batch(NamedTuple):
@@ -49,6 +47,21 @@ class Plan(NamedTuple):
     positions: np.ndarray
     weights: np.ndarray
 
+    def from_step(self, step: int) -> "Plan":
+        """Returns the plan without its first steps."""
+        return Plan(self.positions[step:], self.weights[step:])
+
+    def of_worker(self, worker: int, workers: int) -> "Plan":
+        """Returns a worker's slice of every global batch.
+
+        Args:
+            worker: Counted from 0.
+            workers: Their number; the batch size is a multiple of it.
+        """
+        share = self.positions.shape[1] // workers
+        part = slice(worker * share, (worker + 1) * share)
+        return Plan(self.positions[:, part], self.weights[:, part])
+
 
 def plan_training(count: int, batch_size: int, seed: int, epoch: int) -> Plan:
     """Plans an epoch in which every image stands once, in random order.
@@ -78,92 +91,20 @@ def _plan(order: np.ndarray, batch_size: int) -> Plan:
     return Plan(positions, weights.astype(np.float32))
 
 
-class Reader:
-    """Fetches records of one split by position.
-
-    Args:
-        data_dir: The data set's folder.
-        manifest: Its manifest.
-        split: Name of a split.
-
-    Attributes:
-        count: Number of records.
-
-    Raises:
-        DataError: If there is no such split or its index is damaged.
-    """
-
-    def __init__(self, data_dir: str, manifest: Manifest, split: str):
-        if split not in manifest.splits:
-            raise DataError(
-                f"{data_dir} has no {split} split, only "
-                f"{', '.join(manifest.splits)}. Make it again with --splits."
-            )
-        self._index = load_index(manifest, data_dir, split)
-        self._paths = [
-            pathlib.Path(data_dir, shard.name)
-            for shard in manifest.splits[split].shards
-        ]
-        self._files = [os.open(path, os.O_RDONLY) for path in self._paths]
-        self.count = len(self._index)
-
-    def __del__(self):
-        for file in getattr(self, "_files", ()):
-            os.close(file)
-
-    def read(self, positions: np.ndarray) -> np.ndarray:
-        """Returns the serialised records at `positions`.
-
-        Args:
-            positions: int64 `[b]`.
-
-        Returns:
-            Array `[b]` of bytes objects.
-
-        Raises:
-            DataError: If a record's checksum does not fit its content.
-        """
-        result = np.empty(len(positions), object)
-        for place, row in enumerate(self._index[positions]):
-            framed = os.pread(
-                self._files[row["shard"]],
-                int(row["bytes"]) + records.FOOTER_BYTES,
-                int(row["offset"]),
-            )
-            try:
-                result[place] = records.unframe(framed)
-            except ValueError as error:
-                raise DataError(
-                    f"{self._paths[row['shard']]} is damaged at byte "
-                    f"{row['offset']}: {error}. Copy it again, or make the "
-                    "data set again."
-                ) from None
-        return result
-
-    def files(self) -> list[str]:
-        """Returns the source-relative path of every image, in record order."""
-        result = []
-        for position in range(self.count):
-            (payload,) = self.read(np.array([position]))
-            result.append(records.deserialize(payload).file)
-        return result
-
-
 def create(
     reader: Reader,
     plan: Plan,
+    images: Callable[[tf.Tensor], tf.Tensor],
     *,
-    manifest: Manifest,
-    image_size: int,
-    replicas: int,
+    replicas: int = 1,
 ) -> tf.data.Dataset:
     """Returns the batches of a plan, one element per replica and step.
 
     Args:
         reader: Of the split that was planned.
         plan: What to read; the batch size is a multiple of `replicas`.
-        manifest: Of the data set.
-        image_size: Width and height of the images, in pixels.
+        images: Where the pixels come from: what `decoded_fast`,
+            `decoded_exactly` or `cached` returned.
         replicas: Number of elements that make up a step. Replica r of step t
             takes element `t * replicas + r`.
 
@@ -171,29 +112,65 @@ def create(
         Dataset of `Batch`, each of `batch_size / replicas` images.
     """
     size = plan.positions.shape[1] // replicas
+    labels, ids = tf.constant(reader.labels), tf.constant(reader.ids)
 
-    def read(positions):
-        payloads = tf.numpy_function(reader.read, [positions], tf.string)
-        payloads.set_shape([size])
-        return records.parse(payloads)
-
-    def decode(record, weight):
-        content = record["image"]
-        if manifest.encoding == "raw":
-            stored = (manifest.image_size, manifest.image_size, 3)
-            image = tf.reshape(tf.io.decode_raw(content, tf.uint8), stored)
-            image = fit(image, image_size, manifest.resize)
-        else:
-            image = decode_image(content, image_size, manifest.resize)
-        return Batch(image, record["label"], record["id"], weight)
+    def assemble(positions: tf.Tensor, weights: tf.Tensor) -> Batch:
+        return Batch(
+            images(positions),
+            tf.gather(labels, positions),
+            tf.gather(ids, positions),
+            weights,
+        )
 
     dataset = tf.data.Dataset.from_tensor_slices(
         (plan.positions.reshape(-1, size), plan.weights.reshape(-1, size))
     )
-    dataset = dataset.map(
-        lambda positions, weights: (read(positions), weights),
-        num_parallel_calls=2,
-    )
-    dataset = dataset.unbatch().map(decode, tf.data.AUTOTUNE)
-    dataset = dataset.batch(size, drop_remainder=True)
-    return dataset.prefetch(tf.data.AUTOTUNE)
+    # Each call makes a whole batch in one thread. Two more calls than
+    # processors keep those busy while a finished batch waits for its turn.
+    calls = len(os.sched_getaffinity(0)) + 2
+    return dataset.map(assemble, num_parallel_calls=calls).prefetch(2)
+
+
+def decoded_fast(reader: Reader, image_size: int) -> Callable:
+    """Returns the source of pixels for training: OpenCV, image by image."""
+
+    def images(positions: tf.Tensor) -> tf.Tensor:
+        result = tf.numpy_function(
+            lambda p: reader.pixels(p, image_size), [positions], tf.uint8
+        )
+        return tf.ensure_shape(
+            result, [positions.shape[0], image_size, image_size, 3]
+        )
+
+    return images
+
+
+def decoded_exactly(reader: Reader, image_size: int) -> Callable:
+    """Returns the source of pixels for evaluation: as the exported model."""
+    manifest = reader.manifest
+    stored = (manifest.image_size, manifest.image_size, 3)
+
+    def decode(content: tf.Tensor) -> tf.Tensor:
+        if manifest.encoding == "raw":
+            image = tf.reshape(tf.io.decode_raw(content, tf.uint8), stored)
+            return fit(image, image_size, manifest.resize)
+        return decode_image(content, image_size, manifest.resize)
+
+    def images(positions: tf.Tensor) -> tf.Tensor:
+        contents = tf.numpy_function(reader.contents, [positions], tf.string)
+        contents.set_shape(positions.shape)
+        shape = [image_size, image_size, 3]
+        return tf.map_fn(
+            decode, contents, fn_output_signature=tf.TensorSpec(shape, tf.uint8)
+        )
+
+    return images
+
+
+def cached(pixels: tf.Tensor) -> Callable:
+    """Returns the source that gathers from decoded images.
+
+    Args:
+        pixels: uint8 `[N, S, S, 3]`, what `cache.fill` returned.
+    """
+    return lambda positions: tf.gather(pixels, positions)

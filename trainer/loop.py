@@ -195,8 +195,18 @@ def predict(
 def distribute(
     strategy: tf.distribute.Strategy, dataset: tf.data.Dataset
 ) -> Iterable[Batch]:
-    """Returns the dataset's elements, one per replica at a time."""
-    return strategy.distribute_datasets_from_function(lambda _: dataset)
+    """Returns the dataset's elements, one per replica at a time.
+
+    The next batches are copied to the accelerator while one is worked on.
+    """
+    if strategy is not tf.distribute.get_strategy():
+        # Prefetches to each replica's device by itself.
+        return strategy.distribute_datasets_from_function(lambda _: dataset)
+    gpus = tf.config.list_logical_devices("GPU")
+    if gpus:
+        copy = tf.data.experimental.prefetch_to_device(gpus[0].name, 2)
+        return dataset.apply(copy)
+    return dataset
 
 
 def _cross_entropy(batch: Batch, logits: tf.Tensor) -> tf.Tensor:

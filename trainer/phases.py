@@ -12,6 +12,7 @@ import tensorflow as tf
 from data_prep import splits
 from data_prep.errors import TrainingError
 from data_prep.manifest import Manifest
+from trainer import cache
 from trainer import checkpoint
 from trainer import input_pipeline
 from trainer import loop
@@ -19,6 +20,7 @@ from trainer.augmentation import policies
 from trainer.config import Config
 from trainer.config import Phase
 from trainer.model import set_trainable
+from trainer.reader import Reader
 
 BEST = "best.npz"
 
@@ -58,10 +60,10 @@ def run_phases(
     """
     model_dir = pathlib.Path(config.model_dir)
     readers = {
-        split: input_pipeline.Reader(config.data_dir, manifest, split)
+        split: Reader(config.data_dir, manifest, split)
         for split in (splits.TRAIN, splits.VALIDATION)
     }
-    batches = _batches(config, manifest, strategy, readers)
+    batches = _batches(config, strategy, readers)
     augment = policies.create(config.augment, config.seed)
     evaluate = loop.make_eval_step(strategy, model)
     resumed = checkpoint.load_newest(model_dir / "checkpoints")
@@ -135,11 +137,11 @@ def run_phases(
 
 def _batches(
     config: Config,
-    manifest: Manifest,
     strategy: tf.distribute.Strategy,
-    readers: dict[str, input_pipeline.Reader],
+    readers: dict[str, Reader],
 ) -> Callable[[str, int], tf.data.Dataset]:
     """Returns the function that gives a split's batches in an epoch."""
+    images = _sources(config, readers)
 
     def batches(split: str, epoch: int) -> tf.data.Dataset:
         count = readers[split].count
@@ -152,12 +154,51 @@ def _batches(
         return input_pipeline.create(
             readers[split],
             plan,
-            manifest=manifest,
-            image_size=config.image_size,
+            images[split],
             replicas=strategy.num_replicas_in_sync,
         )
 
     return batches
+
+
+def _sources(config: Config, readers: dict[str, Reader]) -> dict[str, Callable]:
+    """Returns where each split's pixels come from, cached where they fit.
+
+    Training decodes the fast way; validation decodes as the exported model
+    does, since it decides what is exported.
+    """
+    decoders = {
+        splits.TRAIN: input_pipeline.decoded_fast,
+        splits.VALIDATION: input_pipeline.decoded_exactly,
+    }
+    memory = cache.memory_for_cache(config.cache_mb)
+    result = {}
+    for split, reader in readers.items():
+        decoded = decoders[split](reader, config.image_size)
+        size = cache.decoded_bytes(reader, config.image_size)
+        path = None
+        if config.cache_dir:
+            name = (
+                f"{reader.manifest.fingerprint[:16]}-{split}-"
+                f"{config.image_size}.uint8"
+            )
+            path = pathlib.Path(config.cache_dir, name)
+        elif size <= memory:
+            memory -= size
+        else:
+            result[split] = decoded
+            continue
+        print(
+            f"keeping {reader.count} decoded {split} images, "
+            f"{size / cache.MIB:.0f} MiB, in {path or 'memory'}",
+            flush=True,
+        )
+        plan = input_pipeline.plan_evaluation(reader.count, config.batch_size)
+        in_order = input_pipeline.create(reader, plan, decoded)
+        result[split] = input_pipeline.cached(
+            cache.fill(reader, in_order, config.image_size, path)
+        )
+    return result
 
 
 def _optimizer(

@@ -29,7 +29,13 @@ from trainer.phases import run_phases
 
 # What may differ between the runs of one model directory: where the data lies
 # and what is only asked of the result.
-_FREE_FIELDS = ("data_dir", "model_dir", "min_accuracy")
+_FREE_FIELDS = (
+    "data_dir",
+    "model_dir",
+    "cache_mb",
+    "cache_dir",
+    "min_accuracy",
+)
 
 
 def run(config: Config) -> dict:

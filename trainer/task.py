@@ -37,6 +37,10 @@ _HELPS = {
     "strategy": "auto is mirrored where there is more than one device.",
     "virtual_devices": "Logical CPU devices to train on, to try several "
     "replicas without a GPU; 0 makes none.",
+    "cache_mb": "Memory for decoded images, in MiB; -1 takes up to half of "
+    "what is left, 0 decodes anew in every epoch.",
+    "cache_dir": "Folder to keep decoded images in, for sets that memory "
+    "cannot hold.",
     "seed": "Of the weights, the order and the augmentation.",
     "deterministic": "Use only operations whose result repeats to the bit.",
     "min_accuracy": "Exit with 1 where the evaluation is below it.",
@@ -58,6 +62,7 @@ _BOUNDS = {
     "frozen_learning_rate": (0.0, None),
     "finetune_learning_rate": (0.0, None),
     "virtual_devices": (0, None),
+    "cache_mb": (-1, None),
     "seed": (0, None),
     "min_accuracy": (0.0, 1.0),
 }
