@@ -120,14 +120,36 @@ def decode_into(
     Raises:
         ValueError: If the image cannot be decoded.
     """
+    image = decode_reduced(content, height, width, resize, len(out))
+    fit_into(image, resize, out)
+
+
+def decode_reduced(
+    content: np.ndarray, height: int, width: int, resize: str, image_size: int
+) -> np.ndarray:
+    """Decodes an image, a JPEG at the least scale that covers the target.
+
+    Args:
+        content: uint8 `[n]`: the bytes of a JPEG or PNG file.
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+        resize: As in `decode_image`.
+        image_size: The target's width and height in pixels.
+
+    Returns:
+        uint8 `[H, W, 3]`, RGB.
+
+    Raises:
+        ValueError: If the image cannot be decoded.
+    """
     scale = 1
     if content[:3].tobytes() == _JPEG_MAGIC:
         side = _deciding_side(min, max, height, width, resize)
-        scale = max(s for s in SCALES if s == 1 or -(-side // s) >= len(out))
+        scale = max(s for s in SCALES if s == 1 or -(-side // s) >= image_size)
     image = cv2.imdecode(content, _OPENCV_FLAGS[scale])
     if image is None:
         raise ValueError("OpenCV cannot decode the image")
-    fit_into(image, resize, out)
+    return image
 
 
 def fit_into(image: np.ndarray, resize: str, out: np.ndarray) -> None:
