@@ -127,8 +127,14 @@ def create(
     )
     # Each call makes a whole batch in one thread. Two more calls than
     # processors keep those busy while a finished batch waits for its turn.
-    calls = len(os.sched_getaffinity(0)) + 2
-    return dataset.map(assemble, num_parallel_calls=calls).prefetch(2)
+    processors = len(os.sched_getaffinity(0))
+    dataset = dataset.map(assemble, num_parallel_calls=processors + 2)
+    options = tf.data.Options()
+    # Threads of its own, and one per gather: sharing the model's made a pass
+    # over cached images 1.6 times as long (123,000 against 199,000 images/s).
+    options.threading.private_threadpool_size = processors
+    options.threading.max_intra_op_parallelism = 1
+    return dataset.prefetch(2).with_options(options)
 
 
 def decoded_fast(reader: Reader, image_size: int) -> Callable:
