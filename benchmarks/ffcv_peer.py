@@ -75,7 +75,7 @@ def main():
         figures = {}
         for name, stored, mode, decoder, repeats in (
             ("JPEG", 0, "jpg", CenterCropRGBImageDecoder((size, size), 1.0), 1),
-            ("raw", size, "raw", SimpleRGBImageDecoder(), 20),
+            ("raw", size, "raw", SimpleRGBImageDecoder(), 100),
         ):
             path = f"{scratch}/{name}.beton"
             fields = {

@@ -53,7 +53,7 @@ def ours(data_dir: str, size: int, source: str):
         else input_pipeline.decoded_fast(reader, size)
     )
     # A memory pass over 1000 images is over before it has begun.
-    repeats = 20 if source == "memory" else 1
+    repeats = 100 if source == "memory" else 1
     if source == "memory":
         plan = input_pipeline.plan_evaluation(reader.count, BATCH)
         in_order = input_pipeline.create(reader, plan, images)
@@ -137,7 +137,7 @@ def tf_cache(data_dir: str, size: int):
     dataset = tf.data.Dataset.zip(
         tf.data.Dataset.from_tensor_slices(everything), labels
     )
-    dataset = dataset.cache().shuffle(reader.count).repeat(20)
+    dataset = dataset.cache().shuffle(reader.count).repeat(100)
     dataset = dataset.batch(BATCH).prefetch(tf.data.AUTOTUNE)
     return lambda: consume(images for images, _ in dataset)
 

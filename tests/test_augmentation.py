@@ -12,6 +12,20 @@ def affine(tf):
     return affine
 
 
+def create(name, seed=0, classes=3, **options):
+    """The augmentation of a policy, as a function of image, ids and epoch."""
+    from trainer.augmentation import policies
+
+    augment = policies.create(
+        policies.Policy(name, seed=seed, **options), classes
+    )
+
+    def images_only(image, ids, epoch):
+        return augment(image, np.zeros(len(image), np.int32), ids, epoch)[0]
+
+    return images_only
+
+
 def fixed(affine, count=1, **values):
     """Parameters that leave an image as it is, but for `values`."""
     neutral = {
@@ -163,10 +177,9 @@ def test_random_numbers_are_uniform_and_independent(tf):
     assert abs(correlation).max() < 0.03
 
 
-def test_an_image_gets_the_same_wherever_it_stands(tf):
-    from trainer.augmentation import policies
-
-    augment = policies.create("classic", seed=5)
+@pytest.mark.parametrize("name", ["flip", "classic", "jitter", "randaugment"])
+def test_an_image_gets_the_same_wherever_it_stands(tf, name):
+    augment = create(name, seed=5)
     generator = np.random.default_rng(0)
     images = generator.integers(0, 255, (6, 32, 32, 3), np.uint8)
     ids = np.array([4, 9, 2**62, 17, 1, 8])
@@ -178,15 +191,14 @@ def test_an_image_gets_the_same_wherever_it_stands(tf):
     np.testing.assert_allclose(part, whole[order], atol=1e-2)
     other_epoch = augment(images, ids, 4).numpy()
     other_image = augment(images[:1], ids[1:2], 3).numpy()
-    assert abs(other_epoch - whole).mean() > 5
-    assert abs(other_image - whole[:1]).mean() > 5
+    if name != "flip":
+        assert abs(other_epoch - whole).mean() > 5
+        assert abs(other_image - whole[:1]).mean() > 5
 
 
 def test_replicas_draw_for_their_own_images(tf):
     """Under two replicas every image gets what it gets on one."""
-    from trainer.augmentation import policies
-
-    augment = policies.create("classic", seed=5)
+    augment = create("classic", seed=5)
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     generator = np.random.default_rng(0)
     one = generator.integers(0, 255, (1, 32, 32, 3), np.uint8)
@@ -211,28 +223,215 @@ def test_replicas_draw_for_their_own_images(tf):
             assert abs(both[first] - both[second]).mean() > 5
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
-@pytest.mark.parametrize("name", ["none", "light", "classic"])
-def test_type_shape_and_range(tf, name, policy):
-    import keras
+NAMES = ["none", "flip", "light", "classic", "jitter", "randaugment"]
 
-    from trainer.augmentation import policies
+
+@pytest.mark.parametrize(
+    "policy", ["float32", "mixed_float16", "mixed_bfloat16"]
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_type_shape_and_range(tf, name, policy):
+    """Eager and in a graph, in the compute type of the policy."""
+    import keras
 
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
-        augment = policies.create(name, seed=0)
+        augment = create(name)
         images = np.random.default_rng(0).integers(
-            0, 256, (3, 33, 47, 3), np.uint8
+            0, 256, (8, 33, 47, 3), np.uint8
         )
-        found = augment(images, np.arange(3), 0)
+        eager = augment(images, np.arange(8), 0)
+        graph = tf.function(augment)(images, np.arange(8), tf.constant(0))
     finally:
         keras.config.set_dtype_policy(before)
-    assert found.shape == images.shape
-    assert found.dtype == tf.float32
-    assert found.numpy().min() >= 0 and found.numpy().max() <= 255
-    changed = abs(found.numpy() - images).mean() > 1
-    assert changed == (name != "none")
+    for found in (eager, graph):
+        assert found.shape == images.shape
+        # Whole numbers need no change of type.
+        compute = policy.removeprefix("mixed_") if name != "none" else "float32"
+        assert found.dtype == compute
+        values = tf.cast(found, tf.float32).numpy()
+        assert values.min() >= 0 and values.max() <= 255
+        changed = abs(values - images).mean() > 1
+        assert changed == (name != "none")
+    np.testing.assert_allclose(
+        tf.cast(eager, tf.float32), tf.cast(graph, tf.float32), atol=1.5
+    )
+
+
+def test_policies_are_those_of_the_flag():
+    from trainer.config import AUGMENTS
+
+    assert sorted(AUGMENTS) == sorted(NAMES)
+
+
+def test_strength(affine):
+    from trainer.augmentation.policies import AFFINE
+
+    ranges = AFFINE["classic"].scaled(0.5)
+    assert (ranges.rotation_range, ranges.zoom_range) == (20.0, 0.1)
+    assert ranges.horizontal_flip
+    images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
+    weak, strong = (
+        create("jitter", strength=strength)(images, np.arange(8), 0).numpy()
+        for strength in (0.0, 3.0)
+    )
+    flipped = create("light", strength=0.0)(images, np.arange(8), 0).numpy()
+    np.testing.assert_allclose(weak, flipped, atol=1e-3)
+    assert abs(strong - flipped).mean() > 10
+
+
+def keras_cv_layer(name):
+    import keras_cv
+
+    return {
+        "solarize": lambda: keras_cv.layers.Solarization((0, 255), 60, 100),
+        "equalize": lambda: keras_cv.layers.Equalization((0, 255)),
+        "auto_contrast": lambda: keras_cv.layers.AutoContrast((0, 255)),
+        "color": lambda: keras_cv.layers.RandomColorDegeneration((0.4, 0.4)),
+    }[name]()
+
+
+@pytest.mark.parametrize("name", ["equalize", "auto_contrast", "color"])
+def test_colour_operations_are_those_of_keras_cv(tf, name):
+    from trainer.augmentation import colour
+
+    images = np.random.default_rng(0).integers(40, 200, (4, 32, 32, 3))
+    images = tf.constant(images, tf.float32)
+    wanted = keras_cv_layer(name)(images, training=True).numpy()
+    choice = tf.fill([4], colour.OPERATIONS.index(name))
+    level = tf.fill([4], 0.4)
+    found = colour.apply(images, choice, level, tf.zeros([4])).numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-2)
+
+
+def test_each_image_gets_its_own_operation(tf):
+    """Exact pixels for fixed parameters, one image per operation."""
+    from trainer.augmentation import colour
+
+    one = np.zeros((4, 4, 3), np.float32)
+    one[:, :2] = 100.0
+    one[0, 0] = (200.0, 60.0, 20.0)
+    names = ["brightness", "contrast", "solarize", "translate_x", "shear_y"]
+    images = np.stack([one] * (len(names) + 1))
+    choice = [colour.OPERATIONS.index(n) for n in names] + [99]
+    level = np.array([0, 0, 0.5, 0, 1, 0], np.float32)
+    signed = np.array([0.2, -0.5, 0, 0.25, 0, 0], np.float32)
+    found = colour.apply(
+        tf.constant(images), tf.constant(choice), level, signed
+    ).numpy()
+    np.testing.assert_allclose(found[0], np.clip(one + 51, 0, 255))
+    means = one.mean(axis=(0, 1), keepdims=True)
+    np.testing.assert_allclose(found[1], means + (one - means) / 2, atol=1e-3)
+    added = np.clip(one + 55, 0, 255)
+    np.testing.assert_allclose(
+        found[2], np.where(added < 127.5, added, 255 - added), atol=1e-3
+    )
+    # Output column c shows input column c + 1; beyond the edge, mirrored.
+    np.testing.assert_allclose(found[3], one[:, [1, 2, 3, 3]], atol=1e-3)
+    # Column c is moved by c - 1.5 rows: a half falls between two rows.
+    np.testing.assert_allclose(
+        found[4][2, 2], (one[2, 2] + one[3, 2]) / 2, atol=1e-3
+    )
+    np.testing.assert_array_equal(found[5], one)
+
+
+def test_randaugment_uses_all_of_its_operations(tf):
+    """Each with its own share: 10 of 11 rounds do something."""
+    from trainer.augmentation import colour
+    from trainer.augmentation import random_bits
+
+    unit = random_bits.uniform(0, 0, tf.range(20_000, dtype=tf.int64), 4, 2)
+    choice = (
+        unit.numpy()[:, 0] * (len(colour.OPERATIONS) / colour.RATE)
+    ).astype(int)
+    shares = np.bincount(choice) / len(choice)
+    assert len(shares) == len(colour.OPERATIONS) + 1
+    np.testing.assert_allclose(shares, 1 / 11, atol=0.01)
+
+
+def test_streams_are_independent(tf):
+    from trainer.augmentation import random_bits
+
+    ids = tf.range(20_000, dtype=tf.int64)
+    drawn = [
+        random_bits.uniform(0, 0, ids, 1, stream=s).numpy() for s in range(4)
+    ]
+    correlation = np.corrcoef(np.concatenate(drawn, axis=1).T) - np.eye(4)
+    assert abs(correlation).max() < 0.03
+
+
+def test_mixup_and_cutmix_exactly(tf):
+    from trainer.augmentation import mix
+
+    images = np.stack(
+        [np.full((4, 4, 3), v, np.float32) for v in (0, 100, 200)]
+    )
+    targets = np.eye(3, dtype=np.float32)
+    share = np.array([1.0, 0.75, 0.0], np.float32)
+    mixed, soft = mix.mixup(images, targets, share)
+    # The neighbour of image 0 is the last, of image 1 the first.
+    np.testing.assert_allclose(mixed[:, 0, 0, 0], [0, 75, 100])
+    np.testing.assert_allclose(soft, [[1, 0, 0], [0.25, 0.75, 0], [0, 1, 0]])
+    centre = np.array([[0.5, 0.5], [0.5, 0.5], [0.0, 0.0]], np.float32)
+    mixed, soft = mix.cutmix(images, targets, share, centre)
+    np.testing.assert_allclose(mixed[0], images[0])
+    # A quarter of the image is half of each side: the middle 2 x 2 pixels.
+    wanted = images[1].copy()
+    wanted[1:3, 1:3] = 0
+    np.testing.assert_allclose(mixed[1], wanted)
+    # The whole image, centred at the corner: a quarter of it is inside.
+    wanted = images[2].copy()
+    wanted[:2, :2] = 100
+    np.testing.assert_allclose(mixed[2], wanted)
+    np.testing.assert_allclose(
+        soft, [[1, 0, 0], [0.25, 0.75, 0], [0, 0.25, 0.75]]
+    )
+
+
+@pytest.mark.parametrize(
+    "options", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}]
+)
+def test_mixed_labels_are_what_was_mixed(tf, options):
+    """Images of one grey level show how much of each went in."""
+    from trainer.augmentation import policies
+
+    augment = tf.function(
+        policies.create(policies.Policy("none", **options), 8)
+    )
+    images = np.empty((8, 32, 32, 3), np.uint8)
+    images[:] = (np.arange(8) * 30)[:, None, None, None]
+    labels = np.arange(8, dtype=np.int32)
+    ids = np.arange(8) * 1000
+    kinds = set()
+    for epoch in range(8):
+        mixed, targets = augment(images, labels, ids, tf.constant(epoch))
+        np.testing.assert_allclose(tf.reduce_sum(targets, 1), 1, atol=1e-5)
+        found = mixed.numpy().mean(axis=(1, 2, 3))
+        wanted = targets.numpy() @ (np.arange(8) * 30)
+        np.testing.assert_allclose(found, wanted, atol=0.1)
+        kinds.add(bool((mixed.numpy() % 30 == 0).all()))
+        again, _ = augment(images, labels, ids, tf.constant(epoch))
+        np.testing.assert_array_equal(again, mixed)
+    assert kinds == {
+        kind
+        for name, kind in (("cutmix", True), ("mixup", False))
+        if name in options
+    }
+
+
+def test_shares_follow_the_beta_distribution(tf):
+    from scipy import stats
+
+    from trainer.augmentation import mix
+
+    ids = tf.range(5000, dtype=tf.int64)
+    expected = stats.beta(0.4, 0.4).cdf
+    chances = [
+        stats.kstest(mix.shares(0.4, 0, epoch, ids).numpy(), expected).pvalue
+        for epoch in range(9)
+    ]
+    assert np.median(chances) > 0.05
 
 
 def test_identity_at_inference(affine):

@@ -17,7 +17,7 @@ BASE_LAYERS = tuple(
 PREPROCESSINGS = ("caffe", "rescale")
 HEADS = ("gap", "flatten")
 OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
-AUGMENTS = ("none", "light", "classic")
+AUGMENTS = ("none", "flip", "light", "classic", "jitter", "randaugment")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 STRATEGIES = ("auto", "one_device", "mirrored")
 
@@ -68,6 +68,9 @@ class Config:
         finetune_optimizer: Of the second phase; "" is `optimizer`.
         finetune_from: First layer of the base that the second phase trains.
         augment: One of `AUGMENTS`.
+        augment_strength: Factor of the ranges of `augment`.
+        mixup: Alpha of MixUp; 0 mixes none.
+        cutmix: Alpha of CutMix; 0 mixes none.
         precision: One of `PRECISIONS`.
         strategy: One of `STRATEGIES`.
         virtual_devices: Logical CPU devices to make; 0 uses what is there.
@@ -98,6 +101,9 @@ class Config:
     finetune_optimizer: str = ""
     finetune_from: str = "block5_conv1"
     augment: str = "light"
+    augment_strength: float = 1.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
     precision: str = "auto"
     strategy: str = "auto"
     virtual_devices: int = 0

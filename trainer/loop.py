@@ -48,7 +48,7 @@ def make_train_step(
     strategy: tf.distribute.Strategy,
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
-    augment: Callable[..., tf.Tensor],
+    augment: Callable[..., tuple[tf.Tensor, tf.Tensor]],
 ) -> Callable[[Batch, tf.Tensor], tf.Tensor]:
     """Returns the function that trains on one global batch.
 
@@ -65,10 +65,11 @@ def make_train_step(
     replicas = strategy.num_replicas_in_sync
 
     def replica_step(batch: Batch, epoch: tf.Tensor) -> tf.Tensor:
-        image = augment(batch.image, batch.id, epoch)
+        # Outside of what XLA compiles: the resampling has no kernel there.
+        image, targets = augment(batch.image, batch.label, batch.id, epoch)
         with tf.GradientTape() as tape:
             logits = model(image, training=True)
-            losses = _cross_entropy(batch, logits)
+            losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
             # The weights make the sum over all replicas the global mean.
             loss = tf.reduce_sum(losses * batch.weight)
             loss += sum(model.losses) / replicas
@@ -96,7 +97,10 @@ def make_eval_step(
 
     def replica_step(batch: Batch) -> tf.Tensor:
         logits = model(batch.image, training=False)
-        return _metrics(batch, logits, _cross_entropy(batch, logits))
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+            batch.label, logits
+        )
+        return _metrics(batch, logits, losses)
 
     @tf.function
     def eval_step(batch: Batch) -> tf.Tensor:
@@ -207,10 +211,6 @@ def distribute(
         copy = tf.data.experimental.prefetch_to_device(gpus[0].name, 2)
         return dataset.apply(copy)
     return dataset
-
-
-def _cross_entropy(batch: Batch, logits: tf.Tensor) -> tf.Tensor:
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(batch.label, logits)
 
 
 def _metrics(batch: Batch, logits: tf.Tensor, losses: tf.Tensor) -> tf.Tensor:

@@ -64,7 +64,14 @@ def run_phases(
         for split in (splits.TRAIN, splits.VALIDATION)
     }
     batches = _batches(config, strategy, readers)
-    augment = policies.create(config.augment, config.seed)
+    policy = policies.Policy(
+        config.augment,
+        config.augment_strength,
+        config.mixup,
+        config.cutmix,
+        config.seed,
+    )
+    augment = policies.create(policy, len(manifest.classes))
     evaluate = loop.make_eval_step(strategy, model)
     resumed = checkpoint.load_newest(model_dir / "checkpoints")
     state = State(**resumed[2]) if resumed else State()

@@ -31,7 +31,11 @@ _HELPS = {
     "finetune_optimizer": "Of the second phase; empty is --optimizer.",
     "finetune_from": "First layer of the base that the second phase trains.",
     "augment": "light: 8 degrees, shifts 0.05, zoom 0.1, flips. classic: 40 "
-    "degrees, shifts, shear and zoom 0.2, flips.",
+    "degrees, shifts and zoom 0.2, flips. jitter: light, brightness, contrast "
+    "and saturation. randaugment: after flips.",
+    "augment_strength": "Factor of the ranges of --augment.",
+    "mixup": "Alpha of MixUp, 0.2 for instance; 0 mixes none.",
+    "cutmix": "Alpha of CutMix, 1 for instance; 0 mixes none.",
     "precision": "auto is the 16-bit type that the hardware computes in, "
     "else float32.",
     "strategy": "auto is mirrored where there is more than one device.",
@@ -63,6 +67,9 @@ _BOUNDS = {
     "finetune_learning_rate": (0.0, None),
     "virtual_devices": (0, None),
     "cache_mb": (-1, None),
+    "augment_strength": (0.0, None),
+    "mixup": (0.0, None),
+    "cutmix": (0.0, None),
     "seed": (0, None),
     "min_accuracy": (0.0, 1.0),
 }

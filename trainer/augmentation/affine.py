@@ -41,6 +41,17 @@ class AffineRanges:
     vertical_flip: bool = False
     fill_mode: str = "nearest"
 
+    def scaled(self, strength: float) -> "AffineRanges":
+        """Returns the ranges times `strength`; flips stay as they are."""
+        return dataclasses.replace(
+            self,
+            rotation_range=self.rotation_range * strength,
+            width_shift_range=self.width_shift_range * strength,
+            height_shift_range=self.height_shift_range * strength,
+            shear_range=self.shear_range * strength,
+            zoom_range=min(self.zoom_range * strength, 0.9),
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class AffineParameters:
@@ -138,10 +149,24 @@ def apply(images, parameters: AffineParameters, fill_mode: str) -> tf.Tensor:
         Images of the shape, type and range of `images`.
     """
     height, width = images.shape[1], images.shape[2]
+    return resample(images, matrices(parameters, height, width), fill_mode)
+
+
+def resample(images, transforms: tf.Tensor, fill_mode: str) -> tf.Tensor:
+    """Resamples every image once, bilinearly.
+
+    Args:
+        images: float `[B, H, W, C]`.
+        transforms: float32 `[B, 8]`, as `matrices` returns them.
+        fill_mode: As in `AffineRanges`.
+
+    Returns:
+        Images of the shape, type and range of `images`.
+    """
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=images,
-        transforms=matrices(parameters, height, width),
-        output_shape=tf.constant([height, width]),
+        transforms=transforms,
+        output_shape=tf.constant([images.shape[1], images.shape[2]]),
         fill_value=0.0,
         interpolation="BILINEAR",
         fill_mode=fill_mode.upper(),

@@ -13,7 +13,7 @@ _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _SHIFTS = (30, 27, 31)
 
 
-def uniform(seed: int, epoch, ids, number: int) -> tf.Tensor:
+def uniform(seed: int, epoch, ids, number: int, stream: int = 0) -> tf.Tensor:
     """Draws independent uniform numbers for every image.
 
     Args:
@@ -21,12 +21,14 @@ def uniform(seed: int, epoch, ids, number: int) -> tf.Tensor:
         epoch: Counted from 0; an integer or an integer tensor.
         ids: int64 `[B]`, image ids.
         number: How many numbers an image gets.
+        stream: Who asks: numbers of different streams are independent.
 
     Returns:
         float32 `[B, number]` in [0, 1), in steps of 2**-24.
     """
     epoch = tf.cast(epoch, tf.int64)
-    run = _mix(_mix(tf.constant(_signed(seed), tf.int64)) + epoch)
+    run = _mix(tf.constant(_signed(seed), tf.int64)) + epoch
+    run = _mix(run + _signed(stream << 32))
     per_image = _mix(tf.cast(ids, tf.int64) ^ run)
     offsets = tf.constant(
         [_signed(_GOLDEN_GAMMA * (i + 1)) for i in range(number)], tf.int64
