@@ -67,6 +67,17 @@ def test_exact_pixels(affine, values, expected):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+def test_flipping_alone_is_exact(affine):
+    images = np.concatenate([IMAGE] * 4)
+    coins = {
+        "flip_horizontal": np.array([0, 1, 0, 1], np.float32),
+        "flip_vertical": np.array([0, 0, 1, 1], np.float32),
+    }
+    found = affine.flip(images, fixed(affine, 4, **coins)).numpy()
+    wanted = [IMAGE[0], IMAGE[0, :, ::-1], IMAGE[0, ::-1], IMAGE[0, ::-1, ::-1]]
+    np.testing.assert_array_equal(found, wanted)
+
+
 def image_data_generator(image, p, fill_mode):
     """What Keras's ImageDataGenerator does to one image, by SciPy.
 
@@ -113,8 +124,9 @@ def image_data_generator(image, p, fill_mode):
     return result
 
 
+@pytest.mark.parametrize("fill_mode", ["nearest", "reflect", "constant"])
 @pytest.mark.parametrize("shape", [(48, 48), (40, 64)])
-def test_agrees_with_image_data_generator(affine, shape):
+def test_agrees_with_image_data_generator(affine, shape, fill_mode):
     generator = np.random.default_rng(0)
     rough = generator.uniform(0, 255, (*shape, 3))
     image = ndimage.gaussian_filter(rough, (1, 1, 0)).astype(np.float32)
@@ -131,9 +143,9 @@ def test_agrees_with_image_data_generator(affine, shape):
             "flip_vertical": float(generator.integers(2)),
         }
         found = affine.apply(
-            image[np.newaxis], fixed(affine, **values), "nearest"
+            image[np.newaxis], fixed(affine, **values), fill_mode
         )[0].numpy()
-        wanted = image_data_generator(image, values, "nearest")
+        wanted = image_data_generator(image, values, fill_mode)
         differences.append(abs(found - wanted).mean())
     assert max(differences) < 1.0  # of 255
 

@@ -14,6 +14,7 @@ from conftest import ROOT
 from conftest import write_classes
 from conftest import write_image
 from conftest import write_noise
+from PIL import Image
 
 # 22 training images in batches of 8: the last batch holds 6.
 TINY = (
@@ -312,7 +313,7 @@ def test_a_model_directory_belongs_to_one_run(trained, data, tmp_path):
         (["--finetune_from=block6_conv1"], 64, "is no layer of VGG16"),
         (["--frozen_epochs=0", "--finetune_epochs=0"], 64, "nothing to train"),
         (["--nofreeze_random_weights"], 64, "--finetune_from=block1_conv1"),
-        (["--augment=lots"], 64, "none|light|classic"),
+        (["--augment=lots"], 64, "none|flip|light|classic|jitter|randaugment"),
         (["--learning_rate=1"], 64, "Unknown command line flag"),
         (["--deterministic", "False"], 64, r"Received: ['False']"),
         (["--weights=gone.weights.h5"], 65, "gone.weights.h5 is no file"),
@@ -376,6 +377,7 @@ def test_replicas_change_nothing_but_the_speed(data, tmp_path):
     np.testing.assert_allclose(curves[2], curves[0], rtol=1e-5)
 
 
+@pytest.mark.slow  # float16 is emulated on a CPU
 def test_float16_scales_its_loss(data, tmp_path):
     model = tmp_path / "model"
     done = train(
@@ -392,6 +394,69 @@ def weights_by_epoch(model, epoch):
     with np.load(model / "checkpoints" / f"epoch-{epoch:05d}.npz") as archive:
         names = set(archive.files) - {"state.json"}
         return {name: archive[name] for name in names}
+
+
+def test_where_the_pixels_come_from_changes_nothing(data, tmp_path):
+    found = {}
+    for cache, arguments in (
+        ("memory", []),
+        ("file", [f"--cache_dir={tmp_path / 'cache'}"]),
+        ("none", ["--cache_mb=0"]),
+    ):
+        model = tmp_path / cache
+        done = train(
+            data, model, "--deterministic", "--finetune_epochs=0", *arguments
+        )
+        assert done.returncode == 0, done.stderr
+        assert ("decoded train images" in done.stdout) == (cache != "none")
+        found[cache] = weights_by_epoch(model, 1)
+    for name, wanted in found["memory"].items():
+        np.testing.assert_array_equal(found["file"][name], wanted, name)
+        np.testing.assert_array_equal(found["none"][name], wanted, name)
+
+
+@pytest.mark.slow
+def test_mixing_and_randaugment_train(data, tmp_path):
+    model = tmp_path / "model"
+    done = train(
+        data,
+        model,
+        "--augment=randaugment",
+        "--augment_strength=0.5",
+        "--mixup=0.2",
+        "--cutmix=1",
+        "--virtual_devices=2",
+        "--precision=mixed_bfloat16",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert all(np.isfinite(r["loss"]) for r in lines(model / "metrics.jsonl"))
+
+
+def test_preview_shows_each_image_beside_its_augmentations(data, run, tmp_path):
+    picture = tmp_path / "preview.png"
+    done = run(
+        "trainer.preview",
+        f"--data_dir={data}",
+        f"--output={picture}",
+        "--augment=none",
+        "--image_size=48",
+        "--images=3",
+        "--views=2",
+    )
+    assert done.returncode == 0, done.stderr
+    pixels = np.asarray(Image.open(picture))
+    assert pixels.shape == (3 * 52 + 4, 3 * 52 + 4, 3)
+    for row in range(3):
+        cells = [
+            pixels[row * 52 + 4 :, column * 52 + 4 :][:48, :48]
+            for column in range(3)
+        ]
+        assert cells[0].std() > 20
+        np.testing.assert_array_equal(cells[1], cells[0])
+        np.testing.assert_array_equal(cells[2], cells[0])
+    refused = run("trainer.preview", f"--output={picture}")
+    assert refused.returncode == 64
 
 
 def test_each_phase_moves_its_own_layers(data, tmp_path):
@@ -486,7 +551,12 @@ def kill_after(data, model, epochs, kind, *arguments):
     return process.returncode, errors
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 3])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "epochs", [1, pytest.param(2, marks=SLOW), pytest.param(3, marks=SLOW)]
+)
 def test_a_killed_run_goes_on_exactly(data, tmp_path, epochs):
     """SIGKILL in either phase; the same command ends in the same weights.
 
