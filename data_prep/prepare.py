@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -90,9 +91,19 @@ def prepare(config: PrepareConfig) -> Manifest:
     """Makes a data set out of a folder of labelled images.
 
     Raises:
+        UsageError: If the output folder lies in the source.
         DataError: If the images cannot make a data set, or the output folder
             is taken; nothing is left in its place.
     """
+    source, output = (
+        pathlib.Path(p).resolve() for p in (config.source, config.output_dir)
+    )
+    if output.is_relative_to(source):
+        raise UsageError(
+            f"--output_dir={config.output_dir} lies in --source="
+            f"{config.source}, where it would pass for a class. Pass a folder "
+            "outside of it."
+        )
     with _output(config.output_dir) as directory:
         listing = folder.list_folder(config.source, config.layout)
         images, facts, skipped = _audit(config, listing)
@@ -145,10 +156,10 @@ def _output(output_dir: str) -> Iterator[str]:
     and is locked, so that two runs cannot write it at once.
     """
     target = pathlib.Path(output_dir).absolute()
-    taken = f"{output_dir} already exists and is not empty. "
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise DataError(
-            taken + "Pass another --output_dir, or remove it first."
+            f"{output_dir} already exists and is not empty. Pass another "
+            "--output_dir, or remove it first."
         )
     working = target.with_name(f"incomplete.{target.name}")
     try:
@@ -350,7 +361,11 @@ def _in_processes(
         return
     # "spawn" because a forked child of a process with threads can hang.
     with concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn")
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        # Ctrl-C reaches every process; one of them says so.
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
     ) as pool:
         try:
             results = pool.map(function, items, chunksize=chunk)

@@ -323,6 +323,17 @@ def test_output_is_never_overwritten_or_shared(run, tmp_path):
     assert "already exists and is not empty" in again.stderr
 
 
+def test_output_in_the_source_is_refused(run, tmp_path):
+    source = write_classes(tmp_path / "photos")
+    for output in (source, source / "data", source / "cat" / "data"):
+        done = run(
+            "data_prep.task", f"--source={source}", f"--output_dir={output}"
+        )
+        assert done.returncode == 64
+        assert "lies in --source" in done.stderr
+    assert sorted(os.listdir(source)) == ["cat", "dog"]
+
+
 def test_verify_names_the_damaged_file(run, tmp_path):
     source = write_classes(tmp_path / "photos", count=10)
     data = tmp_path / "data"
