@@ -113,6 +113,8 @@ def _guard(main: Callable[[], int | None]) -> int | None:
 def _parse(argv: list[str], positional: str | None) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
+    except SystemExit:
+        sys.exit(0)  # --help was given; absl itself would say 1
     except flags.Error as error:
         sys.exit(_fail(f"{error}\n--help lists every flag.", EXIT_USAGE))
     # absl takes `--flag False` as `--flag` and a stray word: refuse the word

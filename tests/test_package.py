@@ -58,4 +58,4 @@ def test_installed_elsewhere(tmp_path, kind):
         "--finetune_epochs=1",
     )
     assert (tmp_path / "model" / "DONE.json").exists()
-    assert "--weights" in run("launch.quickstart", "--helpfull").stdout
+    assert "--weights" in run("launch.quickstart", "--help").stdout

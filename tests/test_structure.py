@@ -109,6 +109,17 @@ def test_commands_start_without_tensorflow(module):
     assert done.returncode == 0, done.stderr
 
 
+def test_help_lists_the_flags_and_succeeds(run):
+    for module, flag in (
+        ("data_prep.task", "--on_bad_image"),
+        ("trainer.task", "--finetune_from"),
+        ("launch.quickstart", "--weights"),
+    ):
+        done = run(module, "--help")
+        assert done.returncode == 0
+        assert flag in done.stdout
+
+
 def test_flags_are_documented():
     """Scripts depend on the flags: a new one appears in the README."""
     readme = (ROOT / "README.md").read_text()
