@@ -1,7 +1,6 @@
 """Opens every image, says what is wrong with it, and encodes it for storage."""
 
 import dataclasses
-import hashlib
 import io
 import pathlib
 import warnings
@@ -29,14 +28,12 @@ class Facts:
 
     Attributes:
         bytes: Size of the file.
-        sha256: Of the file's bytes, in hexadecimal.
         width: In pixels, as displayed; 0 where the image is bad.
         height: In pixels, as displayed; 0 where the image is bad.
         problem: Why the image cannot be used, or "" where it can.
     """
 
     bytes: int
-    sha256: str
     width: int = 0
     height: int = 0
     problem: str = ""
@@ -52,8 +49,8 @@ def inspect(path: str) -> Facts:
     try:
         content = pathlib.Path(path).read_bytes()
     except OSError as error:
-        return Facts(0, "", problem=f"cannot be read: {error.strerror}")
-    facts = Facts(len(content), hashlib.sha256(content).hexdigest())
+        return Facts(0, problem=f"cannot be read: {error.strerror}")
+    facts = Facts(len(content))
     if not content:
         return dataclasses.replace(facts, problem="is empty")
     try:

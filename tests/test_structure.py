@@ -21,6 +21,7 @@ LEAVES = {
     "data_prep.records": set(),
     "data_prep.audit": set(),
     "data_prep.splits": {"data_prep.errors"},
+    "trainer.atomic": set(),
     "trainer.config": {"data_prep.errors"},
     "trainer.startup": set(),
     "trainer.decode": set(),

@@ -4,7 +4,6 @@ python -m trainer.evaluate --model_dir=DIR    measures a finished model again
 """
 
 import csv
-import json
 import pathlib
 
 import numpy as np
@@ -14,6 +13,7 @@ from data_prep import command
 from data_prep import manifest as manifest_lib
 from data_prep import splits
 from data_prep.errors import UsageError
+from trainer import atomic
 from trainer import startup
 
 
@@ -58,10 +58,7 @@ def evaluate(
         [manifest.classes[label] for label in labels],
         probabilities,
     )
-    path = pathlib.Path(output_dir, "evaluation.json")
-    incomplete = path.with_name(f"incomplete.{path.name}")
-    incomplete.write_text(json.dumps(result, indent=1) + "\n")
-    incomplete.replace(path)
+    atomic.write_json(pathlib.Path(output_dir, "evaluation.json"), result)
     return result
 
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 from data_prep import splits
 from data_prep.errors import TrainingError
 from data_prep.manifest import Manifest
+from trainer import atomic
 from trainer import cache
 from trainer import checkpoint
 from trainer import input_pipeline
@@ -307,10 +308,7 @@ def _why(state: State) -> str:
 
 def _write_metrics(model_dir: pathlib.Path, state: State) -> None:
     text = "".join(json.dumps(row) + "\n" for row in state.epochs)
-    path = model_dir / "metrics.jsonl"
-    incomplete = path.with_name(f"incomplete.{path.name}")
-    incomplete.write_text(text)
-    incomplete.replace(path)
+    atomic.write_text(model_dir / "metrics.jsonl", text)
 
 
 def _write_tensorboard(model_dir: pathlib.Path, row: dict) -> None:

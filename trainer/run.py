@@ -17,6 +17,7 @@ from data_prep.errors import DataError
 from data_prep.errors import TrainingError
 from data_prep.errors import UsageError
 from data_prep.manifest import Manifest
+from trainer import atomic
 from trainer import checkpoint
 from trainer import devices
 from trainer import evaluate
@@ -66,8 +67,12 @@ def run(config: Config) -> dict:
     else:
         _check_splits(config, manifest)
         strategy, model = _make_model(config, manifest)
-        _write_json(model_dir / "config.json", _identity(config, manifest))
-        _write_json(model_dir / "environment.json", _environment(strategy))
+        atomic.write_json(
+            model_dir / "config.json", _identity(config, manifest)
+        )
+        atomic.write_json(
+            model_dir / "environment.json", _environment(strategy)
+        )
         state = run_phases(config, manifest, strategy, model)
         _restore_best(model, model_dir)
         export_again(config.model_dir)
@@ -87,7 +92,7 @@ def run(config: Config) -> dict:
             },
             "seconds": time.time() - start,
         }
-        _write_json(done_path, done)
+        atomic.write_json(done_path, done)
     accuracy = done["evaluation"]["accuracy"]
     if accuracy < config.min_accuracy:
         raise TrainingError(
@@ -267,10 +272,3 @@ def _environment(strategy: tf.distribute.Strategy) -> dict:
         "replicas": strategy.num_replicas_in_sync,
         "precision": keras.config.dtype_policy().name,
     }
-
-
-def _write_json(path: pathlib.Path, content: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    incomplete = path.with_name(f"incomplete.{path.name}")
-    incomplete.write_text(json.dumps(content, indent=1) + "\n")
-    incomplete.replace(path)
