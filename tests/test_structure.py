@@ -23,6 +23,7 @@ LEAVES = {
     "data_prep.splits": {"data_prep.errors"},
     "trainer.atomic": set(),
     "trainer.config": {"data_prep.errors"},
+    "trainer.cluster_env": {"data_prep.errors"},
     "trainer.startup": set(),
     "trainer.decode": set(),
     "trainer.model": set(),
