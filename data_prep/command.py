@@ -16,6 +16,7 @@ from data_prep.errors import EXIT_FAILURE
 from data_prep.errors import EXIT_STOPPED
 from data_prep.errors import EXIT_USAGE
 from data_prep.errors import DataError
+from data_prep.errors import Stopped
 from data_prep.errors import TrainingError
 from data_prep.errors import UsageError
 
@@ -103,6 +104,8 @@ def _guard(main: Callable[[], int | None]) -> int | None:
         return _fail(error, EXIT_DATA)
     except TrainingError as error:
         return _fail(error, EXIT_FAILURE)
+    except Stopped as error:
+        return _fail(error, EXIT_STOPPED)
     except KeyboardInterrupt:
         return _fail(
             "stopped by a signal. Run the same command again.",

@@ -20,3 +20,7 @@ class DataError(Exception):
 
 class TrainingError(Exception):
     """The training itself came to nothing: a loss of NaN, a missed accuracy."""
+
+
+class Stopped(Exception):
+    """The run ends before its end, to be gone on with by the same command."""

@@ -19,7 +19,10 @@ HEADS = ("gap", "flatten")
 OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
 AUGMENTS = ("none", "flip", "light", "classic", "jitter", "randaugment")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
-STRATEGIES = ("auto", "one_device", "mirrored")
+STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
+SCHEDULES = ("cosine", "constant", "step")
+CLASS_WEIGHTS = ("none", "balanced")
+JIT_COMPILE = ("auto", "true", "false")
 
 FROZEN = "frozen"
 FINETUNE = "finetune"
@@ -30,10 +33,11 @@ class Phase:
     """One stage of training.
 
     Attributes:
-        name: "frozen" or "finetune".
+        name: "frozen" or "finetune"; further stages of fine-tuning are
+            "finetune2", "finetune3" and so on.
         epochs: Passes over the training split.
         optimizer: One of `OPTIMIZERS`.
-        learning_rate: At the first step; it falls to 0 along a half cosine.
+        learning_rate: The highest one.
         train_from: The base's first layer that learns; None freezes it all.
     """
 
@@ -66,7 +70,23 @@ class Config:
         finetune_epochs: Epochs of the head and the unfrozen layers.
         finetune_learning_rate: Of the second phase.
         finetune_optimizer: Of the second phase; "" is `optimizer`.
-        finetune_from: First layer of the base that the second phase trains.
+        finetune_from: First layer of the base that the second phase trains;
+            several, with commas between, are stages of `finetune_epochs` each.
+        schedule: One of `SCHEDULES`, of the learning rate in every phase.
+        warmup_epochs: Epochs of every phase in which its rate rises from 0.
+        layer_decay: Factor of the learning rate from each layer of the base
+            to the one below it; 1 gives all the same.
+        momentum: Of "sgd".
+        weight_decay: Of "adamw".
+        clip_norm: Norm that all gradients together are scaled down to; 0
+            leaves them.
+        label_smoothing: Share of every target spread over the classes.
+        class_weights: "balanced" weighs a class by the inverse of its images.
+        average_decay: Of a moving average of the weights, which is what is
+            validated and exported; 0 keeps none.
+        early_stopping: Epochs without a better validation after which a phase
+            ends; 0 runs them all.
+        accumulation: Pieces that a batch is computed in, to save memory.
         augment: One of `AUGMENTS`.
         augment_strength: Factor of the ranges of `augment`.
         mixup: Alpha of MixUp; 0 mixes none.
@@ -74,6 +94,15 @@ class Config:
         precision: One of `PRECISIONS`.
         strategy: One of `STRATEGIES`.
         virtual_devices: Logical CPU devices to make; 0 uses what is there.
+        jit_compile: Whether XLA compiles the model's step; "auto" does so on
+            GPUs.
+        steps_per_loop: Steps per call of TensorFlow; 0 is 1, or 8 on GPUs.
+        checkpoint_steps: Steps between checkpoints; 0 saves by time.
+        checkpoint_minutes: Minutes between checkpoints within an epoch; there
+            is one at every epoch's end anyway. 0 saves none by time.
+        nan_retries: How often a run whose loss is no number goes back to the
+            last checkpoint, with half the learning rate.
+        startup_timeout: Seconds to wait for the other workers.
         cache_mb: MiB of memory for decoded images; -1 takes up to half of
             what is left, 0 decodes anew in every epoch.
         cache_dir: Folder to keep decoded images in, for sets that memory
@@ -100,6 +129,17 @@ class Config:
     finetune_learning_rate: float = 3e-5
     finetune_optimizer: str = ""
     finetune_from: str = "block5_conv1"
+    schedule: str = "cosine"
+    warmup_epochs: float = 0.0
+    layer_decay: float = 1.0
+    momentum: float = 0.9
+    weight_decay: float = 0.004
+    clip_norm: float = 0.0
+    label_smoothing: float = 0.0
+    class_weights: str = "none"
+    average_decay: float = 0.0
+    early_stopping: int = 0
+    accumulation: int = 1
     augment: str = "light"
     augment_strength: float = 1.0
     mixup: float = 0.0
@@ -107,6 +147,12 @@ class Config:
     precision: str = "auto"
     strategy: str = "auto"
     virtual_devices: int = 0
+    jit_compile: str = "auto"
+    steps_per_loop: int = 0
+    checkpoint_steps: int = 0
+    checkpoint_minutes: float = 10.0
+    nan_retries: int = 0
+    startup_timeout: float = 60.0
     cache_mb: int = -1
     cache_dir: str = ""
     seed: int = 0
@@ -133,11 +179,12 @@ class Config:
                 f"--batch_size={self.batch_size} is impossible: expected at "
                 "least 1 image per step."
             )
-        if self.finetune_from not in BASE_LAYERS:
-            raise UsageError(
-                f"--finetune_from={self.finetune_from} is no layer of VGG16. "
-                f"Expected one of {', '.join(BASE_LAYERS)}."
-            )
+        for layer in self.finetune_from.split(","):
+            if layer not in BASE_LAYERS:
+                raise UsageError(
+                    f"--finetune_from={layer} is no layer of VGG16. "
+                    f"Expected one of {', '.join(BASE_LAYERS)}."
+                )
         if not self.phases:
             raise UsageError(
                 "--frozen_epochs=0 and --finetune_epochs=0 leave nothing to "
@@ -148,23 +195,26 @@ class Config:
     @property
     def phases(self) -> list[Phase]:
         """The phases in the order they run; one of 0 epochs is left out."""
-        both = [
+        stages = [
             Phase(
                 FROZEN,
                 self.frozen_epochs,
                 self.optimizer,
                 self.frozen_learning_rate,
                 None,
-            ),
-            Phase(
-                FINETUNE,
-                self.finetune_epochs,
-                self.finetune_optimizer or self.optimizer,
-                self.finetune_learning_rate,
-                self.finetune_from,
-            ),
+            )
         ]
-        return [phase for phase in both if phase.epochs > 0]
+        for number, layer in enumerate(self.finetune_from.split(","), start=1):
+            stages.append(
+                Phase(
+                    FINETUNE if number == 1 else f"{FINETUNE}{number}",
+                    self.finetune_epochs,
+                    self.finetune_optimizer or self.optimizer,
+                    self.finetune_learning_rate,
+                    layer,
+                )
+            )
+        return [stage for stage in stages if stage.epochs > 0]
 
     def _refuse_frozen_random_weights(self) -> None:
         everything_learns = (

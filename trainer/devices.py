@@ -1,29 +1,41 @@
 """Devices, distribution strategy, precision and seeds."""
 
+import faulthandler
+import json
+import os
 import pathlib
 
 import keras
 import tensorflow as tf
 
 from data_prep.errors import UsageError
+from trainer.cluster_env import Cluster
 
 
 def make_strategy(
-    strategy: str, virtual_devices: int
+    strategy: str,
+    virtual_devices: int,
+    cluster: Cluster | None = None,
+    startup_timeout: float = 60.0,
 ) -> tf.distribute.Strategy:
     """Returns the strategy that a run trains under.
 
     Must be called before TensorFlow uses any device.
 
     Args:
-        strategy: "auto" is "mirrored" where there is more than one device;
-            "one_device" uses the first GPU, or the CPU; "mirrored" uses all
-            GPUs, or all logical CPU devices.
+        strategy: "auto" is "multi_worker" where there is a cluster, else
+            "mirrored" where there is more than one device; "one_device" uses
+            the first GPU, or the CPU; "mirrored" uses all GPUs, or all
+            logical CPU devices.
         virtual_devices: Makes this many logical CPU devices and trains on
             them, to try several replicas without a GPU; 0 makes none.
+        cluster: The processes that train together; None for one.
+        startup_timeout: Seconds to wait for the others, after which the
+            process ends with a traceback.
 
     Raises:
-        UsageError: If the devices have been used already.
+        UsageError: If the devices have been used already, or there is no
+            cluster for "multi_worker".
     """
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
@@ -42,11 +54,84 @@ def make_strategy(
         devices = [f"CPU:{index}" for index in range(virtual_devices)]
     else:
         devices = [f"GPU:{index}" for index in range(len(gpus))] or ["CPU:0"]
+    if strategy == "multi_worker" and cluster is None:
+        raise UsageError(
+            "--strategy=multi_worker needs a cluster of at least two workers: "
+            "set TF_CONFIG, or start the job by `python -m launch.submit`."
+        )
+    if cluster and strategy in ("auto", "multi_worker"):
+        return _multi_worker(cluster, startup_timeout)
     if strategy == "one_device" or (strategy == "auto" and len(devices) == 1):
         # The default strategy places work on the first device without the
         # detours of a distributed one.
         return tf.distribute.get_strategy()
     return tf.distribute.MirroredStrategy(devices)
+
+
+def compiles(jit_compile: str) -> bool:
+    """Returns whether XLA is to compile the model's step.
+
+    Args:
+        jit_compile: "true", "false", or "auto": on GPUs; on CPUs it is
+            slower.
+    """
+    if jit_compile == "auto":
+        return bool(tf.config.list_physical_devices("GPU"))
+    return jit_compile == "true"
+
+
+def steps_per_loop(steps: int) -> int:
+    """Returns how many steps each call of TensorFlow takes.
+
+    Args:
+        steps: As wished; 0 is 1, or 8 where GPUs are done so soon that
+            Python would hold them up.
+    """
+    return steps or (8 if tf.config.list_physical_devices("GPU") else 1)
+
+
+def sum_over_workers(
+    strategy: tf.distribute.Strategy, value: float, workers: int
+) -> float:
+    """Returns the sum of a number that each worker gives.
+
+    Args:
+        strategy: Of the run.
+        value: This worker's.
+        workers: Their number, all with as many replicas.
+    """
+    share = value * workers / strategy.num_replicas_in_sync
+
+    @tf.function
+    def add(number: tf.Tensor) -> tf.Tensor:
+        parts = strategy.run(lambda n: n * 1.0, (number,))
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None)
+
+    return float(add(tf.constant(share, tf.float64)))
+
+
+def barrier(strategy: tf.distribute.Strategy) -> None:
+    """Waits until all workers are here."""
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        sum_over_workers(strategy, 0.0, 1)
+
+
+def _multi_worker(
+    cluster: Cluster, startup_timeout: float
+) -> tf.distribute.Strategy:
+    os.environ["TF_CONFIG"] = json.dumps(
+        {
+            "cluster": {"worker": list(cluster.workers)},
+            "task": {"type": "worker", "index": cluster.index},
+        }
+    )
+    # Its constructor waits for the others without end and without giving up
+    # the interpreter's lock: only a watchdog in C can end that.
+    faulthandler.dump_traceback_later(startup_timeout, exit=True)
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def set_precision(precision: str) -> str:

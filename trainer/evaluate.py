@@ -13,12 +13,20 @@ from data_prep import command
 from data_prep import manifest as manifest_lib
 from data_prep import splits
 from data_prep.errors import UsageError
+from data_prep.progress import Progress
 from trainer import atomic
 from trainer import startup
+from trainer.cluster_env import Cluster
 
 
 def evaluate(
-    config, manifest, strategy, model, split: str, output_dir: str
+    config,
+    manifest,
+    strategy,
+    model,
+    split: str,
+    output_dir: str,
+    cluster: Cluster | None = None,
 ) -> dict:
     """Predicts every image of a split once and writes what came of it.
 
@@ -31,6 +39,8 @@ def evaluate(
         model: From images to float32 logits.
         split: Name of the split.
         output_dir: Where to write.
+        cluster: Of the processes that work together, the first of which
+            writes; None for one.
 
     Returns:
         The content of `evaluation.json`.
@@ -40,17 +50,27 @@ def evaluate(
     from trainer.reader import Reader
 
     reader = Reader(config.data_dir, manifest, split)
+    plan = input_pipeline.plan_evaluation(reader.count, config.batch_size)
+    worker, workers = 0, 1
+    if cluster:
+        worker, workers = cluster.index, len(cluster.workers)
     dataset = input_pipeline.create(
         reader,
-        input_pipeline.plan_evaluation(reader.count, config.batch_size),
+        plan.of_worker(worker, workers),
         input_pipeline.decoded_exactly(reader, config.image_size),
-        replicas=strategy.num_replicas_in_sync,
+        replicas=strategy.num_replicas_in_sync // workers,
     )
-    labels, probabilities = loop.predict(strategy, model, dataset, reader.count)
+    with Progress("evaluate", reader.count) as progress:
+        probabilities = loop.predict(
+            strategy, model, dataset, plan.weights, progress.update
+        )
+    labels = reader.labels
     result = {
         "split": split,
         **measure(labels, probabilities, manifest.classes),
     }
+    if worker:
+        return result
     write_predictions(
         pathlib.Path(output_dir, "predictions.csv"),
         manifest.classes,

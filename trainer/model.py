@@ -2,6 +2,8 @@
 
 import keras
 
+from trainer.dropout import Dropout
+
 # Channel means of ImageNet in BGR order (keras, `applications/imagenet_utils`,
 # mode "caffe").
 CAFFE_MEANS_BGR = (103.939, 116.779, 123.68)
@@ -49,7 +51,7 @@ def build_classifier(
     if head_units:
         x = keras.layers.Dense(head_units, "relu", name="hidden")(x)
     if dropout:
-        x = keras.layers.Dropout(dropout, name="dropout")(x)
+        x = Dropout(dropout, name="dropout")(x)
     # From zero the first gradient points straight at the classes, and few
     # steps from zero are a regulariser: measured 0.5 points better than
     # random values after 3 epochs.

@@ -1,29 +1,39 @@
-"""Frozen, then fine-tune: one resumable sequence of epochs."""
+"""Frozen, then fine-tune: one resumable sequence of steps."""
 
+import contextlib
 import dataclasses
-import json
 import math
 import pathlib
+import time
 from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
 
 import keras
+import numpy as np
+import psutil
 import tensorflow as tf
 
 from data_prep import splits
+from data_prep.errors import DataError
+from data_prep.errors import Stopped
 from data_prep.errors import TrainingError
 from data_prep.manifest import Manifest
-from trainer import atomic
-from trainer import cache
+from data_prep.progress import Progress
 from trainer import checkpoint
-from trainer import input_pipeline
+from trainer import devices
+from trainer import history
 from trainer import loop
+from trainer import optimizers
+from trainer import stop
 from trainer.augmentation import policies
+from trainer.callbacks import Callbacks
+from trainer.cluster_env import Cluster
 from trainer.config import Config
 from trainer.config import Phase
+from trainer.feed import Feed
 from trainer.model import set_trainable
 from trainer.reader import Reader
-
-BEST = "best.npz"
 
 
 @dataclasses.dataclass
@@ -33,10 +43,63 @@ class State:
     Attributes:
         epochs: What `metrics.jsonl` says of each finished epoch.
         best: The one of them whose weights are exported.
+        phase: Position in the list of phases.
+        phase_epoch: Finished epochs of this phase.
+        step: Finished steps of the epoch under way.
+        totals: What those steps gave, the fields of `loop.Totals`.
+        retries: How often the loss was no number.
+        callbacks: What the Keras callbacks have to remember.
     """
 
     epochs: list[dict] = dataclasses.field(default_factory=list)
     best: dict | None = None
+    phase: int = 0
+    phase_epoch: int = 0
+    step: int = 0
+    totals: dict = dataclasses.field(default_factory=dict)
+    retries: int = 0
+    callbacks: list[dict] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class _Run:
+    """What the functions below share."""
+
+    config: Config
+    strategy: tf.distribute.Strategy
+    model: keras.Model
+    feed: Feed
+    augment: Callable
+    options: loop.StepOptions
+    steps_per_loop: int
+    evaluate: Callable
+    callbacks: Callbacks
+    state: State
+    directory: pathlib.Path
+    writer: checkpoint.Writer | None  # of the chief; the others write nothing
+    learned: set[str] = dataclasses.field(default_factory=set)
+    resumed: bool = False  # the next stage starts from a checkpoint
+    saved_at: float = dataclasses.field(default_factory=time.monotonic)
+
+
+@dataclasses.dataclass
+class _Stage:
+    """What a phase trains with."""
+
+    phase: Phase
+    optimizer: keras.optimizers.Optimizer
+    averages: optimizers.Averages | None
+    train: Callable
+
+
+def best_path(directory: pathlib.Path, best: dict) -> pathlib.Path:
+    """Returns the checkpoint of the epoch that is exported.
+
+    Args:
+        directory: `checkpoints/` of the model directory.
+        best: Its row of `metrics.jsonl`.
+    """
+    return directory / f"best-{best['epoch']:05d}.npz"
 
 
 def run_phases(
@@ -44,27 +107,75 @@ def run_phases(
     manifest: Manifest,
     strategy: tf.distribute.Strategy,
     model: keras.Model,
+    *,
+    cluster: Cluster | None = None,
+    log_dir: str = "",
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> State:
     """Trains the model through all phases, from where the last run stopped.
 
-    Afterwards `checkpoints/best.npz` holds the model's variables at the epoch
-    with the highest validation accuracy, the lower loss deciding a tie.
+    Afterwards the checkpoint `best_path` holds the model at the epoch with
+    the highest validation accuracy, the lower loss deciding a tie.
 
     Args:
         config: Of the run.
         manifest: Of its data set.
         strategy: That the model was made under.
         model: With the base's weights in place.
+        cluster: Of the processes that train together; None for one.
+        log_dir: For TensorBoard; "" is in the model directory.
+        callbacks: Of Keras; they hear of all phases as of one training.
 
     Raises:
+        Stopped: If a signal asked to stop; the state is saved.
         TrainingError: If the loss is no number any more.
+        DataError: If no checkpoint can be read.
     """
     model_dir = pathlib.Path(config.model_dir)
+    run = _begin(config, manifest, strategy, model, cluster, callbacks)
+    state = run.state
+    events = pathlib.Path(log_dir or model_dir / "tensorboard")
+    stop.begin_training()
+    while state.phase < len(config.phases):
+        stage = _begin_phase(run)
+        try:
+            while config.phases.index(stage.phase) == state.phase:
+                row = _run_epoch(run, stage)
+                if run.writer:
+                    history.write_metrics(model_dir, state.epochs)
+                    history.write_tensorboard(events, row)
+        except checkpoint.NotFinite as error:
+            _go_back(run, stage.phase, error)
+    run.callbacks.end()
+    if run.writer:
+        run.writer.wait()
+    stop.end_training()
+    _say(run, history.why(state.epochs, state.best))
+    return state
+
+
+def _begin(
+    config: Config,
+    manifest: Manifest,
+    strategy: tf.distribute.Strategy,
+    model: keras.Model,
+    cluster: Cluster | None,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> _Run:
+    """Puts a run together, as its newest checkpoint left it."""
+    workers = len(cluster.workers) if cluster else 1
+    worker = cluster.index if cluster else 0
     readers = {
         split: Reader(config.data_dir, manifest, split)
         for split in (splits.TRAIN, splits.VALIDATION)
     }
-    batches = _batches(config, strategy, readers)
+    feed = Feed(
+        config,
+        readers,
+        replicas=strategy.num_replicas_in_sync // workers,
+        worker=worker,
+        workers=workers,
+    )
     policy = policies.Policy(
         config.augment,
         config.augment_strength,
@@ -72,250 +183,365 @@ def run_phases(
         config.cutmix,
         config.seed,
     )
-    augment = policies.create(policy, len(manifest.classes))
-    evaluate = loop.make_eval_step(strategy, model)
-    resumed = checkpoint.load_newest(model_dir / "checkpoints")
-    state = State(**resumed[2]) if resumed else State()
-    if resumed:
-        print(f"resuming after epoch {len(state.epochs)}", flush=True)
-    _write_metrics(model_dir, state)
+    directory = pathlib.Path(config.model_dir, "checkpoints")
+    writer = None
+    if worker == 0:
+        directory.mkdir(parents=True, exist_ok=True)
+        writer = checkpoint.Writer(directory)
+    classes = len(manifest.classes)
+    run = _Run(
+        config=config,
+        strategy=strategy,
+        model=model,
+        feed=feed,
+        augment=policies.create(policy, classes),
+        options=loop.StepOptions(
+            seed=config.seed,
+            jit_compile=devices.compiles(config.jit_compile),
+            accumulation=config.accumulation,
+            clip_norm=config.clip_norm,
+            label_smoothing=config.label_smoothing,
+            class_weights=_class_weights(
+                config, readers[splits.TRAIN].labels, classes
+            ),
+        ),
+        steps_per_loop=devices.steps_per_loop(config.steps_per_loop),
+        evaluate=loop.make_evaluate(strategy, model),
+        callbacks=Callbacks(
+            callbacks,
+            model,
+            epochs=sum(phase.epochs for phase in config.phases),
+            steps=feed.steps[splits.TRAIN],
+        ),
+        state=State(),
+        directory=directory,
+        writer=writer,
+    )
+    run.callbacks.begin()
+    found = checkpoint.newest(directory)
+    if found:
+        run.resumed = True
+        run.state = State(**found[2])
+        _say(
+            run,
+            f"resuming after epoch {len(run.state.epochs)} and "
+            f"{run.state.step} steps",
+        )
+    elif writer:
+        everything = checkpoint.copy(checkpoint.model_variables(model))
+        writer.save(directory / checkpoint.START, everything, {})
+        _save(run, {})
+    _check_same_everywhere(run, workers)
+    if writer:
+        history.write_metrics(directory.parent, run.state.epochs)
+    return run
 
-    first_epoch = 0
-    for phase in config.phases:
-        last_epoch = first_epoch + phase.epochs
-        if len(state.epochs) >= last_epoch:
-            first_epoch = last_epoch
-            continue
+
+def _begin_phase(run: _Run) -> _Stage:
+    """Unfreezes what the phase trains, and makes or restores its optimizer."""
+    config, model, state = run.config, run.model, run.state
+    for phase in config.phases[: state.phase + 1]:
         set_trainable(model, phase.train_from)
-        steps = -(-readers[splits.TRAIN].count // config.batch_size)
-        with strategy.scope():
-            optimizer = _optimizer(phase, steps)
-            optimizer.build(model.trainable_variables)
-        if resumed:
-            path, arrays, _ = resumed
-            checkpoint.assign(checkpoint.model_variables(model), arrays, path)
-            if len(state.epochs) > first_epoch:
-                checkpoint.assign(_by_path(optimizer), arrays, path)
-            resumed = None
-        train = loop.make_train_step(strategy, model, optimizer, augment)
-        for epoch in range(len(state.epochs), last_epoch):
-            rate = float(optimizer.learning_rate)
-            what = f"{phase.name} {epoch - first_epoch + 1}/{phase.epochs}"
-            trained = loop.run_pass(
-                strategy,
-                train,
-                batches(splits.TRAIN, epoch),
-                readers[splits.TRAIN].count,
-                what,
+        learns = {id(v) for v in model.trainable_variables}
+        run.learned |= {
+            name
+            for name, variable in checkpoint.model_variables(model).items()
+            if id(variable) in learns
+        }
+    with run.strategy.scope():
+        optimizer = optimizers.create(
+            phase.optimizer,
+            phase.name,
+            model.trainable_variables,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            factors=optimizers.layer_factors(model, config.layer_decay),
+        )
+        averages = None
+        if config.average_decay:
+            averages = optimizers.Averages(
+                model.trainable_variables, config.average_decay
+            )
+    stage = _Stage(
+        phase,
+        optimizer,
+        averages,
+        loop.make_train(
+            run.strategy, model, optimizer, run.augment, run.options, averages
+        ),
+    )
+    optimizer.learning_rate.assign(_peak(run, phase))
+    run.callbacks.begin_phase(optimizer)
+    if run.resumed:
+        _restore(run, stage)
+    return stage
+
+
+def _restore(run: _Run, stage: _Stage) -> None:
+    """Sets everything to what the newest checkpoint holds."""
+    path, arrays, state = checkpoint.newest(run.directory)
+    start, _ = checkpoint.load(run.directory / checkpoint.START)
+    checkpoint.assign(
+        checkpoint.model_variables(run.model), {**start, **arrays}, path
+    )
+    if state["phase_epoch"] or state["step"]:
+        checkpoint.assign(_variables(stage), arrays, path)
+    elif stage.averages:
+        stage.averages.restart()
+    run.callbacks.restore(state["callbacks"])
+    run.resumed = False
+
+
+def _run_epoch(run: _Run, stage: _Stage) -> dict:
+    """Trains, validates and saves; returns the row of `metrics.jsonl`."""
+    state, phase = run.state, stage.phase
+    epoch = len(state.epochs)
+    what = f"{phase.name} {state.phase_epoch + 1}/{phase.epochs}"
+    rate = float(_rates(run, stage, 0, 1)[0])
+    run.callbacks.begin_epoch(epoch)
+    trained = _train(run, stage, what)
+    with _averaged(stage):
+        validated = _validate(run, stage, what)
+        if validated:
+            memory_mb = psutil.Process().memory_info().rss / 2**20
+            row = history.row(
+                phase.name, epoch + 1, trained, validated, rate, memory_mb
+            )
+            _keep_if_best(run, row)
+            stops = run.callbacks.end_epoch(epoch, row)
+    if not validated:
+        _save_and_stop(run, stage)
+    _say(run, history.line(what, row))
+    state.epochs.append(row)
+    state.phase_epoch += 1
+    state.step, state.totals = 0, {}
+    in_phase = state.epochs[-state.phase_epoch :]
+    patience = run.config.early_stopping
+    if patience and history.epochs_without_gain(in_phase) >= patience:
+        stops = True
+    if stops and state.phase_epoch < phase.epochs:
+        _say(run, f"{phase.name} ends after {state.phase_epoch} epochs")
+    if stops or state.phase_epoch == phase.epochs:
+        state.phase, state.phase_epoch = state.phase + 1, 0
+        if stage.averages:
+            stage.averages.swap()  # what was validated is what goes on
+    _save(run, _variables(stage))
+    return row
+
+
+def _train(run: _Run, stage: _Stage, what: str) -> loop.Totals:
+    """Trains what is left of an epoch, saving when it is time to."""
+    state, config, feed = run.state, run.config, run.feed
+    steps, images = feed.steps[splits.TRAIN], feed.counts[splits.TRAIN]
+    epoch = len(state.epochs)
+    totals = loop.Totals(**state.totals)
+    dataset = feed.training(epoch, state.step)
+    batches = iter(loop.distribute(run.strategy, dataset))
+    with Progress(what, images) as progress:
+        progress.update(min(images, state.step * config.batch_size))
+        for count in loop.calls(steps - state.step, run.steps_per_loop):
+            rows, seconds = loop.timed(
+                stage.train,
+                batches,
                 tf.constant(epoch, tf.int64),
+                tf.constant(state.phase_epoch * steps + state.step, tf.int64),
+                tf.constant(_rates(run, stage, state.step, count)),
+                _asked(),
             )
-            validated = loop.run_pass(
-                strategy,
-                evaluate,
-                batches(splits.VALIDATION, epoch),
-                readers[splits.VALIDATION].count,
-                f"{what} validation",
-            )
-            row = _row(phase, epoch, trained, validated, rate)
-            _check_finite(row, model_dir)
-            print(_line(what, row), flush=True)
-            state.epochs.append(row)
-            if state.best is None or _rank(row) > _rank(state.best):
-                state.best = row
-                checkpoint.save(
-                    model_dir / "checkpoints" / BEST,
-                    checkpoint.model_variables(model),
-                    row,
-                )
-            checkpoint.save_epoch(
-                model_dir / "checkpoints",
-                epoch + 1,
-                {
-                    **checkpoint.model_variables(model),
-                    **_by_path(optimizer),
-                },
-                dataclasses.asdict(state),
-            )
-            _write_metrics(model_dir, state)
-            _write_tensorboard(model_dir, row)
-        first_epoch = last_epoch
-    print(_why(state), flush=True)
-    return state
+            _check_losses(run, stage, rows)
+            totals.add(rows, seconds)
+            state.totals = dataclasses.asdict(totals)
+            state.step += count
+            progress.update(int(rows[:, loop.IMAGES].sum()))
+            if run.callbacks:
+                logs = {"loss": totals.loss, "accuracy": totals.accuracy}
+                run.callbacks.end_step(state.step - 1, logs)
+            if rows[:, loop.ASKED].any():
+                _save_and_stop(run, stage)
+            if state.step < steps and _is_time(run, count):
+                _save(run, _variables(stage))
+    return totals
 
 
-def _batches(
-    config: Config,
-    strategy: tf.distribute.Strategy,
-    readers: dict[str, Reader],
-) -> Callable[[str, int], tf.data.Dataset]:
-    """Returns the function that gives a split's batches in an epoch."""
-    images = _sources(config, readers)
-
-    def batches(split: str, epoch: int) -> tf.data.Dataset:
-        count = readers[split].count
-        if split == splits.TRAIN:
-            plan = input_pipeline.plan_training(
-                count, config.batch_size, config.seed, epoch
+def _validate(run: _Run, stage: _Stage, what: str) -> loop.Totals | None:
+    """Measures the validation split; None where a signal cut it short."""
+    steps = run.feed.steps[splits.VALIDATION]
+    images = run.feed.counts[splits.VALIDATION]
+    totals = loop.Totals()
+    batches = iter(loop.distribute(run.strategy, run.feed.validation()))
+    with Progress(f"{what} validation", images) as progress:
+        for count in loop.calls(steps, run.steps_per_loop):
+            rows, seconds = loop.timed(
+                run.evaluate, batches, tf.constant(count), _asked()
             )
-        else:
-            plan = input_pipeline.plan_evaluation(count, config.batch_size)
-        return input_pipeline.create(
-            readers[split],
-            plan,
-            images[split],
-            replicas=strategy.num_replicas_in_sync,
+            totals.add(rows, seconds)
+            progress.update(int(rows[:, loop.IMAGES].sum()))
+            if rows[:, loop.ASKED].any():
+                return None
+    if not math.isfinite(totals.loss):
+        raise checkpoint.NotFinite(
+            f"the validation loss is {totals.loss} after epoch "
+            f"{len(run.state.epochs) + 1} ({stage.phase.name} phase)"
+        )
+    return totals
+
+
+def _peak(run: _Run, phase: Phase) -> float:
+    return phase.learning_rate * 0.5**run.state.retries
+
+
+def _rates(run: _Run, stage: _Stage, step: int, count: int) -> np.ndarray:
+    """Returns the rates of some steps of the epoch under way, float32."""
+    if run.callbacks and run.config.schedule == "constant":
+        # A callback may have changed it.
+        rate = stage.optimizer.learning_rate.numpy()
+        return np.full(count, rate, np.float32)
+    steps = run.feed.steps[splits.TRAIN]
+    first = run.state.phase_epoch * steps + step
+    return optimizers.learning_rates(
+        run.config.schedule,
+        _peak(run, stage.phase),
+        first,
+        first + count,
+        total=stage.phase.epochs * steps,
+        warmup=round(run.config.warmup_epochs * steps),
+    )
+
+
+def _check_losses(run: _Run, stage: _Stage, rows: np.ndarray) -> None:
+    bad = np.flatnonzero(~np.isfinite(rows[:, loop.LOSS]))
+    if len(bad):
+        raise checkpoint.NotFinite(
+            f"the loss is {rows[bad[0], loop.LOSS]} at step "
+            f"{run.state.step + bad[0] + 1} of epoch "
+            f"{len(run.state.epochs) + 1} ({stage.phase.name} phase)"
         )
 
-    return batches
 
-
-def _sources(config: Config, readers: dict[str, Reader]) -> dict[str, Callable]:
-    """Returns where each split's pixels come from, cached where they fit.
-
-    Training decodes the fast way; validation decodes as the exported model
-    does, since it decides what is exported.
-    """
-    decoders = {
-        splits.TRAIN: input_pipeline.decoded_fast,
-        splits.VALIDATION: input_pipeline.decoded_exactly,
-    }
-    memory = cache.memory_for_cache(config.cache_mb)
-    result = {}
-    for split, reader in readers.items():
-        decoded = decoders[split](reader, config.image_size)
-        size = cache.decoded_bytes(reader, config.image_size)
-        path = None
-        if config.cache_dir:
-            name = (
-                f"{reader.manifest.fingerprint[:16]}-{split}-"
-                f"{config.image_size}.uint8"
-            )
-            path = pathlib.Path(config.cache_dir, name)
-        elif size <= memory:
-            memory -= size
-        else:
-            result[split] = decoded
-            continue
-        print(
-            f"keeping {reader.count} decoded {split} images, "
-            f"{size / cache.MIB:.0f} MiB, in {path or 'memory'}",
-            flush=True,
+def _go_back(run: _Run, phase: Phase, error: checkpoint.NotFinite) -> None:
+    """Makes the newest checkpoint the next start, with half the rate."""
+    if run.writer:
+        run.writer.wait()
+    devices.barrier(run.strategy)
+    retries, allowed = run.state.retries, run.config.nan_retries
+    if retries == allowed:
+        raise TrainingError(
+            f"{error}. Expected finite numbers: lower this phase's learning "
+            f"rate, {_peak(run, phase):g} now, or pass --nan_retries. The last "
+            f"good state is kept in {run.directory}; pass another --model_dir "
+            "to start anew."
         )
-        plan = input_pipeline.plan_evaluation(reader.count, config.batch_size)
-        in_order = input_pipeline.create(reader, plan, decoded)
-        result[split] = input_pipeline.cached(
-            cache.fill(reader, in_order, config.image_size, path)
-        )
+    path, _, state = checkpoint.newest(run.directory)
+    vars(run.state).update(State(**{**state, "retries": retries + 1}).__dict__)
+    run.resumed = True
+    _say(
+        run,
+        f"warning: {error}. Going back to {path.name} with half the learning "
+        f"rate (retry {retries + 1} of {allowed}).",
+    )
+
+
+def _variables(stage: _Stage) -> dict[str, keras.Variable]:
+    """Returns what a phase needs beside the model, by name."""
+    result = {v.path: v for v in stage.optimizer.variables}
+    if stage.averages:
+        result.update(stage.averages.averages)
     return result
 
 
-def _optimizer(
-    phase: Phase, steps_per_epoch: int
-) -> keras.optimizers.Optimizer:
-    """Makes the optimizer of a phase, with loss scaling under float16."""
-    rate = keras.optimizers.schedules.CosineDecay(
-        phase.learning_rate, phase.epochs * steps_per_epoch
-    )
-    # Named by the phase: Keras would number each phase's optimizer, and a
-    # resumed run has made fewer of them.
-    name = f"{phase.name}_optimizer"
-    optimizer = {
-        "adam": lambda: keras.optimizers.Adam(rate, name=name),
-        "adamw": lambda: keras.optimizers.AdamW(rate, name=name),
-        "rmsprop": lambda: keras.optimizers.RMSprop(rate, name=name),
-        "sgd": lambda: keras.optimizers.SGD(rate, momentum=0.9, name=name),
-    }[phase.optimizer]()
-    if keras.config.dtype_policy().name == "mixed_float16":
-        return keras.optimizers.LossScaleOptimizer(
-            optimizer, name=f"{name}_loss_scale"
-        )
-    return optimizer
+def _learned(run: _Run) -> dict[str, keras.Variable]:
+    variables = checkpoint.model_variables(run.model)
+    return {name: variables[name] for name in sorted(run.learned)}
 
 
-def _by_path(
-    optimizer: keras.optimizers.Optimizer,
-) -> dict[str, keras.Variable]:
-    return {variable.path: variable for variable in optimizer.variables}
-
-
-def _row(
-    phase: Phase,
-    epoch: int,
-    trained: loop.Totals,
-    validated: loop.Totals,
-    learning_rate: float,
-) -> dict:
-    """Returns the line of `metrics.jsonl` for an epoch, counted from 1."""
-    return {
-        "phase": phase.name,
-        "epoch": epoch + 1,
-        "loss": trained.loss,
-        "accuracy": trained.accuracy,
-        "val_loss": validated.loss,
-        "val_accuracy": validated.accuracy,
-        "learning_rate": learning_rate,
-        "images_per_second": trained.images_per_second,
-        "data_wait_fraction": trained.data_wait_fraction,
-        "seconds": trained.seconds + validated.seconds,
-    }
-
-
-def _rank(row: dict) -> tuple[float, float]:
-    return row["val_accuracy"], -row["val_loss"]
-
-
-def _check_finite(row: dict, model_dir: pathlib.Path) -> None:
-    if math.isfinite(row["loss"]) and math.isfinite(row["val_loss"]):
+def _save(run: _Run, of_stage: dict[str, keras.Variable]) -> None:
+    """Hands the state to the writer, in the process that has one."""
+    run.saved_at = time.monotonic()
+    if not run.writer:
         return
-    raise TrainingError(
-        f"the loss is no number in epoch {row['epoch']} ({row['phase']} "
-        f"phase): training {row['loss']}, validation {row['val_loss']}. "
-        "Expected finite losses: lower this phase's learning rate, "
-        f"{row['learning_rate']:g} now. What was saved before is kept in "
-        f"{model_dir}; pass another --model_dir to start anew."
+    state = run.state
+    state.callbacks = run.callbacks.state()
+    done = len(state.epochs) * run.feed.steps[splits.TRAIN] + state.step
+    run.writer.save(
+        checkpoint.step_path(run.directory, done),
+        checkpoint.copy({**_learned(run), **of_stage}),
+        dataclasses.asdict(state),
+    )
+    best = best_path(run.directory, state.best) if state.best else None
+    run.writer.keep_only(best)
+
+
+def _keep_if_best(run: _Run, row: dict) -> None:
+    best = run.state.best
+    if best is not None and history.rank(row) <= history.rank(best):
+        return
+    run.state.best = row
+    if run.writer:
+        arrays = checkpoint.copy(_learned(run))
+        run.writer.save(best_path(run.directory, row), arrays, row)
+
+
+def _is_time(run: _Run, count: int) -> bool:
+    """Says whether the last `count` steps came to a checkpoint's turn."""
+    every, step = run.config.checkpoint_steps, run.state.step
+    minutes = run.config.checkpoint_minutes
+    by_step = every and step // every > (step - count) // every
+    by_time = minutes and time.monotonic() - run.saved_at >= 60 * minutes
+    return bool(by_step or by_time)
+
+
+def _save_and_stop(run: _Run, stage: _Stage) -> None:
+    _save(run, _variables(stage))
+    if run.writer:
+        run.writer.wait()
+    devices.barrier(run.strategy)  # nobody leaves while the chief saves
+    raise Stopped(
+        f"stopped by {stop.asked() or 'another worker'} after epoch "
+        f"{len(run.state.epochs)} and {run.state.step} steps, the state is "
+        "saved. Run the same command again."
     )
 
 
-def _line(what: str, row: dict) -> str:
-    return (
-        f"{what}: loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}, "
-        f"validation loss {row['val_loss']:.4f}, "
-        f"validation accuracy {row['val_accuracy']:.4f}, "
-        f"{row['images_per_second']:.1f} images/s, "
-        f"{row['data_wait_fraction']:.0%} waiting for data, "
-        f"{row['seconds']:.0f} s"
-    )
+def _asked() -> tf.Tensor:
+    return tf.constant(1.0 if stop.asked() else 0.0, tf.float64)
 
 
-def _why(state: State) -> str:
-    """Says which epoch is exported, and what each phase reached."""
-    reached: dict[str, dict] = {}
-    for row in state.epochs:
-        other = reached.get(row["phase"])
-        if other is None or _rank(row) > _rank(other):
-            reached[row["phase"]] = row
-    figures = "; ".join(
-        f"{phase} phase {row['val_accuracy']:.4f} "
-        f"(loss {row['val_loss']:.4f}, epoch {row['epoch']})"
-        for phase, row in reached.items()
-    )
-    return (
-        f"exporting the {state.best['phase']} phase, epoch "
-        f"{state.best['epoch']}: the best validation accuracy, the lower loss "
-        f"deciding a tie. Best of each phase: {figures}"
-    )
+@contextlib.contextmanager
+def _averaged(stage: _Stage) -> Iterator[None]:
+    """Puts the averaged weights in the place of the trained ones."""
+    if stage.averages:
+        stage.averages.swap()
+    try:
+        yield
+    finally:
+        if stage.averages:
+            stage.averages.swap()
 
 
-def _write_metrics(model_dir: pathlib.Path, state: State) -> None:
-    text = "".join(json.dumps(row) + "\n" for row in state.epochs)
-    atomic.write_text(model_dir / "metrics.jsonl", text)
+def _class_weights(
+    config: Config, labels: np.ndarray, classes: int
+) -> tuple[float, ...]:
+    """Returns a factor per class: its share of images, turned round."""
+    if config.class_weights == "none":
+        return ()
+    counts = np.bincount(labels, minlength=classes)
+    # scikit-learn's "balanced": n_samples / (n_classes * np.bincount(y)).
+    return tuple(len(labels) / (classes * np.maximum(counts, 1)))
 
 
-def _write_tensorboard(model_dir: pathlib.Path, row: dict) -> None:
-    # One writer per epoch: a resumed run adds to what is there.
-    writer = tf.summary.create_file_writer(str(model_dir / "tensorboard"))
-    with writer.as_default(step=row["epoch"]):
-        for name, value in row.items():
-            if name not in ("phase", "epoch"):
-                tf.summary.scalar(name, value)
-    writer.close()
+def _check_same_everywhere(run: _Run, workers: int) -> None:
+    """Refuses workers that found different checkpoints."""
+    state = run.state
+    mine = float(len(state.epochs) * run.feed.steps[splits.TRAIN] + state.step)
+    total = devices.sum_over_workers(run.strategy, mine, workers)
+    if total != mine * workers:
+        raise DataError(
+            f"the workers found different checkpoints in {run.directory}: this "
+            f"one stands at step {mine:g}, the mean is {total / workers:g}. "
+            "--model_dir has to be a folder that all workers share."
+        )
+
+
+def _say(run: _Run, message: str) -> None:
+    if run.writer:
+        print(message, flush=True)

@@ -1,12 +1,17 @@
 """The story of a run: data and devices -> phases -> export -> evaluation."""
 
+import contextlib
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
+import sys
 import time
+from collections.abc import Iterator
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
@@ -14,6 +19,7 @@ import tensorflow as tf
 from data_prep import manifest as manifest_lib
 from data_prep import splits
 from data_prep.errors import DataError
+from data_prep.errors import Stopped
 from data_prep.errors import TrainingError
 from data_prep.errors import UsageError
 from data_prep.manifest import Manifest
@@ -21,32 +27,59 @@ from trainer import atomic
 from trainer import checkpoint
 from trainer import devices
 from trainer import evaluate
+from trainer import rendezvous
 from trainer import weights
+from trainer.cluster_env import Cluster
 from trainer.config import Config
 from trainer.export import export
 from trainer.model import build_classifier
-from trainer.phases import BEST
 from trainer.phases import run_phases
 
-# What may differ between the runs of one model directory: where the data lies
-# and what is only asked of the result.
+# What may differ between the runs of one model directory: where things lie,
+# on how many devices, and what is only asked of the result.
 _FREE_FIELDS = (
     "data_dir",
     "model_dir",
+    "strategy",
+    "virtual_devices",
+    "steps_per_loop",
+    "checkpoint_steps",
+    "checkpoint_minutes",
+    "nan_retries",
+    "startup_timeout",
     "cache_mb",
     "cache_dir",
     "min_accuracy",
 )
+# How TensorFlow says that another worker is gone.
+_PEER_ERRORS = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
 
 
-def run(config: Config) -> dict:
+def run(
+    config: Config,
+    *,
+    cluster: Cluster | None = None,
+    log_dir: str = "",
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> dict:
     """Trains, exports and evaluates, or goes on where an earlier run stopped.
 
     The start rule, by what `model_dir` holds:
     1. nothing: start;
     2. the config of another run or data set: refuse, naming what differs;
-    3. checkpoints: go on after the last epoch;
+    3. checkpoints: go on after the last step saved;
     4. `DONE.json`: do nothing but return it.
+
+    Args:
+        config: What to do.
+        cluster: Of the processes that train together; None for one.
+        log_dir: For TensorBoard; "" is in the model directory.
+        callbacks: Of Keras.
 
     Returns:
         The content of `DONE.json`.
@@ -55,6 +88,7 @@ def run(config: Config) -> dict:
         UsageError: If the flags fit neither the devices nor the directory.
         DataError: If the data set, weights or checkpoints are unusable.
         TrainingError: If the loss is no number, or `min_accuracy` is missed.
+        Stopped: If a signal asked to stop, or another worker is gone.
     """
     start = time.time()
     manifest = manifest_lib.load(config.data_dir)
@@ -66,33 +100,13 @@ def run(config: Config) -> dict:
         print(f"{model_dir} is finished already; nothing to do.")
     else:
         _check_splits(config, manifest)
-        strategy, model = _make_model(config, manifest)
-        atomic.write_json(
-            model_dir / "config.json", _identity(config, manifest)
-        )
-        atomic.write_json(
-            model_dir / "environment.json", _environment(strategy)
-        )
-        state = run_phases(config, manifest, strategy, model)
-        _restore_best(model, model_dir)
-        export_again(config.model_dir)
-        evaluation = evaluate.evaluate(
-            config,
-            manifest,
-            strategy,
-            model,
-            evaluate.choose_split(manifest),
-            config.model_dir,
-        )
-        print(evaluate.table(evaluation))
-        done = {
-            "exported": state.best,
-            "evaluation": {
-                name: evaluation[name] for name in ("split", "accuracy", "loss")
-            },
-            "seconds": time.time() - start,
-        }
-        atomic.write_json(done_path, done)
+        if cluster and config.strategy not in ("auto", "multi_worker"):
+            cluster = None
+        with _lost_peers_named(cluster):
+            done = _train(config, manifest, cluster, log_dir, callbacks)
+        done["seconds"] = time.time() - start
+        if _is_chief(cluster):
+            atomic.write_json(done_path, done)
     accuracy = done["evaluation"]["accuracy"]
     if accuracy < config.min_accuracy:
         raise TrainingError(
@@ -100,6 +114,111 @@ def run(config: Config) -> dict:
             f"--min_accuracy={config.min_accuracy}."
         )
     return done
+
+
+def _train(
+    config: Config,
+    manifest: Manifest,
+    cluster: Cluster | None,
+    log_dir: str,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> dict:
+    """Returns what goes into `DONE.json`."""
+    model_dir = pathlib.Path(config.model_dir)
+    if cluster:
+        rendezvous.meet(
+            cluster.workers,
+            cluster.index,
+            _purpose(config, manifest),
+            config.startup_timeout,
+        )
+    strategy, model = _make_model(config, manifest, cluster)
+    if _is_chief(cluster):
+        environment = _environment(strategy)
+        _warn_of_changes(model_dir / "environment.json", environment)
+        identity = _identity(config, manifest)
+        atomic.write_json(model_dir / "config.json", identity)
+        atomic.write_json(model_dir / "environment.json", environment)
+    state = run_phases(
+        config,
+        manifest,
+        strategy,
+        model,
+        cluster=cluster,
+        log_dir=log_dir,
+        callbacks=callbacks,
+    )
+    _restore_best(model, model_dir)
+    if _is_chief(cluster):
+        export_again(config.model_dir)
+    evaluation = evaluate.evaluate(
+        config,
+        manifest,
+        strategy,
+        model,
+        evaluate.choose_split(manifest),
+        config.model_dir,
+        cluster,
+    )
+    if _is_chief(cluster):
+        print(evaluate.table(evaluation))
+    devices.barrier(strategy)  # the chief serves the others until the end
+    return {
+        "exported": state.best,
+        "evaluation": {
+            name: evaluation[name] for name in ("split", "accuracy", "loss")
+        },
+    }
+
+
+@contextlib.contextmanager
+def _lost_peers_named(cluster: Cluster | None) -> Iterator[None]:
+    try:
+        yield
+    except _PEER_ERRORS as error:
+        if not cluster:
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        raise Stopped(
+            f"another worker is gone ({reason}). The last checkpoint is kept; "
+            "start all workers again with the same command."
+        ) from None
+
+
+def _is_chief(cluster: Cluster | None) -> bool:
+    return cluster is None or cluster.index == 0
+
+
+def _purpose(config: Config, manifest: Manifest) -> str:
+    """Returns what all workers of a run must have in common, in short."""
+    identity = _identity(config, manifest)
+    kept = {k: v for k, v in identity.items() if k not in _FREE_FIELDS}
+    text = json.dumps([kept, config.steps_per_loop, config.nan_retries])
+    return (
+        f"{config.model_dir} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    )
+
+
+def _warn_of_changes(path: pathlib.Path, environment: dict) -> None:
+    """Says in what a resumed run differs that may change its numbers."""
+    if not path.exists():
+        return
+    before = json.loads(path.read_text())
+    changes = [
+        f"{name} {before['versions'].get(name)} -> {version}"
+        for name, version in environment["versions"].items()
+        if before["versions"].get(name) != version
+    ]
+    if before["precision"] != environment["precision"]:
+        changes.append(
+            f"precision {before['precision']} -> {environment['precision']}"
+        )
+    if changes:
+        print(
+            f"warning: begun with other software: {', '.join(changes)}. The "
+            "result may differ from an uninterrupted run's.",
+            file=sys.stderr,
+        )
 
 
 def export_again(model_dir: str) -> None:
@@ -111,7 +230,8 @@ def export_again(model_dir: str) -> None:
     config, manifest = _load_run(model_dir)
     devices.set_precision(config.precision)
     # Made anew, under no strategy, so that nothing of one is exported.
-    model = _build(config, manifest)
+    # Without dropout, which does nothing there and is no layer of Keras.
+    model = _build(dataclasses.replace(config, dropout=0.0), manifest)
     _restore_best(model, pathlib.Path(model_dir))
     export(model, manifest.classes, manifest.resize, model_dir)
 
@@ -189,18 +309,22 @@ def _check_splits(config: Config, manifest: Manifest) -> None:
 
 
 def _make_model(
-    config: Config, manifest: Manifest
+    config: Config, manifest: Manifest, cluster: Cluster | None
 ) -> tuple[tf.distribute.Strategy, keras.Model]:
     """Sets up the devices and returns the model, its base's weights loaded."""
-    strategy = devices.make_strategy(config.strategy, config.virtual_devices)
+    strategy = devices.make_strategy(
+        config.strategy, config.virtual_devices, cluster, config.startup_timeout
+    )
     devices.set_precision(config.precision)
     devices.set_seeds(config.seed, config.deterministic)
-    replicas = strategy.num_replicas_in_sync
-    if config.batch_size % replicas:
-        nearest = max(1, round(config.batch_size / replicas)) * replicas
+    replicas, pieces = strategy.num_replicas_in_sync, config.accumulation
+    shares = replicas * pieces
+    if config.batch_size % shares:
+        nearest = max(1, round(config.batch_size / shares)) * shares
+        in_pieces = f" in {pieces} pieces each" if pieces > 1 else ""
         raise UsageError(
             f"--batch_size={config.batch_size} cannot be shared evenly by "
-            f"{replicas} replicas. Use --batch_size={nearest}."
+            f"{replicas} replicas{in_pieces}. Use --batch_size={nearest}."
         )
     # Read before anything is written, so that a bad file leaves no trace.
     found = (
@@ -225,9 +349,13 @@ def _build(config: Config, manifest: Manifest) -> keras.Model:
 
 
 def _restore_best(model: keras.Model, model_dir: pathlib.Path) -> None:
-    path = model_dir / "checkpoints" / BEST
-    arrays, _ = checkpoint.load(path)
-    checkpoint.assign(checkpoint.model_variables(model), arrays, path)
+    found = sorted((model_dir / "checkpoints").glob("best-*.npz"))
+    if not found:
+        raise DataError(
+            f"{model_dir} holds no finished epoch yet: expected "
+            "checkpoints/best-*.npz. Run trainer.task to its end first."
+        )
+    checkpoint.load_model(model, found[-1])
 
 
 def _load_run(model_dir: str) -> tuple[Config, Manifest]:

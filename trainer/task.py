@@ -3,9 +3,22 @@
 python -m trainer.task --data_dir=data --model_dir=model
 """
 
+import os
+import sys
+
+from data_prep.errors import EXIT_STOPPED
+
+if __name__ == "__main__":  # before all that takes time to import
+    from trainer import stop
+
+    stop.watch(EXIT_STOPPED)
+
+# ruff: noqa: E402
 from absl import flags
 
 from data_prep import command
+from data_prep.errors import Stopped
+from trainer import cluster_env
 from trainer import config as config_lib
 from trainer import startup
 from trainer.config import Config
@@ -23,13 +36,30 @@ _HELPS = {
     "head_units": "Size of the head's hidden layer; 0 has none.",
     "dropout": "Fraction of the classifier's inputs dropped in training.",
     "batch_size": "Images per step over all replicas.",
-    "optimizer": "Of every phase; its rate falls to 0 along a half cosine.",
+    "optimizer": "Of every phase, made anew in each.",
     "frozen_epochs": "Epochs of the head alone; 0 leaves this phase out.",
-    "frozen_learning_rate": "First learning rate of the frozen phase.",
+    "frozen_learning_rate": "Highest learning rate of the frozen phase.",
     "finetune_epochs": "Epochs of the second phase; 0 leaves it out.",
-    "finetune_learning_rate": "First learning rate of the second phase.",
+    "finetune_learning_rate": "Highest learning rate of the second phase.",
     "finetune_optimizer": "Of the second phase; empty is --optimizer.",
-    "finetune_from": "First layer of the base that the second phase trains.",
+    "finetune_from": "First layer of the base that the second phase trains; "
+    "several with commas between are stages.",
+    "schedule": "Of the learning rate in every phase; step falls to a tenth at "
+    "half of its steps and again at three quarters.",
+    "warmup_epochs": "Epochs of every phase in which its rate rises from 0.",
+    "layer_decay": "Factor of the learning rate from each layer of the base "
+    "to the one below it.",
+    "momentum": "Of sgd.",
+    "weight_decay": "Of adamw.",
+    "clip_norm": "Norm that all gradients together are scaled down to; 0 "
+    "leaves them.",
+    "label_smoothing": "Share of every target spread over the classes.",
+    "class_weights": "balanced weighs a class by the inverse of its images.",
+    "average_decay": "Of a moving average of the weights, 0.99 for instance, "
+    "which is then validated and exported; 0 keeps none.",
+    "early_stopping": "Epochs without a better validation after which a phase "
+    "ends; 0 runs them all.",
+    "accumulation": "Pieces that a batch is computed in, to save memory.",
     "augment": "light: 8 degrees, shifts 0.05, zoom 0.1, flips. classic: 40 "
     "degrees, shifts and zoom 0.2, flips. jitter: light, brightness, contrast "
     "and saturation. randaugment: after flips.",
@@ -38,9 +68,18 @@ _HELPS = {
     "cutmix": "Alpha of CutMix, 1 for instance; 0 mixes none.",
     "precision": "auto is the 16-bit type that the hardware computes in, "
     "else float32.",
-    "strategy": "auto is mirrored where there is more than one device.",
+    "strategy": "auto is multi_worker where the platform names several "
+    "workers, else mirrored where there is more than one device.",
     "virtual_devices": "Logical CPU devices to train on, to try several "
     "replicas without a GPU; 0 makes none.",
+    "jit_compile": "Whether XLA compiles the model's step; auto does on GPUs.",
+    "steps_per_loop": "Steps per call of TensorFlow; 0 is 1, or 8 on GPUs.",
+    "checkpoint_steps": "Steps between checkpoints; 0 saves by time.",
+    "checkpoint_minutes": "Minutes between checkpoints within an epoch; 0 "
+    "saves none by time.",
+    "nan_retries": "How often a loss that is no number is answered by going "
+    "back to the last checkpoint with half the learning rate.",
+    "startup_timeout": "Seconds to wait for the other workers.",
     "cache_mb": "Memory for decoded images, in MiB; -1 takes up to half of "
     "what is left, 0 decodes anew in every epoch.",
     "cache_dir": "Folder to keep decoded images in, for sets that memory "
@@ -57,6 +96,9 @@ _CHOICES = {
     "augment": config_lib.AUGMENTS,
     "precision": config_lib.PRECISIONS,
     "strategy": config_lib.STRATEGIES,
+    "schedule": config_lib.SCHEDULES,
+    "class_weights": config_lib.CLASS_WEIGHTS,
+    "jit_compile": config_lib.JIT_COMPILE,
 }
 _BOUNDS = {
     "head_units": (0, None),
@@ -65,7 +107,21 @@ _BOUNDS = {
     "finetune_epochs": (0, None),
     "frozen_learning_rate": (0.0, None),
     "finetune_learning_rate": (0.0, None),
+    "warmup_epochs": (0.0, None),
+    "layer_decay": (0.01, 1.0),
+    "momentum": (0.0, 0.999),
+    "weight_decay": (0.0, None),
+    "clip_norm": (0.0, None),
+    "label_smoothing": (0.0, 0.9),
+    "average_decay": (0.0, 0.99999),
+    "early_stopping": (0, None),
+    "accumulation": (1, None),
     "virtual_devices": (0, None),
+    "steps_per_loop": (0, None),
+    "checkpoint_steps": (0, None),
+    "checkpoint_minutes": (0.0, None),
+    "nan_retries": (0, None),
+    "startup_timeout": (1.0, None),
     "cache_mb": (-1, None),
     "augment_strength": (0.0, None),
     "mixup": (0.0, None),
@@ -89,10 +145,18 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 def main() -> None:
     """Builds the config from the flags and runs it."""
     config = command.config_from_flags(Config)
+    cluster = cluster_env.cluster(os.environ)
     startup.import_tensorflow()
     from trainer.run import run
 
-    run(config)
+    try:
+        run(config, cluster=cluster)
+    except Stopped as error:
+        if cluster is None:
+            raise
+        # TensorFlow's own end would wait for workers that are gone.
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(EXIT_STOPPED)
     print(f"model: {config.model_dir}")
 
 

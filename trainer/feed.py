@@ -1,0 +1,113 @@
+"""Which batches a run trains on and validates with, kept where they fit."""
+
+import pathlib
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from data_prep import splits
+from trainer import cache
+from trainer import input_pipeline
+from trainer.config import Config
+from trainer.reader import Reader
+
+
+class Feed:
+    """The training and the validation split of a run, as batches.
+
+    Args:
+        config: Of the run.
+        readers: Of both splits, by name.
+        replicas: Of this process.
+        worker: Rank of this process.
+        workers: Number of processes.
+
+    Attributes:
+        steps: Global batches of an epoch, by split.
+        counts: Images of each split, by name.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        readers: dict[str, Reader],
+        *,
+        replicas: int,
+        worker: int = 0,
+        workers: int = 1,
+    ):
+        self._config = config
+        self._readers = readers
+        self._replicas = replicas
+        self._worker, self._workers = worker, workers
+        self._images = _sources(config, readers)
+        self.counts = {name: r.count for name, r in readers.items()}
+        self.steps = {
+            name: -(-count // config.batch_size)
+            for name, count in self.counts.items()
+        }
+
+    def training(self, epoch: int, first_step: int = 0) -> tf.data.Dataset:
+        """Returns this process's share of an epoch, from a step on."""
+        plan = input_pipeline.plan_training(
+            self.counts[splits.TRAIN],
+            self._config.batch_size,
+            self._config.seed,
+            epoch,
+        )
+        return self._create(splits.TRAIN, plan.from_step(first_step))
+
+    def validation(self) -> tf.data.Dataset:
+        """Returns this process's share of the validation split."""
+        plan = input_pipeline.plan_evaluation(
+            self.counts[splits.VALIDATION], self._config.batch_size
+        )
+        return self._create(splits.VALIDATION, plan)
+
+    def _create(self, split: str, plan: input_pipeline.Plan) -> tf.data.Dataset:
+        return input_pipeline.create(
+            self._readers[split],
+            plan.of_worker(self._worker, self._workers),
+            self._images[split],
+            replicas=self._replicas,
+        )
+
+
+def _sources(config: Config, readers: dict[str, Reader]) -> dict[str, Callable]:
+    """Returns where each split's pixels come from, cached where they fit.
+
+    Training decodes the fast way; validation decodes as the exported model
+    does, since it decides what is exported.
+    """
+    decoders = {
+        splits.TRAIN: input_pipeline.decoded_fast,
+        splits.VALIDATION: input_pipeline.decoded_exactly,
+    }
+    memory = cache.memory_for_cache(config.cache_mb)
+    result = {}
+    for split, reader in readers.items():
+        decoded = decoders[split](reader, config.image_size)
+        size = cache.decoded_bytes(reader, config.image_size)
+        path = None
+        if config.cache_dir:
+            name = (
+                f"{reader.manifest.fingerprint[:16]}-{split}-"
+                f"{config.image_size}.uint8"
+            )
+            path = pathlib.Path(config.cache_dir, name)
+        elif size <= memory:
+            memory -= size
+        else:
+            result[split] = decoded
+            continue
+        print(
+            f"keeping {reader.count} decoded {split} images, "
+            f"{size / cache.MIB:.0f} MiB, in {path or 'memory'}",
+            flush=True,
+        )
+        plan = input_pipeline.plan_evaluation(reader.count, config.batch_size)
+        in_order = input_pipeline.create(reader, plan, decoded)
+        result[split] = input_pipeline.cached(
+            cache.fill(reader, in_order, config.image_size, path)
+        )
+    return result

@@ -1,0 +1,175 @@
+"""Optimizers by name, learning rates by step, and averaged weights."""
+
+import math
+from collections.abc import Mapping
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+def learning_rates(
+    schedule: str,
+    peak: float,
+    first: int,
+    last: int,
+    *,
+    total: int,
+    warmup: int = 0,
+) -> np.ndarray:
+    """Returns the learning rates of some steps of a phase.
+
+    A function of the step alone, not of the optimizer's own counter, which
+    stands still where float16 overflows and a step is left out.
+
+    Args:
+        schedule: "constant"; "cosine" falls to 0 along a half cosine; "step"
+            falls to a tenth at half of the steps and again at three quarters.
+        peak: Rate after the warm-up.
+        first: First step wanted, counted from 0 within the phase.
+        last: Step behind the last one wanted.
+        total: Steps of the phase.
+        warmup: Steps in which the rate rises from 0 to `peak`.
+
+    Returns:
+        float32 `[last - first]`.
+    """
+    steps = np.arange(first, last, dtype=np.float64)
+    done = np.clip((steps - warmup) / max(1, total - warmup), 0.0, 1.0)
+    factors = {
+        "constant": lambda: np.ones_like(done),
+        "cosine": lambda: 0.5 + 0.5 * np.cos(math.pi * done),
+        "step": lambda: np.where(
+            done < 0.5, 1.0, np.where(done < 0.75, 0.1, 0.01)
+        ),
+    }[schedule]()
+    rising = (steps + 1) / max(1, warmup)
+    factors = np.where(steps < warmup, rising, factors)
+    return (peak * factors).astype(np.float32)
+
+
+def create(
+    name: str,
+    phase: str,
+    variables: Sequence[keras.Variable],
+    *,
+    momentum: float,
+    weight_decay: float,
+    factors: Mapping[str, float],
+) -> keras.optimizers.Optimizer:
+    """Makes an optimizer and its variables; under the strategy's scope.
+
+    Args:
+        name: "adam", "adamw", "rmsprop" or "sgd".
+        phase: Of training; part of the names of its variables. Keras would
+            number each phase's optimizer, and a resumed run makes fewer.
+        variables: What it is to train.
+        momentum: Of "sgd".
+        weight_decay: Of "adamw".
+        factors: Share of the learning rate that a variable gets, by its path;
+            1 where it does not stand here.
+    """
+    base, options = {
+        "adam": (keras.optimizers.Adam, {}),
+        "adamw": (keras.optimizers.AdamW, {"weight_decay": weight_decay}),
+        "rmsprop": (keras.optimizers.RMSprop, {}),
+        "sgd": (keras.optimizers.SGD, {"momentum": momentum}),
+    }[name]
+    share = [factors.get(variable.path, 1.0) for variable in variables]
+
+    class Optimizer(base):
+        def update_step(self, gradient, variable, learning_rate):
+            factor = share[self._get_variable_index(variable)]
+            super().update_step(gradient, variable, learning_rate * factor)
+
+    optimizer = Optimizer(0.0, name=f"{phase}_optimizer", **options)
+    if keras.config.dtype_policy().name == "mixed_float16":
+        # Small gradients would be rounded to 0: they are computed of a loss
+        # scaled up, and steps that overflow are left out.
+        optimizer = keras.optimizers.LossScaleOptimizer(
+            optimizer, name=f"{phase}_loss_scale"
+        )
+    optimizer.build(variables)
+    return optimizer
+
+
+def layer_factors(model: keras.Model, decay: float) -> dict[str, float]:
+    """Returns the share of the learning rate that each base layer gets.
+
+    The deepest layer with weights below the head gets `decay`, the one before
+    it `decay` squared, and so on; the head gets 1 (Howard and Ruder,
+    "Universal language model fine-tuning", 2018, there by 1/2.6).
+
+    Args:
+        model: With its head behind the layer "pool".
+        decay: In (0, 1]; 1 is no decay.
+    """
+    layers = list(model.layers)
+    head = next(i for i, layer in enumerate(layers) if layer.name == "pool")
+    result, factor = {}, 1.0
+    for layer in reversed(layers[:head]):
+        if layer.trainable_variables:
+            factor *= decay
+            result.update({v.path: factor for v in layer.trainable_variables})
+    return result
+
+
+class Averages:
+    """Exponential moving averages of variables; made under the strategy.
+
+    Args:
+        variables: What to average.
+        decay: Share that an average keeps per step, in (0, 1); less in the
+            first steps, min(decay, (1 + t) / (10 + t)), as in TensorFlow's
+            `ExponentialMovingAverage`, so that the start is soon forgotten.
+
+    Attributes:
+        averages: keras.Variable by name, one per variable.
+    """
+
+    def __init__(self, variables: Sequence[keras.Variable], decay: float):
+        self._variables = list(variables)
+        self._decay = decay
+        self.averages = {
+            f"average/{variable.path}": keras.Variable(
+                variable.value, trainable=False, dtype=variable.dtype
+            )
+            for variable in variables
+        }
+
+    def update(self, strategy: tf.distribute.Strategy, step: tf.Tensor) -> None:
+        """Moves the averages; in cross-replica context.
+
+        Args:
+            strategy: That all variables were made under.
+            step: Integer scalar, counted from 0 within the phase.
+        """
+        step = tf.cast(step, tf.float32)
+        decay = tf.minimum(self._decay, (1.0 + step) / (10.0 + step))
+
+        def move(average: tf.Variable, value: tf.Tensor, decay: tf.Tensor):
+            average.assign_sub((1.0 - decay) * (average - value))
+
+        for average, variable in zip(
+            self.averages.values(), self._variables, strict=True
+        ):
+            strategy.extended.update(
+                average.value, move, args=(variable.value, decay)
+            )
+
+    def swap(self) -> None:
+        """Exchanges the variables and their averages."""
+        for average, variable in zip(
+            self.averages.values(), self._variables, strict=True
+        ):
+            kept = variable.numpy()
+            variable.assign(average.numpy())
+            average.assign(kept)
+
+    def restart(self) -> None:
+        """Sets the averages to what the variables are now."""
+        for average, variable in zip(
+            self.averages.values(), self._variables, strict=True
+        ):
+            average.assign(variable.numpy())
