@@ -34,7 +34,7 @@ setup(
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.18"],
-        "test": ["build>=1.2", "pytest>=8", "ruff>=0.6"],
+        "test": ["build>=1.2", "hypothesis>=6", "pytest>=8", "ruff>=0.6"],
     },
     classifiers=[
         "Programming Language :: Python :: 3",

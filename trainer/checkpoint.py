@@ -207,7 +207,7 @@ class Writer:
             state: What else to save, as JSON can hold it.
 
         Raises:
-            OSError: If an earlier one could not be written.
+            TrainingError: If an earlier one could not be written.
         """
         # As text: what the caller changes afterwards is not saved.
         state = json.loads(json.dumps(state))
@@ -234,7 +234,7 @@ class Writer:
         """Returns when everything is on disk.
 
         Raises:
-            OSError: If something could not be written.
+            TrainingError: If something could not be written.
         """
         self._work.join()
         self._raise()
@@ -244,6 +244,12 @@ class Writer:
         self._work.put(work)
 
     def _raise(self) -> None:
+        if isinstance(self._error, OSError):
+            raise TrainingError(
+                f"a checkpoint could not be written to {self._directory}: "
+                f"{self._error}. What was saved before is whole: make room, "
+                "and run the same command again."
+            )
         if self._error:
             raise self._error
 

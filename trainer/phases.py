@@ -147,8 +147,7 @@ def run_phases(
         except checkpoint.NotFinite as error:
             _go_back(run, stage.phase, error)
     run.callbacks.end()
-    if run.writer:
-        run.writer.wait()
+    _settle(run)
     stop.end_training()
     _say(run, history.why(state.epochs, state.best))
     return state
@@ -420,9 +419,7 @@ def _check_losses(run: _Run, stage: _Stage, rows: np.ndarray) -> None:
 
 def _go_back(run: _Run, phase: Phase, error: checkpoint.NotFinite) -> None:
     """Makes the newest checkpoint the next start, with half the rate."""
-    if run.writer:
-        run.writer.wait()
-    devices.barrier(run.strategy)
+    _settle(run)
     retries, allowed = run.state.retries, run.config.nan_retries
     if retries == allowed:
         raise TrainingError(
@@ -471,6 +468,13 @@ def _save(run: _Run, of_stage: dict[str, keras.Variable]) -> None:
     run.writer.keep_only(best)
 
 
+def _settle(run: _Run) -> None:
+    """Returns, in every worker, when all that was to be saved is on disk."""
+    if run.writer:
+        run.writer.wait()
+    devices.barrier(run.strategy)
+
+
 def _keep_if_best(run: _Run, row: dict) -> None:
     best = run.state.best
     if best is not None and history.rank(row) <= history.rank(best):
@@ -492,9 +496,7 @@ def _is_time(run: _Run, count: int) -> bool:
 
 def _save_and_stop(run: _Run, stage: _Stage) -> None:
     _save(run, _variables(stage))
-    if run.writer:
-        run.writer.wait()
-    devices.barrier(run.strategy)  # nobody leaves while the chief saves
+    _settle(run)
     raise Stopped(
         f"stopped by {stop.asked() or 'another worker'} after epoch "
         f"{len(run.state.epochs)} and {run.state.step} steps, the state is "

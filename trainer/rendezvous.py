@@ -61,16 +61,15 @@ def _gather(
             listener.settimeout(max(deadline - time.monotonic(), 0.001))
             try:
                 connection, _ = listener.accept()
-                connection.settimeout(5)
-                hello = json.loads(connection.makefile().readline())
             except TimeoutError:
                 raise Stopped(
                     f"{', '.join(missing)} did not start within {timeout:g} s. "
                     "Start all workers again."
                 ) from None
-                rank, theirs = hello["index"], hello["purpose"]
-            except (OSError, ValueError, KeyError, TypeError):
+            hello = _hello(connection)
+            if hello is None:
                 continue  # no worker of ours: a port scan, a health check
+            rank, theirs = hello
             if theirs != purpose:
                 _answer(connection, purpose)
                 raise UsageError(
@@ -87,6 +86,16 @@ def _gather(
         listener.close()
     for connection in present.values():
         _answer(connection, purpose)
+
+
+def _hello(connection: socket.socket) -> tuple[int, str] | None:
+    connection.settimeout(5)
+    try:
+        hello = json.loads(connection.makefile().readline())
+        return hello["index"], hello["purpose"]
+    except (OSError, ValueError, KeyError, TypeError):
+        connection.close()
+        return None
 
 
 def _answer(connection: socket.socket, purpose: str) -> None:

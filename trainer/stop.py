@@ -8,7 +8,6 @@ starts its threads, which inherit the mask.
 
 import os
 import signal
-import sys
 import threading
 
 SIGNALS = {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT}
@@ -29,7 +28,9 @@ def watch(exit_code: int) -> None:
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("signals are blocked for the main thread's children")
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    threading.Thread(target=_listen, args=[exit_code], daemon=True).start()
+    # While TensorFlow is imported, file 2 leads elsewhere: keep a way out.
+    arguments = [exit_code, os.dup(2)]
+    threading.Thread(target=_listen, args=arguments, daemon=True).start()
 
 
 def begin_training() -> None:
@@ -47,7 +48,7 @@ def asked() -> str:
     return _asked[0] if _asked else ""
 
 
-def _listen(exit_code: int) -> None:
+def _listen(exit_code: int, messages: int) -> None:
     while True:
         name = signal.Signals(signal.sigwait(SIGNALS)).name
         # A second Ctrl-C is a person who will not wait for the saving. What
@@ -55,9 +56,6 @@ def _listen(exit_code: int) -> None:
         impatient = name == "SIGINT" and _asked == ["SIGINT"]
         _asked.append(name)
         if not _saving.is_set() or impatient:
-            print(
-                f"error: stopped by {name}. Run the same command again.",
-                file=sys.stderr,
-                flush=True,
-            )
+            text = f"error: stopped by {name}. Run the same command again.\n"
+            os.write(messages, text.encode())
             os._exit(exit_code)

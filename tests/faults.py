@@ -1,0 +1,91 @@
+"""Runs `trainer.task` and lets something happen at a named moment.
+
+python tests/faults.py WHERE:NUMBER:WHAT FLAGS...
+
+WHERE is a function that the run calls; before its NUMBERth call, counted from
+1, WHAT happens: a signal's name, "nan" (that step's loss is no number) or
+"full" (the disk has no space left). Nothing of this is in the product.
+"""
+
+import errno
+import os
+import pathlib
+import signal
+import sys
+
+from data_prep.errors import EXIT_STOPPED
+from trainer import stop
+
+if __name__ == "__main__":
+    stop.watch(EXIT_STOPPED)
+
+from data_prep import command  # noqa: E402
+from trainer import startup  # noqa: E402
+from trainer import task  # noqa: E402
+
+
+def happen(what):
+    if what == "full":
+        raise OSError(errno.ENOSPC, "No space left on device")
+    os.kill(os.getpid(), getattr(signal, what))
+
+
+def before(owner, name, number, what):
+    """Lets `what` happen before a call of the function `owner.name`."""
+    real = getattr(owner, name)
+    calls = 0
+
+    def replacement(*arguments, **options):
+        nonlocal calls
+        calls += 1
+        if calls == number and what != "nan":
+            happen(what)
+        result = real(*arguments, **options)
+        if calls == number and what == "nan":
+            result[0][:, 0] = float("nan")
+        return result
+
+    setattr(owner, name, replacement)
+
+
+def half_written(real):
+    """As np.savez, but the file is cut in the middle."""
+
+    def savez(file, **arrays):
+        real(file, **arrays)
+        file.truncate(file.tell() // 2)
+        file.flush()
+
+    return savez
+
+
+def main():
+    where, number, what = sys.argv.pop(1).split(":")
+    startup.import_tensorflow()
+    import numpy as np
+
+    from trainer import checkpoint
+    from trainer import evaluate
+    from trainer import loop
+    from trainer import run
+
+    if where == "half":  # killed once half of a file is on disk
+        before(os, "fsync", int(number), what)
+        np.savez = half_written(np.savez)
+    else:
+        owner, name = {
+            "step": (loop, "timed"),  # of training and of validation
+            "trace": (loop, "make_train"),
+            "save": (checkpoint, "save"),
+            "rename": (pathlib.Path, "replace"),
+            "remove": (pathlib.Path, "unlink"),
+            "export": (run, "export"),
+            "evaluate": (evaluate, "evaluate"),
+        }[where]
+        before(owner, name, int(number), what)
+    task.define_flags()
+    command.run(task.main)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,374 @@
+"""Kills, signals, damaged files and changed flags: what goes on, and how."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from hypothesis import HealthCheck
+from hypothesis import example
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+from training import STEPS
+from training import assert_same
+from training import command
+from training import curve
+from training import environment
+from training import lines
+from training import prepare
+from training import saved
+from training import train
+
+# Everything that keeps a state: dropout, augmentation, averages, rates.
+STATEFUL = (
+    "--deterministic",
+    "--dropout=0.3",
+    "--augment=classic",
+    "--average_decay=0.9",
+    "--warmup_epochs=0.5",
+    "--checkpoint_steps=1",
+    "--frozen_learning_rate=0.05",
+)
+LAST = 3 * STEPS  # steps of a whole run
+CALLS = 3 * (STEPS + 1)  # and of validation, one each epoch
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return prepare(tmp_path_factory.mktemp("resume"))
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """An uninterrupted run."""
+    model = tmp_path_factory.mktemp("whole") / "model"
+    done = train(data, model, *STATEFUL)
+    assert done.returncode == 0, done.stderr
+    return model
+
+
+def go_on(data, model, whole, *arguments):
+    """Runs to the end and asserts that nothing shows the interruption."""
+    done = train(data, model, *STATEFUL, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert_same(saved(model, LAST), saved(whole, LAST))
+    assert curve(model) == curve(whole)
+    assert not list((model / "checkpoints").glob("incomplete.*"))
+    return done
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "step:3:SIGKILL",  # within an epoch
+        pytest.param("step:4:SIGKILL", marks=pytest.mark.slow),  # validation
+        pytest.param("half:9:SIGKILL", marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_run_goes_on_exactly(data, tmp_path, whole, fault):
+    model = tmp_path / "model"
+    cut = train(data, model, *STATEFUL, fault=fault)
+    assert cut.returncode == -signal.SIGKILL, cut.stderr
+    assert not (model / "DONE.json").exists()
+    assert "resuming after epoch" in go_on(data, model, whole).stdout
+
+
+def test_the_comparison_can_fail(data, tmp_path, whole):
+    """Negative control: without the state of dropout, another end."""
+    model = tmp_path / "model"
+    done = train(data, model, *STATEFUL, "--seed=1")
+    assert done.returncode == 0, done.stderr
+    found, wanted = saved(model, LAST), saved(whole, LAST)
+    assert (found["logits/kernel"] != wanted["logits/kernel"]).any()
+
+
+MOMENTS = st.one_of(
+    st.tuples(st.just("step"), st.integers(1, CALLS)),
+    st.tuples(
+        st.sampled_from(["save", "half", "rename", "remove"]),
+        st.integers(1, 8),
+    ),
+)
+
+
+@pytest.mark.slow
+@settings(
+    max_examples=3,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@example([("half", 1), ("save", 2), ("rename", 6), ("step", 2), ("remove", 1)])
+@given(st.lists(MOMENTS, min_size=1, max_size=3))
+def test_any_chain_of_kills(data, tmp_path_factory, whole, chain):
+    """Killed again and again: in a step, validation, or any part of a save."""
+    model = tmp_path_factory.mktemp("chain") / "model"
+    for where, number in chain:
+        cut = train(data, model, *STATEFUL, fault=f"{where}:{number}:SIGKILL")
+        # A later moment may lie behind the end of what was left to do.
+        assert cut.returncode in (-signal.SIGKILL, 0), cut.stderr
+    go_on(data, model, whole)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "step:2:SIGTERM",
+        pytest.param("step:4:SIGUSR1", marks=pytest.mark.slow),
+        pytest.param("save:3:SIGINT", marks=pytest.mark.slow),
+        pytest.param("trace:1:SIGTERM", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize(
+    "devices", [0, pytest.param(2, marks=pytest.mark.slow)]
+)
+def test_a_signal_saves_within_a_step(data, tmp_path, whole, fault, devices):
+    """In a step, in validation, in a save and while TensorFlow traces."""
+    arguments = ("--checkpoint_steps=0",) + (
+        (f"--virtual_devices={devices}",) if devices else ()
+    )
+    model = tmp_path / "model"
+    cut = train(data, model, *STATEFUL, *arguments, fault=fault)
+    name = fault.split(":")[-1]
+    assert cut.returncode == 75, cut.stderr
+    assert f"stopped by {name} after epoch 0 and" in cut.stderr
+    assert "Traceback" not in cut.stderr
+    assert not (model / "DONE.json").exists()
+    if devices == 0:
+        go_on(data, model, whole, *arguments)
+    else:
+        done = train(data, model, *STATEFUL, *arguments)
+        assert done.returncode == 0, done.stderr
+        np.testing.assert_allclose(curve(model), curve(whole), rtol=1e-3)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 2.0])
+def test_a_signal_before_training_ends_at_once(data, tmp_path, seconds):
+    """While Python and TensorFlow are imported; twice, as schedulers do."""
+    process = subprocess.Popen(
+        command(data, tmp_path / "model"),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment(),
+    )
+    time.sleep(seconds)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate()
+    assert process.returncode == 75, errors
+    assert "stopped by SIGTERM" in errors
+
+
+def test_a_signal_from_outside_is_heard(data, tmp_path):
+    model = tmp_path / "model"
+    process = subprocess.Popen(
+        command(data, model, "--finetune_epochs=500"),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment(),
+    )
+    metrics = model / "metrics.jsonl"
+    while process.poll() is None:
+        if metrics.exists() and len(lines(metrics)) >= 2:
+            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGTERM)
+            break
+        time.sleep(0.01)
+    _, errors = process.communicate()
+    assert process.returncode == 75, errors
+    assert "the state is saved. Run the same command again." in errors
+
+
+@pytest.mark.slow
+def test_a_killed_export_is_made_again(data, tmp_path, whole):
+    for number, fault in enumerate(("export:1:SIGKILL", "evaluate:1:SIGTERM")):
+        model = tmp_path / str(number)
+        cut = train(data, model, *STATEFUL, fault=fault)
+        assert cut.returncode in (-signal.SIGKILL, 75), cut.stderr
+        assert not (model / "DONE.json").exists()
+        go_on(data, model, whole)
+        assert (model / "model.keras").exists()
+
+
+def test_a_full_disk_ends_the_run_and_keeps_what_was(data, tmp_path, whole):
+    model = tmp_path / "model"
+    cut = train(data, model, *STATEFUL, fault="save:4:full")
+    assert cut.returncode == 1
+    assert "No space left on device" in cut.stderr
+    assert "Traceback" not in cut.stderr
+    go_on(data, model, whole)
+
+
+class TestCheckpoints:
+    """The files alone, as fast tests."""
+
+    DAMAGES = {
+        "cut": lambda b: b[: len(b) // 2],
+        "empty": lambda b: b"",
+        "a bit flipped in the data": lambda b: _flip(b, len(b) // 3),
+        "a bit flipped in the directory": lambda b: _flip(b, len(b) - 22),
+        "the end missing": lambda b: b[:-1],
+        "zeros": lambda b: bytes(len(b)),
+        "text": lambda b: b"checkpoint",
+        "the head missing": lambda b: b[100:],
+    }
+
+    @pytest.mark.parametrize("damage", DAMAGES)
+    def test_damage_is_passed_over_aloud(self, tmp_path, tf, damage, capsys):
+        from data_prep.errors import DataError
+        from trainer import checkpoint
+
+        arrays = {"a/kernel": np.arange(500, dtype=np.float32)}
+        for step in (3, 6):
+            path = checkpoint.step_path(tmp_path, step)
+            checkpoint.save(path, arrays, {"step": step})
+        assert checkpoint.newest(tmp_path)[2] == {"step": 6}
+        path.write_bytes(self.DAMAGES[damage](path.read_bytes()))
+        found, loaded, state = checkpoint.newest(tmp_path)
+        assert state == {"step": 3}
+        np.testing.assert_array_equal(loaded["a/kernel"], arrays["a/kernel"])
+        assert f"{path.name} is damaged" in capsys.readouterr().err
+        found.unlink()
+        with pytest.raises(DataError, match="none of the 1 checkpoints"):
+            checkpoint.newest(tmp_path)
+
+    def test_what_is_not_finite_is_never_saved(self, tf):
+        import keras
+
+        from trainer import checkpoint
+
+        good = keras.Variable(np.ones(3, np.float32))
+        bad = keras.Variable(np.array([1.0, np.nan], np.float32))
+        assert checkpoint.copy({"good": good})["good"].sum() == 3
+        with pytest.raises(checkpoint.NotFinite, match="bad holds numbers"):
+            checkpoint.copy({"good": good, "bad": bad})
+
+    def test_leftovers_are_swept_and_the_last_kept(self, tmp_path, tf):
+        from trainer import checkpoint
+
+        (tmp_path / "incomplete.step-000000009.npz").write_text("half")
+        writer = checkpoint.Writer(tmp_path)
+        for step in range(4):
+            path = checkpoint.step_path(tmp_path, step)
+            writer.save(path, {"a": np.ones(2)}, {})
+            best = tmp_path / f"best-{step:05d}.npz"
+            writer.save(best, {"a": np.ones(2)}, {})
+            writer.keep_only(best)
+        writer.wait()
+        assert sorted(os.listdir(tmp_path)) == [
+            "best-00003.npz",
+            "step-000000002.npz",
+            "step-000000003.npz",
+        ]
+
+
+def _flip(content, place):
+    changed = bytearray(content)
+    changed[place] ^= 16
+    return bytes(changed)
+
+
+def test_the_newest_damaged_the_one_before_goes_on(data, tmp_path, whole):
+    model = tmp_path / "model"
+    cut = train(data, model, *STATEFUL, fault="step:7:SIGKILL")
+    assert cut.returncode == -signal.SIGKILL, cut.stderr
+    newest = sorted((model / "checkpoints").glob("step-*.npz"))[-1]
+    newest.write_bytes(newest.read_bytes()[:-5])
+    done = go_on(data, model, whole)
+    assert f"{newest.name} is damaged" in done.stderr
+
+
+def test_no_whole_checkpoint_is_no_fresh_start(data, tmp_path):
+    model = tmp_path / "model"
+    train(data, model, *STATEFUL, fault="step:3:SIGKILL")
+    for path in (model / "checkpoints").glob("step-*.npz"):
+        path.write_bytes(b"")
+    done = train(data, model, *STATEFUL)
+    assert done.returncode == 65
+    assert "checkpoints" in done.stderr and "is whole" in done.stderr
+
+
+def test_other_flags_are_refused_by_name(data, tmp_path):
+    model = tmp_path / "model"
+    train(data, model, *STATEFUL, fault="step:2:SIGKILL")
+    for flag, message in (
+        ("--seed=4", "--seed=4 (was 0)"),
+        ("--batch_size=11", "--batch_size=11 (was 8)"),
+        ("--optimizer=sgd", "--optimizer=sgd (was adam)"),
+        ("--image_size=48", "--image_size=48 (was 32)"),
+    ):
+        done = train(data, model, *STATEFUL, flag)
+        assert done.returncode == 64
+        assert message in done.stderr
+
+
+@pytest.mark.slow
+def test_another_number_of_replicas_goes_on(data, tmp_path):
+    """Elastic: 2 devices, then 1, then 4; the curve is that of one device."""
+    sgd = (
+        "--optimizer=sgd",
+        "--frozen_learning_rate=0.5",
+        "--finetune_learning_rate=0.1",
+        "--checkpoint_steps=1",
+        "--augment=classic",
+        "--dropout=0.3",
+    )
+    wanted = tmp_path / "wanted"
+    assert train(data, wanted, *sgd).returncode == 0
+    model = tmp_path / "model"
+    for devices, fault in ((2, "step:3:SIGKILL"), (0, "step:4:SIGKILL")):
+        train(data, model, *sgd, f"--virtual_devices={devices}", fault=fault)
+    done = train(data, model, *sgd, "--virtual_devices=4")
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(curve(model), curve(wanted), rtol=1e-5)
+    odd = train(data, tmp_path / "odd", "--virtual_devices=3")
+    assert odd.returncode == 64
+    assert "cannot be shared evenly by 3 replicas" in odd.stderr
+
+
+def test_a_blown_up_loss_goes_back_with_half_the_rate(data, tmp_path):
+    model = tmp_path / "model"
+    once = train(
+        data,
+        model,
+        *STATEFUL,
+        "--nan_retries=1",
+        fault="step:6:nan",
+    )
+    assert once.returncode == 0, once.stderr
+    assert "the loss is nan at step 2 of epoch 2 (finetune phase)" in (
+        once.stdout
+    )
+    assert "Going back to step-000000004.npz with half the learning rate" in (
+        once.stdout
+    )
+    rates = [row["learning_rate"] for row in lines(model / "metrics.jsonl")]
+    refused = train(data, tmp_path / "refused", *STATEFUL, fault="step:6:nan")
+    assert refused.returncode == 1
+    assert "the loss is nan at step 2 of epoch 2" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    path = sorted((tmp_path / "refused" / "checkpoints").glob("step-*"))[-1]
+    assert path.name == "step-000000004.npz"
+    # Half of the rate, at the first of two steps of warm-up.
+    assert rates[1] == pytest.approx(3e-5 / 2 / 2)
+
+
+def test_other_software_is_named(data, tmp_path):
+    model = tmp_path / "model"
+    train(data, model, *STATEFUL, fault="step:3:SIGKILL")
+    path = model / "environment.json"
+    content = json.loads(path.read_text())
+    content["versions"]["keras"] = "3.0.0"
+    path.write_text(json.dumps(content))
+    done = train(data, model, *STATEFUL)
+    assert done.returncode == 0, done.stderr
+    assert "begun with other software: keras 3.0.0 -> " in done.stderr

@@ -1,0 +1,244 @@
+"""Two real processes as two hosts: MultiWorkerMirroredStrategy."""
+
+import json
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from training import FAULTS
+from training import TINY
+from training import command
+from training import curve
+from training import environment
+from training import prepare
+from training import train
+
+from data_prep.errors import Stopped
+from data_prep.errors import UsageError
+from trainer import rendezvous
+
+SGD = (
+    "--optimizer=sgd",
+    "--frozen_learning_rate=1",
+    "--finetune_learning_rate=0.3",
+    "--augment=classic",
+    "--dropout=0.3",
+    "--clip_norm=1",
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return prepare(tmp_path_factory.mktemp("workers"))
+
+
+@pytest.fixture
+def addresses():
+    """Two free ports of this host."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    found = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
+    for one in sockets:
+        one.close()
+    return found
+
+
+def start(data, model, addresses, *arguments, faults=(None, None), only=(0, 1)):
+    """Starts the workers and returns their processes."""
+    processes = []
+    for index in only:
+        task = {"type": "worker", "index": index}
+        cluster = {"cluster": {"worker": addresses}, "task": task}
+        program = ("-m", "trainer.task")
+        if faults[index]:
+            program = (FAULTS, faults[index])
+        processes.append(
+            subprocess.Popen(
+                command(data, model, *arguments, program=program),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                cwd=ROOT,
+                env=environment(
+                    TF_CONFIG=json.dumps(cluster), PYTHONPATH=str(ROOT)
+                ),
+            )
+        )
+    return processes
+
+
+def finish(processes):
+    """Returns exit codes and outputs."""
+    outputs = [process.communicate()[0] for process in processes]
+    return [process.returncode for process in processes], outputs
+
+
+@pytest.fixture(scope="module")
+def one_process(data, tmp_path_factory):
+    model = tmp_path_factory.mktemp("one") / "model"
+    done = train(data, model, *SGD)
+    assert done.returncode == 0, done.stderr
+    return model
+
+
+def test_two_workers_stop_together_and_give_the_same_curve(
+    data, tmp_path, addresses, one_process
+):
+    """SIGTERM to one worker only: both leave at the same step, both with 75.
+
+    The same command then goes on, to the curve of one process.
+    """
+    model = tmp_path / "model"
+    codes, outputs = finish(
+        start(data, model, addresses, *SGD, faults=(None, "step:6:SIGTERM"))
+    )
+    assert codes == [75, 75], outputs
+    for output, by in zip(outputs, ("another worker", "SIGTERM"), strict=True):
+        assert f"stopped by {by} after epoch 1 and 3 steps" in output
+    codes, outputs = finish(start(data, model, addresses, *SGD))
+    assert codes == [0, 0], outputs
+    assert "resuming after epoch 1 and 3 steps" in outputs[0]
+    np.testing.assert_allclose(curve(model), curve(one_process), rtol=1e-5)
+    ours, theirs = (
+        json.loads((m / "evaluation.json").read_text())
+        for m in (model, one_process)
+    )
+    assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+    assert "accuracy" not in outputs[1]  # the first worker speaks for all
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_worker_ends_the_others(data, tmp_path, addresses, end):
+    """Killed or frozen; all are then started again and finish."""
+    model = tmp_path / "model"
+    more = (*SGD, "--checkpoint_steps=1")
+    fault = f"step:6:{end.name}"
+    processes = start(data, model, addresses, *more, faults=(None, fault))
+    survivor, lost = processes
+    output = survivor.communicate()[0]
+    assert survivor.returncode == 75, output
+    assert "another worker is gone" in output
+    assert "Traceback" not in output
+    lost.kill()
+    lost.communicate()
+    codes, outputs = finish(start(data, model, addresses, *more))
+    assert codes == [0, 0], outputs
+    assert "resuming after epoch 1 and" in outputs[0]
+
+
+@pytest.mark.slow
+def test_workers_and_replicas(data, tmp_path, addresses, one_process):
+    """Two hosts of two devices each."""
+    model = tmp_path / "model"
+    codes, outputs = finish(
+        start(data, model, addresses, *SGD, "--virtual_devices=2")
+    )
+    assert codes == [0, 0], outputs
+    np.testing.assert_allclose(curve(model), curve(one_process), rtol=1e-5)
+    environment = json.loads((model / "environment.json").read_text())
+    assert environment["replicas"] == 4
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_worker_that_never_starts(data, tmp_path, addresses, index):
+    model = tmp_path / "model"
+    codes, (output,) = finish(
+        start(data, model, addresses, "--startup_timeout=2", only=[index])
+    )
+    assert codes == [75]
+    missing = f"worker {1 - index} ({addresses[1 - index]})"
+    assert f"{missing} did not start" in output
+    assert "Traceback" not in output
+    assert not model.exists()
+
+
+def test_a_single_worker_is_no_cluster(data, tmp_path, addresses):
+    """Vertex AI sets TF_CONFIG for one machine too."""
+    codes, (output,) = finish(
+        start(data, tmp_path / "model", addresses[:1], only=[0])
+    )
+    assert codes == [0], output
+
+
+class TestRendezvous:
+    """The meeting alone, in threads."""
+
+    def meet(self, addresses, purposes, timeout=5.0):
+        errors = [None, None]
+
+        def one(index):
+            try:
+                rendezvous.meet(
+                    tuple(addresses), index, purposes[index], timeout
+                )
+            except (Stopped, UsageError) as error:
+                errors[index] = error
+
+        threads = [threading.Thread(target=one, args=[i]) for i in (1, 0)]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.3)  # worker 1 is early, and has to try again
+        for thread in threads:
+            thread.join()
+        return errors
+
+    def test_all_are_there(self, addresses):
+        assert self.meet(addresses, ["train", "train"]) == [None, None]
+
+    def test_another_command_is_refused_by_both(self, addresses):
+        for error in self.meet(addresses, ["train a", "train b"]):
+            assert isinstance(error, UsageError)
+            assert "another command" in str(error)
+
+    def test_strangers_are_ignored(self, addresses):
+        host, port = addresses[0].split(":")
+
+        def knock():
+            time.sleep(0.5)
+            for words in (b"GET / HTTP/1.0\n", b"[1]\n"):
+                with socket.create_connection((host, int(port))) as stranger:
+                    stranger.sendall(words)
+
+        thread = threading.Thread(target=knock)
+        thread.start()
+        with pytest.raises(Stopped, match="worker 1 .* did not start"):
+            rendezvous.meet(tuple(addresses), 0, "train", 2.0)
+        thread.join()
+
+    def test_a_port_in_use(self, addresses):
+        host, port = addresses[0].split(":")
+        with socket.create_server((host, int(port))):
+            with pytest.raises(UsageError, match="cannot listen on port"):
+                rendezvous.meet(tuple(addresses), 0, "train", 2.0)
+
+
+def test_bad_clusters_are_refused_at_once(data, tmp_path):
+    for text, message in (
+        ("{", "TF_CONFIG cannot be read"),
+        (
+            '{"cluster": {"worker": ["a:1", "b:2"]}, '
+            '"task": {"type": "worker", "index": 2}}',
+            "says that this is worker 2",
+        ),
+        (
+            '{"cluster": {"worker": ["a:1", "a:1"]}, '
+            '"task": {"type": "worker", "index": 0}}',
+            "names a worker twice",
+        ),
+    ):
+        done = subprocess.run(
+            command(data, tmp_path / "model"),
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env=environment(TF_CONFIG=text),
+        )
+        assert done.returncode == 64
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+    assert TINY

@@ -1,0 +1,93 @@
+"""Small runs of `trainer.task`, for the tests of several modules."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+from conftest import ROOT
+from conftest import write_noise
+
+# 22 training images in batches of 8: 3 steps an epoch, the last of 6 images.
+STEPS = 3
+TINY = (
+    "--image_size=32",
+    "--weights=none",
+    "--freeze_random_weights",
+    "--batch_size=8",
+    "--frozen_epochs=1",
+    "--finetune_epochs=2",
+    "--precision=float32",
+)
+FAULTS = pathlib.Path(__file__).with_name("faults.py")
+
+
+def prepare(root, writer=write_noise, **options):
+    """Makes a data set of 22, 6 and 6 images."""
+    source = root / "photos"
+    for split, count in (("train", 11), ("validation", 3), ("test", 3)):
+        writer(source / split, count=count, **options)
+    subprocess.run(
+        [sys.executable, "-m", "data_prep.task", f"--source={source}"]
+        + [f"--output_dir={root / 'data'}"],
+        check=True,
+        cwd=ROOT,
+        capture_output=True,
+    )
+    return root / "data"
+
+
+def command(data, model, *arguments, program=("-m", "trainer.task")):
+    """Returns the words of a tiny run's command."""
+    return [
+        *(sys.executable, *map(str, program)),
+        *(f"--data_dir={data}", f"--model_dir={model}"),
+        *TINY,
+        *arguments,
+    ]
+
+
+def environment(**more):
+    """Returns what a user's process finds; none of this one's settings."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
+    return {**kept, **more}
+
+
+def train(data, model, *arguments, fault=None):
+    """Runs it, at a named fault where one is given; see `faults.py`."""
+    program = (FAULTS, fault) if fault else ("-m", "trainer.task")
+    return subprocess.run(
+        command(data, model, *arguments, program=program),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment(PYTHONPATH=str(ROOT)),
+    )
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def curve(model):
+    """Returns loss, validation loss and accuracy of every epoch."""
+    return [
+        [row[name] for name in ("loss", "val_loss", "accuracy")]
+        for row in lines(model / "metrics.jsonl")
+    ]
+
+
+def saved(model, step):
+    """Returns what the checkpoint after so many steps holds, by name."""
+    path = model / "checkpoints" / f"step-{step:09d}.npz"
+    with np.load(path) as archive:
+        return {n: archive[n] for n in archive.files if n != "state.json"}
+
+
+def assert_same(found, wanted):
+    """To the bit."""
+    assert found.keys() == wanted.keys()
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
