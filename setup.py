@@ -21,6 +21,7 @@ setup(
         "google-crc32c>=1.5",  # TFRecord checksums without TensorFlow
         "keras>=3.11.3",  # earlier ones load unsafe .h5 and .keras files
         "keras-cv>=0.9",
+        "matplotlib>=3.8",  # the picture of trainer.find_lr
         "numpy>=1.26",
         "opencv-python-headless>=4.11",  # decodes 1.5 times as fast as tf.io
         "pillow>=10.1",

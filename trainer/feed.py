@@ -17,7 +17,7 @@ class Feed:
 
     Args:
         config: Of the run.
-        readers: Of both splits, by name.
+        readers: Of the splits it is to serve, by name.
         replicas: Of this process.
         worker: Rank of this process.
         workers: Number of processes.

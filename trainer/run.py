@@ -132,7 +132,7 @@ def _train(
             _purpose(config, manifest),
             config.startup_timeout,
         )
-    strategy, model = _make_model(config, manifest, cluster)
+    strategy, model = make_model(config, manifest, cluster)
     if _is_chief(cluster):
         environment = _environment(strategy)
         _warn_of_changes(model_dir / "environment.json", environment)
@@ -308,10 +308,23 @@ def _check_splits(config: Config, manifest: Manifest) -> None:
         )
 
 
-def _make_model(
+def make_model(
     config: Config, manifest: Manifest, cluster: Cluster | None
 ) -> tuple[tf.distribute.Strategy, keras.Model]:
-    """Sets up the devices and returns the model, its base's weights loaded."""
+    """Sets up the devices and makes the model, its base's weights loaded.
+
+    Args:
+        config: Of the run.
+        manifest: Of its data set.
+        cluster: Of the processes that train together; None for one.
+
+    Returns:
+        The strategy, and the model made under it.
+
+    Raises:
+        UsageError: If the batch size does not fit the devices.
+        DataError: If the weights are unusable.
+    """
     strategy = devices.make_strategy(
         config.strategy, config.virtual_devices, cluster, config.startup_timeout
     )
