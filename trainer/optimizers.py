@@ -133,7 +133,7 @@ class Averages:
         self._decay = decay
         self.averages = {
             f"average/{variable.path}": keras.Variable(
-                variable.value, trainable=False, dtype=variable.dtype
+                variable.numpy(), trainable=False, dtype=variable.dtype
             )
             for variable in variables
         }

@@ -1,0 +1,438 @@
+"""The step and what it is made of, on models of a few numbers."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from training import TINY
+from training import lines
+from training import prepare
+
+from data_prep.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return prepare(tmp_path_factory.mktemp("engine"))
+
+
+@pytest.fixture
+def float32(tf):
+    import keras
+
+    keras.config.set_dtype_policy("float32")
+
+
+def small_model(seed=0):
+    """From 2x2 images to 3 logits, a base of one layer below the pool."""
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    image = keras.Input((2, 2, 3))
+    x = keras.layers.Conv2D(4, 1, name="block5_conv1")(image)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    logits = keras.layers.Dense(3, dtype="float32", name="logits")(x)
+    return keras.Model(image, logits)
+
+
+def batches(tf, images=8, steps=3, replicas=1, scale=1.0):
+    from trainer.input_pipeline import Batch
+
+    generator = np.random.default_rng(0)
+    size = images // replicas
+
+    def one(_):
+        pixels = generator.normal(size=(size, 2, 2, 3)) * scale
+        return Batch(
+            tf.constant(pixels, tf.float32),
+            tf.constant(generator.integers(0, 3, size), tf.int32),
+            tf.constant(generator.integers(0, 9**9, size), tf.int64),
+            tf.fill([size], 1.0 / images),
+        )
+
+    parts = [one(n) for n in range(steps * replicas)]
+    stacked = Batch(*(tf.stack(x) for x in zip(*parts, strict=True)))
+    return tf.data.Dataset.from_tensor_slices(stacked)
+
+
+def trained(tf, strategy, source, options, optimizer="sgd", rate=0.1, **more):
+    """Returns the model after the batches, and the rows of the steps."""
+    from trainer import loop
+    from trainer import optimizers
+
+    with strategy.scope():
+        model = small_model()
+        made = optimizers.create(
+            optimizer,
+            "phase",
+            model.trainable_variables,
+            momentum=0.9,
+            weight_decay=0.0,
+            factors=more.pop("factors", {}),
+        )
+        averages = None
+        if "average_decay" in more:
+            averages = optimizers.Averages(
+                model.trainable_variables, more.pop("average_decay")
+            )
+
+    def augment(image, label, ids, epoch):
+        return image, tf.one_hot(label, 3)
+
+    step = loop.make_train(
+        strategy, model, made, augment, loop.StepOptions(**options), averages
+    )
+    iterator = iter(loop.distribute(strategy, source))
+    rows = []
+    for number in range(3):
+        arguments = (0, number, [rate], 0.0)
+        types = (tf.int64, tf.int64, tf.float32, tf.float64)
+        rows.append(
+            step(iterator, *map(tf.constant, arguments, types)).numpy()[0]
+        )
+    return model, np.array(rows), made, averages
+
+
+class TestLearningRates:
+    def test_schedules(self):
+        from trainer.optimizers import learning_rates
+
+        cosine = learning_rates("cosine", 2.0, 0, 101, total=100)
+        assert cosine.dtype == np.float32
+        np.testing.assert_allclose(cosine[[0, 50, 100]], [2, 1, 0], atol=1e-6)
+        step = learning_rates("step", 1.0, 0, 100, total=100)
+        np.testing.assert_allclose(
+            step[[0, 49, 50, 74, 75, 99]], [1, 1, 0.1, 0.1, 0.01, 0.01]
+        )
+        constant = learning_rates("constant", 3.0, 5, 7, total=10)
+        np.testing.assert_array_equal(constant, [3.0, 3.0])
+
+    def test_warm_up_comes_before(self):
+        from trainer.optimizers import learning_rates
+
+        rates = learning_rates("cosine", 1.0, 0, 20, total=20, warmup=4)
+        np.testing.assert_allclose(rates[:5], [0.25, 0.5, 0.75, 1, 1])
+        assert (np.diff(rates[4:]) < 0).all()
+
+    def test_a_part_is_a_part_of_the_whole(self):
+        from trainer.optimizers import learning_rates
+
+        whole = learning_rates("cosine", 1.0, 0, 9, total=9, warmup=2)
+        part = learning_rates("cosine", 1.0, 4, 7, total=9, warmup=2)
+        np.testing.assert_array_equal(part, whole[4:7])
+
+
+def test_layers_get_their_share_of_the_rate(tf, float32):
+    """Under SGD a step is proportional to the rate; Adam is no different."""
+    from trainer.optimizers import layer_factors
+
+    strategy = tf.distribute.get_strategy()
+    assert set(layer_factors(small_model(), 0.5).values()) == {0.5}
+    assert len(layer_factors(small_model(), 0.5)) == 2  # kernel and bias
+    start = {v.path: v.numpy() for v in small_model().variables}
+    for name in ("sgd", "adam"):
+        moved = []
+        for share in (1.0, 0.5):
+            factors = {"block5_conv1/kernel": share}
+            model, *_ = trained(
+                tf,
+                strategy,
+                batches(tf, steps=3),
+                {},
+                name,
+                1e-4,
+                factors=factors,
+            )
+            moved.append(
+                {v.path: v.numpy() - start[v.path] for v in model.variables}
+            )
+        whole, half = moved
+        np.testing.assert_allclose(
+            half["block5_conv1/kernel"],
+            whole["block5_conv1/kernel"] / 2,
+            rtol=2e-2,
+        )
+        np.testing.assert_allclose(
+            half["logits/kernel"], whole["logits/kernel"], rtol=2e-2
+        )
+
+
+def test_gradients_are_clipped_over_all_replicas(tf, float32):
+    """The norm of the whole batch's gradient, not of each replica's."""
+    limit = {"clip_norm": 0.01}
+    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    one, *_ = trained(
+        tf, tf.distribute.get_strategy(), batches(tf), limit, rate=1.0
+    )
+    two, *_ = trained(tf, mirrored, batches(tf, replicas=2), limit, rate=1.0)
+    free, *_ = trained(
+        tf, tf.distribute.get_strategy(), batches(tf), {}, rate=1.0
+    )
+    start = small_model().variables[0].numpy()
+    moved = np.linalg.norm(one.variables[0].numpy() - start)
+    assert moved < np.linalg.norm(free.variables[0].numpy() - start) / 5
+    assert np.isfinite(two.variables[0].numpy()).all()
+
+
+def test_class_weights_and_smoothing_are_in_the_gradient(tf, float32):
+    """A step of SGD against the formula written out."""
+    import keras
+
+    weights = (0.5, 2.0, 1.0)
+    source = batches(tf, steps=3)
+    first = next(iter(source))
+    model = small_model()
+    with tf.GradientTape() as tape:
+        logits = model(first.image)
+        targets = 0.9 * tf.one_hot(first.label, 3) + 0.1 / 3
+        losses = keras.losses.categorical_crossentropy(
+            targets, logits, from_logits=True
+        )
+        loss = tf.reduce_mean(losses * tf.gather(weights, first.label))
+    gradient = tape.gradient(loss, model.get_layer("logits").kernel.value)
+    wanted = model.get_layer("logits").kernel.numpy() - 0.1 * gradient
+    found, rows, *_ = trained(
+        tf,
+        tf.distribute.get_strategy(),
+        source.take(1).repeat(3),
+        {"class_weights": weights, "label_smoothing": 0.1},
+    )
+    assert rows.shape == (3, 6)
+    # One of three steps: the first row tells of the loss before it.
+    assert rows[0, 0] == pytest.approx(float(tf.reduce_sum(losses)), rel=1e-5)
+    single = small_model()
+    assert not np.allclose(single.get_layer("logits").kernel.numpy(), wanted)
+    from trainer import loop
+    from trainer import optimizers
+
+    made = optimizers.create(
+        "sgd",
+        "phase",
+        single.trainable_variables,
+        momentum=0.0,
+        weight_decay=0.0,
+        factors={},
+    )
+    step = loop.make_train(
+        tf.distribute.get_strategy(),
+        single,
+        made,
+        lambda image, label, ids, epoch: (image, tf.one_hot(label, 3)),
+        loop.StepOptions(class_weights=weights, label_smoothing=0.1),
+    )
+    types = (tf.int64, tf.int64, tf.float32, tf.float64)
+    step(iter(source), *map(tf.constant, (0, 0, [0.1], 0.0), types))
+    np.testing.assert_allclose(
+        single.get_layer("logits").kernel.numpy(), wanted, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_averages_follow_the_weights(tf, float32, replicas):
+    strategy = tf.distribute.get_strategy()
+    if replicas == 2:
+        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    model, _, _, averages = trained(
+        tf,
+        strategy,
+        batches(tf, replicas=replicas),
+        {},
+        average_decay=0.9,
+    )
+    name = "average/logits/kernel"
+    kernel = model.get_layer("logits").kernel
+    start = small_model().get_layer("logits").kernel.numpy()
+    average = averages.averages[name].numpy()
+    # It lies between the start and the end, away from both.
+    assert (
+        0 < np.abs(average - start).sum() < np.abs(kernel.numpy() - start).sum()
+    )
+    raw = kernel.numpy()
+    averages.swap()
+    np.testing.assert_array_equal(kernel.numpy(), average)
+    averages.swap()
+    np.testing.assert_array_equal(kernel.numpy(), raw)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_float16_overflow_skips_the_step_and_is_counted(tf, replicas):
+    import keras
+
+    strategy = tf.distribute.get_strategy()
+    if replicas == 2:
+        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        start = small_model().get_layer("logits").kernel.numpy()
+        # Too large for float16 once the loss is scaled by 2**15.
+        source = batches(tf, replicas=replicas, scale=3e3)
+        model, rows, optimizer, _ = trained(tf, strategy, source, {})
+        np.testing.assert_array_equal(rows[:, 3], [1, 1, 1])
+        kernel = model.get_layer("logits").kernel.numpy()
+        np.testing.assert_array_equal(kernel, start)
+        assert float(optimizer.dynamic_scale.numpy()) == 2.0**12
+        assert int(optimizer.iterations.numpy()) == 0
+        calm = batches(tf, replicas=replicas)
+        model, rows, *_ = trained(tf, strategy, calm, {})
+        np.testing.assert_array_equal(rows[:, 3], [0, 0, 0])
+        assert (model.get_layer("logits").kernel.numpy() != start).any()
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+class TestDropout:
+    def test_the_mask_belongs_to_the_image(self, tf, float32):
+        from trainer.dropout import Dropout
+        from trainer.dropout import drawn_for
+
+        layer, inputs = Dropout(0.25), tf.ones([4, 1000])
+        ids = tf.constant([5, 6, 7, 8], tf.int64)
+        with drawn_for(0, tf.constant(1, tf.int64), ids):
+            found = layer(inputs, training=True).numpy()
+        with drawn_for(0, tf.constant(1, tf.int64), ids[2:]):
+            part = layer(inputs[:2], training=True).numpy()
+        with drawn_for(0, tf.constant(2, tf.int64), ids):
+            later = layer(inputs, training=True).numpy()
+        np.testing.assert_array_equal(part, found[2:])
+        assert (later != found).any()
+        assert (found[0] != found[1]).any()
+        assert set(np.unique(found)) == {0.0, np.float32(1 / 0.75)}
+        assert (found == 0).mean() == pytest.approx(0.25, abs=0.03)
+
+    def test_nothing_is_dropped_where_nothing_learns(self, tf, float32):
+        from trainer.dropout import Dropout
+        from trainer.dropout import drawn_for
+
+        layer, inputs = Dropout(0.5), tf.ones([2, 10])
+        np.testing.assert_array_equal(layer(inputs, training=True), inputs)
+        ids = tf.constant([5, 6], tf.int64)
+        with drawn_for(0, tf.constant(1, tf.int64), ids):
+            np.testing.assert_array_equal(layer(inputs, training=False), inputs)
+
+
+def test_keras_callbacks_are_heard_and_keep_their_state(data, tmp_path, tf):
+    import keras
+
+    from trainer.callbacks import Callbacks
+    from trainer.config import Config
+    from trainer.run import run
+
+    heard = []
+
+    class Recorder(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            heard.append(("step", batch, set(logs)))
+
+        def on_epoch_end(self, epoch, logs=None):
+            heard.append(("epoch", epoch, "val_accuracy" in logs))
+
+    plateau = keras.callbacks.ReduceLROnPlateau(
+        "val_loss", factor=0.5, patience=1, min_delta=100
+    )
+    enough = keras.callbacks.EarlyStopping(
+        "val_loss", min_delta=100, patience=2
+    )
+    flags = dict(word.lstrip("-").split("=") for word in TINY if "=" in word)
+    config = Config(
+        str(data),
+        str(tmp_path / "model"),
+        weights="none",
+        freeze_random_weights=True,
+        image_size=int(flags["image_size"]),
+        batch_size=8,
+        frozen_epochs=5,
+        finetune_epochs=0,
+        schedule="constant",
+        precision="float32",
+    )
+    run(config, callbacks=[Recorder(), plateau, enough])
+    rates = [
+        row["learning_rate"]
+        for row in lines(tmp_path / "model" / "metrics.jsonl")
+    ]
+    # No epoch is better by 100: half the rate after each, the end after two.
+    np.testing.assert_allclose(rates, [1e-3, 1e-3, 5e-4], rtol=1e-5)
+    assert [h[1] for h in heard if h[0] == "epoch"] == [0, 1, 2]
+    assert heard[:3] == [("step", n, {"loss", "accuracy"}) for n in range(3)]
+
+    state = json.loads(
+        json.dumps(
+            Callbacks([plateau], small_model(), epochs=1, steps=1).state()
+        )
+    )
+    again = keras.callbacks.ReduceLROnPlateau("val_loss")
+    other = Callbacks([again], small_model(), epochs=1, steps=1)
+    other.begin()
+    other.restore(state)
+    assert (again.wait, again.best) == (plateau.wait, plateau.best)
+
+
+def test_stages_and_early_stopping(data, tmp_path, run):
+    model = tmp_path / "model"
+    done = run(
+        "trainer.task",
+        f"--data_dir={data}",
+        f"--model_dir={model}",
+        *TINY,
+        "--finetune_from=block5_conv1,block4_conv1",
+        "--finetune_epochs=1",
+        "--frozen_epochs=6",
+        "--frozen_learning_rate=0",
+        "--early_stopping=2",
+    )
+    assert done.returncode == 0, done.stderr
+    phases = [row["phase"] for row in lines(model / "metrics.jsonl")]
+    # With a rate of 0 no epoch after the first is better.
+    assert phases == ["frozen"] * 3 + ["finetune", "finetune2"]
+    assert "frozen ends after 3 epochs" in done.stdout
+
+
+def test_find_lr(data, tmp_path, run):
+    picture = tmp_path / "rates.png"
+    done = run(
+        "trainer.find_lr",
+        f"--data_dir={data}",
+        "--weights=none",
+        "--freeze_random_weights",
+        "--image_size=32",
+        "--batch_size=8",
+        "--precision=float32",
+        "--lowest=1e-5",
+        "--highest=1e4",
+        "--steps=20",
+        f"--output={picture}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the loss falls fastest at a learning rate of" in done.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    with open(picture.with_suffix(".csv"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    rates = [float(row["learning_rate"]) for row in rows]
+    assert 2 < len(rates) <= 20
+    np.testing.assert_allclose(
+        rates[:2], [1e-5, 10 ** (-5 + 9 / 19)], rtol=1e-3
+    )
+    for arguments, message in (
+        (["--output=rates.txt"], "is no picture"),
+        (["--lowest=1", "--highest=0.1"], "is no range"),
+    ):
+        refused = run("trainer.find_lr", f"--data_dir={data}", *arguments)
+        assert refused.returncode == 64
+        assert message in refused.stderr
+
+
+def test_suggested_rate_is_where_the_loss_falls_fastest():
+    from trainer.find_lr import suggest
+
+    rates = np.geomspace(1e-6, 1, 200)
+    losses = 1 / (1 + np.exp(4 * np.log10(rates / 1e-3)))
+    # The running mean comes some steps late.
+    assert 1e-3 < suggest(rates, losses) < 1e-2
+
+
+def test_multi_worker_needs_a_cluster(tf):
+    from trainer import devices
+
+    with pytest.raises(UsageError, match="needs a cluster"):
+        devices.make_strategy("multi_worker", 0)
