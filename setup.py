@@ -21,11 +21,12 @@ setup(
         "google-crc32c>=1.5",  # TFRecord checksums without TensorFlow
         "keras>=3.11.3",  # earlier ones load unsafe .h5 and .keras files
         "keras-cv>=0.9",
-        "numpy>=1.26",
+        "numpy>=2.0",
         "opencv-python-headless>=4.11",  # decodes 1.5 times as fast as tf.io
         "pillow>=10.1",
         "protobuf>=4.25",
         "psutil>=5.9",
+        "simplejpeg>=1.8",  # libjpeg-turbo; the audit reads every coefficient
         "scikit-learn>=1.4",  # per-class figures; the quickstart's digits
         "tensorboard>=2.18",  # tf.summary writes nothing without it
         "tensorflow>=2.18",
@@ -33,6 +34,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "beam": ["apache-beam>=2.60"],
         "gpu": ["tensorflow[and-cuda]>=2.18"],
         "test": ["build>=1.2", "pytest>=8", "ruff>=0.6"],
     },
