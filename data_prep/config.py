@@ -131,6 +131,8 @@ class PrepareConfig:
         if kind == "tfds" and "/" not in name:
             name = name.partition(":")[0]
         path = pathlib.Path(name).resolve()
+        if kind == "tfds" and re.fullmatch(r"[\d.]+", path.name):
+            path = path.parent  # DIR/NAME/VERSION
         stem = path.stem if kind == "csv" else path.name
         name = re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_")
         # TFDS takes names that begin with a letter.

@@ -34,16 +34,15 @@ def list_tfds(name: str, folder: str) -> Listing:
 
     builder = _builder(tfds, name)
     features = builder.info.features
-    image, label = builder.info.supervised_keys or (None, None)
-    if not (
-        isinstance(features.get(image), tfds.features.Image)
-        and isinstance(features.get(label), tfds.features.ClassLabel)
-    ):
+    keys = builder.info.supervised_keys or ()
+    wanted = [tfds.features.Image, tfds.features.ClassLabel]
+    if [type(features[key]) for key in keys] != wanted:
         raise DataError(
             f"--source=tfds:{name} is not a data set of labelled images. "
             "Expected supervised keys of an Image and a ClassLabel; received "
-            f"{builder.info.supervised_keys} of {list(features)}."
+            f"{keys} of {list(features)}."
         )
+    image, label = keys
     names = features[label].names
     given = {split: SPLIT_NAMES.get(split) for split in builder.info.splits}
     # A single split is no division of the images.
