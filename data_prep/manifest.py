@@ -263,18 +263,18 @@ def _read(file: File, data_dir: str) -> bytes:
 def file_problems(manifest: Manifest, data_dir: str) -> Iterator[str]:
     """Yields a sentence on every file that is missing, too many, or too long."""
     expected = {file.name: file.bytes for file in manifest.files}
-    for name, size in expected.items():
-        path = pathlib.Path(data_dir, name)
-        found = path.stat().st_size if path.is_file() else None
-        if found != size:
-            what = "missing" if found is None else f"{found} bytes long"
-            yield f"{path} is {what}; the manifest says {size} bytes."
     for path in sorted(pathlib.Path(data_dir).glob("*.tfrecord-*")):
         if path.name not in expected:
             yield (
                 f"{path} is no shard of this data set: {FILE_NAME} names "
                 f"{len(expected)} files, and not this one."
             )
+    for name, size in expected.items():
+        path = pathlib.Path(data_dir, name)
+        found = path.stat().st_size if path.is_file() else None
+        if found != size:
+            what = "missing" if found is None else f"{found} bytes long"
+            yield f"{path} is {what}; the manifest says {size} bytes."
 
 
 def check_ends(

@@ -18,6 +18,8 @@ from data_prep import audit
 from data_prep import manifest as manifest_lib
 from data_prep import records
 from data_prep import task
+from data_prep import verify
+from data_prep.errors import DataError
 
 
 def read_records(data_dir, manifest, split):
@@ -365,11 +367,14 @@ def test_verify_names_the_damaged_file(run, tmp_path):
                 file.write_bytes(
                     whole[:middle] + bytes([flipped]) + whole[middle + 1 :]
                 )
-            found = run("data_prep.verify", f"--data_dir={data}")
-            assert found.returncode == 65, (file.name, damage)
-            assert file.name in found.stderr
+            with pytest.raises(DataError, match=re.escape(file.name)):
+                verify.verify(data)
         file.write_bytes(whole)
-    assert run("data_prep.verify", f"--data_dir={data}").returncode == 0
+    assert verify.verify(data) == len(list(data.iterdir())) - 1
+    (data / "label.labels.txt").write_text("lies")
+    found = run("data_prep.verify", f"--data_dir={data}")
+    assert found.returncode == 65
+    assert "label.labels.txt is 4 bytes long" in found.stderr
 
 
 def test_manifest_says_how_it_was_made(run, tmp_path):
