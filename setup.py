@@ -36,7 +36,7 @@ setup(
     extras_require={
         "beam": ["apache-beam>=2.60"],
         "gpu": ["tensorflow[and-cuda]>=2.18"],
-        "test": ["build>=1.2", "pytest>=8", "ruff>=0.6"],
+        "test": ["apache-beam>=2.60", "build>=1.2", "pytest>=8", "ruff>=0.6"],
     },
     classifiers=[
         "Programming Language :: Python :: 3",

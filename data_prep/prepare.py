@@ -1,6 +1,5 @@
 """The story: source -> audit -> splits -> shards -> manifest."""
 
-import contextlib
 import importlib.metadata
 import itertools
 import os
@@ -16,6 +15,7 @@ from data_prep import output
 from data_prep import splits
 from data_prep import tfds_metadata
 from data_prep import writing
+from data_prep.beam import Beam
 from data_prep.catalogue import Catalogue
 from data_prep.catalogue import Row
 from data_prep.config import DEFAULT_SPLITS
@@ -47,7 +47,7 @@ def prepare(config: PrepareConfig) -> Manifest:
     with (
         output.claim(config.output_dir) as directory,
         Catalogue(os.path.join(directory, output.SCRATCH)) as catalogue,
-        _runner(config) as runner,
+        _runner(config, os.path.join(directory, output.SCRATCH)) as runner,
     ):
         listing = _list(config, os.path.join(directory, output.SCRATCH))
         catalogue.add_files(listing.images)
@@ -101,11 +101,9 @@ def _refuse_output_in_source(config: PrepareConfig) -> None:
         )
 
 
-def _runner(config: PrepareConfig) -> contextlib.AbstractContextManager:
+def _runner(config: PrepareConfig, scratch: str) -> Processes | Beam:
     if config.runner == "beam":
-        from data_prep.beam import Beam  # takes an extra
-
-        return Beam(config.beam_options, config.output_dir)
+        return Beam(config.beam_options, scratch)
     return Processes(config.workers)
 
 
@@ -123,22 +121,25 @@ def _list(config: PrepareConfig, scratch: str) -> Listing:
 def _audit(config: PrepareConfig, catalogue: Catalogue, runner) -> None:
     """Opens every image."""
     total = catalogue.value("SELECT COUNT(*) FROM files")
-    todo, rows = itertools.tee(_chunks(catalogue.files(), CHUNK))
+    chunks = _chunks(catalogue.files(), CHUNK)
     with Progress("audit", total) as progress:
-        for chunk, facts in zip(rows, runner.map(_inspect, todo), strict=True):
-            for row, found in zip(chunk, facts, strict=True):
-                content = found.sha256
+        for found in runner.map(_inspect, chunks):
+            for row, facts in found:
+                content = facts.sha256
                 rank = splits.rank(content, config.seed) if content else None
                 place = splits.place(row.file, config.seed)
-                catalogue.add_facts(row, found, rank, place)
-            progress.update(len(chunk))
+                catalogue.add_facts(row, facts, rank, place)
+            progress.update(len(found))
 
 
-def _inspect(rows: list[Row]) -> list[audit.Facts]:
+def _inspect(rows: list[Row]) -> list[tuple[Row, audit.Facts]]:
     return [
-        audit.Facts(0, problem=row.problem)
-        if row.problem
-        else audit.inspect(row.path)
+        (
+            row,
+            audit.Facts(0, problem=row.problem)
+            if row.problem
+            else audit.inspect(row.path),
+        )
         for row in rows
     ]
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
+import os
 import pathlib
+import uuid
 from collections.abc import Iterator
 
 import numpy as np
@@ -99,13 +101,19 @@ def plan(prefix: str, count: int, size: int, shard_mb: int) -> Iterator[tuple]:
 
 
 def write(
-    shard: Shard, directory: str, image_size: int, resize: str, encoding: str
+    shard: Shard,
+    directory: str,
+    scratch: str,
+    image_size: int,
+    resize: str,
+    encoding: str,
 ) -> Written:
     """Writes one shard.
 
     Args:
         shard: What to write.
         directory: Where to; nothing but this shard's file is touched.
+        scratch: Folder on the same file system, for what is not finished.
         image_size: As in `audit.encode`.
         resize: As in `audit.encode`.
         encoding: As in `audit.encode`.
@@ -117,7 +125,9 @@ def write(
     rows = []
     digest = hashlib.sha256()
     position = 0
-    with open(pathlib.Path(directory, shard.name), "wb") as file:
+    # Of two workers that were given one shard, each leaves a whole file.
+    incomplete = os.path.join(scratch, f"{shard.name}.{uuid.uuid4().hex}")
+    with open(incomplete, "wb") as file:
         for item in shard.items:
             image, width, height = _stored(item, image_size, resize, encoding)
             record = records.Record(
@@ -146,6 +156,7 @@ def write(
                 )
             )
             position += len(framed)
+    os.replace(incomplete, os.path.join(directory, shard.name))
     index[:] = rows
     return Written(
         File(shard.name, len(index), position, digest.hexdigest()),

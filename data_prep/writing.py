@@ -11,6 +11,7 @@ import numpy as np
 
 from data_prep import audit
 from data_prep import manifest as manifest_lib
+from data_prep import output
 from data_prep import shards
 from data_prep import splits
 from data_prep.catalogue import Catalogue
@@ -43,6 +44,7 @@ def write_splits(
     write = functools.partial(
         shards.write,
         directory=directory,
+        scratch=os.path.join(directory, output.SCRATCH),
         image_size=config.image_size,
         resize=config.resize,
         encoding=config.encoding,

@@ -1,0 +1,246 @@
+"""data_prep beside two peers, and its memory and time as the set grows.
+
+python -m benchmarks.data_prep speed --photos=FOLDER
+python -m benchmarks.data_prep growth --images=1000,100000
+
+`speed` runs whole commands in turns on copies of the photos that differ in a
+comment. The peers: two processes that decode the same files in full with
+libjpeg-turbo and do nothing else, and TFDS's own writer, which looks inside no
+file. `growth` writes tiny images and reports the most memory that a process
+took.
+"""
+
+import concurrent.futures
+import json
+import multiprocessing
+import os
+import pathlib
+import random
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+
+from absl import app
+from absl import flags
+
+from benchmarks import measure
+
+COPIES = 8  # of each photo: enough work for start-up to be a small part
+ROUNDS = 5
+
+
+def copy_photos(photos: str, folder: pathlib.Path) -> int:
+    """Writes `COPIES` of every JPEG, each with a comment of its own."""
+    count = 0
+    for path in sorted(pathlib.Path(photos).rglob("*.jpg")):
+        content = path.read_bytes()
+        place = folder / path.parent.name
+        place.mkdir(parents=True, exist_ok=True)
+        for copy in range(COPIES):
+            comment = f"copy {copy}".encode()
+            segment = b"\xff\xfe" + struct.pack(">H", len(comment) + 2)
+            (place / f"{path.stem}-{copy}.jpg").write_bytes(
+                content[:2] + segment + comment + content[2:]
+            )
+            count += 1
+    return count
+
+
+def decode_all(paths: list[str]) -> int:
+    """Decodes JPEG files in full; returns how many."""
+    import simplejpeg
+
+    for path in paths:
+        simplejpeg.decode_jpeg(pathlib.Path(path).read_bytes(), "RGB")
+    return len(paths)
+
+
+def decoding_rate(folder: pathlib.Path) -> float:
+    """Returns images/s of two processes, their start not counted."""
+    paths = [str(path) for path in sorted(folder.rglob("*.jpg"))]
+    chunks = [paths[start::64] for start in range(64)]
+    with concurrent.futures.ProcessPoolExecutor(
+        2, mp_context=multiprocessing.get_context("spawn")
+    ) as pool:
+        list(pool.map(decode_all, [part[:20] for part in chunks]))
+        start = time.perf_counter()
+        count = sum(pool.map(decode_all, chunks))
+        return count / (time.perf_counter() - start)
+
+
+def data_prep_seconds(source: pathlib.Path, *arguments: str) -> float:
+    """Returns the wall time of `python -m data_prep.task`."""
+    with tempfile.TemporaryDirectory(dir=source.parent) as place:
+        start = time.perf_counter()
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "data_prep.task",
+                f"--source={source}",
+                f"--output_dir={place}/data",
+                *arguments,
+            ],
+            check=True,
+            capture_output=True,
+        )
+        return time.perf_counter() - start
+
+
+TFDS_WRITER = """
+import pathlib, sys, time
+import tensorflow_datasets as tfds
+source, place = map(pathlib.Path, sys.argv[1:])
+class Photos(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+    def _info(self):
+        return tfds.core.DatasetInfo(builder=self,
+            features=tfds.features.FeaturesDict({
+                "image": tfds.features.Image(),
+                "label": tfds.features.ClassLabel(names=["cats", "dogs"])}),
+            supervised_keys=("image", "label"))
+    def _split_generators(self, _):
+        return {"train": self._all()}
+    def _generate_examples(self):
+        raise NotImplementedError
+    def _all(self):
+        for path in sorted(source.rglob("*.jpg")):
+            yield str(path), {"image": str(path), "label": path.parent.name}
+builder = Photos(data_dir=str(place))
+start = time.perf_counter()
+builder.download_and_prepare()
+print("seconds", time.perf_counter() - start)
+"""
+
+
+def tfds_seconds(source: pathlib.Path) -> float:
+    """Returns the time of TFDS's writer, TensorFlow's start not counted."""
+    with tempfile.TemporaryDirectory(dir=source.parent) as place:
+        done = subprocess.run(
+            [sys.executable, "-c", TFDS_WRITER, str(source), place],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    return float(done.stdout.split("seconds")[-1])
+
+
+def speed(photos: str) -> None:
+    """Prints rates of ours and of the peers, measured in turns."""
+    with tempfile.TemporaryDirectory() as place:
+        source = pathlib.Path(place, "photos")
+        count = copy_photos(photos, source)
+        few = pathlib.Path(place, "few")
+        for number, path in enumerate(sorted(source.glob("*/*-0.jpg"))):
+            if number % 100 == 0:
+                target = few / path.parent.name / path.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(path.read_bytes())
+        figures: dict[str, list[float]] = {}
+
+        def add(name: str, rate: float) -> None:
+            figures.setdefault(name, []).append(rate)
+            print(f"{name}: {rate:,.1f}", file=sys.stderr, flush=True)
+
+        starts = []
+        for _ in range(ROUNDS):
+            add("two processes, full decode", decoding_rate(source))
+            starts.append(data_prep_seconds(few, "--splits=train:0.7,test:0.3"))
+            seconds = data_prep_seconds(source)
+            add("ours, start-up included", count / seconds)
+            add("ours", count / (seconds - starts[-1]))
+            add("TFDS writer", count / tfds_seconds(source))
+    print(
+        measure.machine(
+            "simplejpeg", "pillow", "tensorflow", "tensorflow-datasets"
+        )
+    )
+    print(f"{count} images, {ROUNDS} rounds in turns")
+    print(measure.table(figures, "images/s", "ours"))
+    print(
+        f"start-up: {statistics.median(starts):.2f} s (median; least "
+        f"{min(starts):.2f}, most {max(starts):.2f})"
+    )
+
+
+def tiny_png(number: int) -> bytes:
+    """Returns a grey PNG of 16x16 random pixels, the same for each number."""
+    generator = random.Random(number)
+    rows = b"".join(b"\0" + generator.randbytes(16) for _ in range(16))
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + crc
+
+    return b"".join(
+        (
+            b"\x89PNG\r\n\x1a\n",
+            chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 16, 8, 0, 0, 0, 0)),
+            chunk(b"IDAT", zlib.compress(rows, 0)),
+            chunk(b"IEND", b""),
+        )
+    )
+
+
+PEAK = """
+import json, resource, sys, time
+from data_prep.config import PrepareConfig
+from data_prep.prepare import prepare
+if __name__ == "__main__":
+    start = time.perf_counter()
+    prepare(PrepareConfig(source=sys.argv[1], output_dir=sys.argv[2]))
+    print(json.dumps([time.perf_counter() - start, *(
+        resource.getrusage(who).ru_maxrss / 1024
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))]))
+"""
+
+
+def growth(numbers: list[int]) -> None:
+    """Prints time per image and peak memory for sets of several sizes."""
+    print(measure.machine("simplejpeg", "pillow", "numpy"))
+    print(f"{'images':>9}  us/image  MiB, main  MiB, largest worker")
+    with tempfile.TemporaryDirectory() as place:
+        source = pathlib.Path(place, "tiny")
+        written = 0
+        script = pathlib.Path(place, "peak.py")
+        script.write_text(PEAK)
+        for number in sorted(numbers):
+            for image in range(written, number):
+                path = source / str(image % 10) / str(image // 10_000)
+                if image // 10 % 1000 == 0:
+                    path.mkdir(parents=True, exist_ok=True)
+                (path / f"{image}.png").write_bytes(tiny_png(image))
+            written = number
+            done = subprocess.run(
+                [sys.executable, script, source, f"{place}/data{number}"],
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "PYTHONPATH": os.getcwd()},
+            )
+            seconds, main_mib, worker = json.loads(done.stdout)
+            print(
+                f"{number:>9}  {seconds / number * 1e6:8.0f}  {main_mib:9.0f}  "
+                f"{worker:19.0f}",
+                flush=True,
+            )
+
+
+def main(argv: list[str]) -> None:
+    """Runs what the first word asks for."""
+    if argv[1:] == ["speed"]:
+        speed(flags.FLAGS.photos)
+    elif argv[1:] == ["growth"]:
+        growth([int(n) for n in flags.FLAGS.images.split(",")])
+    else:
+        raise app.UsageError("expected speed or growth")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("photos", None, "Folder of class folders of JPEGs.")
+    flags.DEFINE_string("images", "1000,100000", "Sizes for growth.")
+    app.run(main)
