@@ -35,8 +35,16 @@ setup(
     ],
     extras_require={
         "beam": ["apache-beam>=2.60"],
+        "gcs": ["gcsfs>=2024.6"],
         "gpu": ["tensorflow[and-cuda]>=2.18"],
-        "test": ["apache-beam>=2.60", "build>=1.2", "pytest>=8", "ruff>=0.6"],
+        "test": [
+            "apache-beam>=2.60",
+            "build>=1.2",
+            "gcp-storage-emulator>=2024.8",
+            "gcsfs>=2024.6",
+            "pytest>=8",
+            "ruff>=0.6",
+        ],
     },
     classifiers=[
         "Programming Language :: Python :: 3",

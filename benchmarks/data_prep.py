@@ -193,16 +193,21 @@ from data_prep.prepare import prepare
 if __name__ == "__main__":
     start = time.perf_counter()
     prepare(PrepareConfig(source=sys.argv[1], output_dir=sys.argv[2]))
-    print(json.dumps([time.perf_counter() - start, *(
-        resource.getrusage(who).ru_maxrss / 1024
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))]))
+    wall = time.perf_counter() - start
+    used = [resource.getrusage(who)
+            for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    print(json.dumps([wall, sum(u.ru_utime + u.ru_stime for u in used),
+                      *(u.ru_maxrss / 1024 for u in used)]))
 """
 
 
 def growth(numbers: list[int]) -> None:
     """Prints time per image and peak memory for sets of several sizes."""
     print(measure.machine("simplejpeg", "pillow", "numpy"))
-    print(f"{'images':>9}  us/image  MiB, main  MiB, largest worker")
+    print(
+        f"{'images':>9}  {'us/image':>8}  {'CPU us/image':>12}  "
+        f"{'MiB, main':>9}  MiB, largest worker"
+    )
     with tempfile.TemporaryDirectory() as place:
         source = pathlib.Path(place, "tiny")
         written = 0
@@ -222,10 +227,10 @@ def growth(numbers: list[int]) -> None:
                 text=True,
                 env={**os.environ, "PYTHONPATH": os.getcwd()},
             )
-            seconds, main_mib, worker = json.loads(done.stdout)
+            seconds, cpu, main_mib, worker = json.loads(done.stdout)
             print(
-                f"{number:>9}  {seconds / number * 1e6:8.0f}  {main_mib:9.0f}  "
-                f"{worker:19.0f}",
+                f"{number:>9}  {seconds / number * 1e6:8.0f}  "
+                f"{cpu / number * 1e6:12.0f}  {main_mib:9.0f}  {worker:19.0f}",
                 flush=True,
             )
 

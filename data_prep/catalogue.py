@@ -40,7 +40,7 @@ CREATE VIEW images AS
     FROM facts x JOIN files f USING (id) LEFT JOIN joined j USING (rank)
     WHERE x.problem = '' AND f.id NOT IN (SELECT id FROM dropped);
 """
-_CACHE_KIB = 65536  # the same whatever the number of images
+_CACHE_KIB = 16384  # the same whatever the number of images
 
 
 class Row(NamedTuple):

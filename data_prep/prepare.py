@@ -1,10 +1,12 @@
 """The story: source -> audit -> splits -> shards -> manifest."""
 
+import dataclasses
 import importlib.metadata
 import itertools
 import os
 import pathlib
 import sys
+import tempfile
 from collections.abc import Iterator
 
 from data_prep import assignment
@@ -12,6 +14,7 @@ from data_prep import audit
 from data_prep import findings
 from data_prep import manifest as manifest_lib
 from data_prep import output
+from data_prep import remote
 from data_prep import splits
 from data_prep import tfds_metadata
 from data_prep import writing
@@ -43,6 +46,17 @@ def prepare(config: PrepareConfig) -> Manifest:
             is taken; nothing is left in its place but `audit.json`, beside
             it, where the audit stopped the run.
     """
+    if not remote.is_url(config.output_dir):
+        return _prepare(config)
+    remote.refuse_taken(config.output_dir)
+    with tempfile.TemporaryDirectory() as place:
+        local = os.path.join(place, "data")
+        manifest = _prepare(dataclasses.replace(config, output_dir=local))
+        remote.publish(local, config.output_dir, manifest_lib.FILE_NAME)
+    return manifest
+
+
+def _prepare(config: PrepareConfig) -> Manifest:
     _refuse_output_in_source(config)
     with (
         output.claim(config.output_dir) as directory,
@@ -113,6 +127,8 @@ def _list(config: PrepareConfig, scratch: str) -> Listing:
         return table.list_table(name)
     if kind == "tfds":
         return tfds.list_tfds(name, os.path.join(scratch, "tfds"))
+    if remote.is_url(name):
+        name = remote.fetch(name, os.path.join(scratch, "source"))
     if config.layout == "file_names":
         return file_names.list_file_names(name, config.label_pattern)
     return folder.list_folder(name, config.layout)
