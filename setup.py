@@ -40,8 +40,7 @@ setup(
         "test": [
             "apache-beam>=2.60",
             "build>=1.2",
-            "gcp-storage-emulator>=2024.8",
-            "gcsfs>=2024.6",
+            "fsspec>=2024.6",
             "pytest>=8",
             "ruff>=0.6",
         ],
