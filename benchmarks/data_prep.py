@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import pathlib
 import random
+import resource
 import statistics
 import struct
 import subprocess
@@ -23,6 +24,7 @@ import sys
 import tempfile
 import time
 import zlib
+from collections.abc import Callable
 
 from absl import app
 from absl import flags
@@ -30,7 +32,7 @@ from absl import flags
 from benchmarks import measure
 
 COPIES = 8  # of each photo: enough work for start-up to be a small part
-ROUNDS = 5
+ROUNDS = 3
 
 
 def copy_photos(photos: str, folder: pathlib.Path) -> int:
@@ -59,6 +61,12 @@ def decode_all(paths: list[str]) -> int:
     return len(paths)
 
 
+def processor_seconds() -> float:
+    """Returns what the ended child processes have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def decoding_rate(folder: pathlib.Path) -> float:
     """Returns images/s of two processes, their start not counted."""
     paths = [str(path) for path in sorted(folder.rglob("*.jpg"))]
@@ -66,7 +74,7 @@ def decoding_rate(folder: pathlib.Path) -> float:
     with concurrent.futures.ProcessPoolExecutor(
         2, mp_context=multiprocessing.get_context("spawn")
     ) as pool:
-        list(pool.map(decode_all, [part[:20] for part in chunks]))
+        list(pool.map(decode_all, [part[:2] for part in chunks]))
         start = time.perf_counter()
         count = sum(pool.map(decode_all, chunks))
         return count / (time.perf_counter() - start)
@@ -141,19 +149,25 @@ def speed(photos: str) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(path.read_bytes())
         figures: dict[str, list[float]] = {}
-
-        def add(name: str, rate: float) -> None:
-            figures.setdefault(name, []).append(rate)
-            print(f"{name}: {rate:,.1f}", file=sys.stderr, flush=True)
-
+        processor: dict[str, list[float]] = {}
         starts = []
+
+        def add(name: str, run: Callable[[], float]) -> None:
+            before = processor_seconds()
+            rate = run()
+            used = (processor_seconds() - before) / count * 1e6
+            figures.setdefault(name, []).append(rate)
+            processor.setdefault(name, []).append(used)
+            print(f"{name}: {rate:,.0f}", file=sys.stderr, flush=True)
+
+        def ours() -> float:
+            return count / (data_prep_seconds(source) - starts[-1])
+
         for _ in range(ROUNDS):
-            add("two processes, full decode", decoding_rate(source))
             starts.append(data_prep_seconds(few, "--splits=train:0.7,test:0.3"))
-            seconds = data_prep_seconds(source)
-            add("ours, start-up included", count / seconds)
-            add("ours", count / (seconds - starts[-1]))
-            add("TFDS writer", count / tfds_seconds(source))
+            add("two processes, full decode", lambda: decoding_rate(source))
+            add("ours", ours)
+            add("TFDS writer", lambda: count / tfds_seconds(source))
     print(
         measure.machine(
             "simplejpeg", "pillow", "tensorflow", "tensorflow-datasets"
@@ -161,6 +175,9 @@ def speed(photos: str) -> None:
     )
     print(f"{count} images, {ROUNDS} rounds in turns")
     print(measure.table(figures, "images/s", "ours"))
+    print("processor time per image, start-up included:")
+    for name, values in processor.items():
+        print(f"  {name}: {statistics.median(values):.0f} us")
     print(
         f"start-up: {statistics.median(starts):.2f} s (median; least "
         f"{min(starts):.2f}, most {max(starts):.2f})"
