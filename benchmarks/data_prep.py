@@ -1,13 +1,14 @@
 """data_prep beside two peers, and its memory and time as the set grows.
 
 python -m benchmarks.data_prep speed --photos=FOLDER
-python -m benchmarks.data_prep growth --images=1000,100000
+python -m benchmarks.data_prep growth --images=1000,100000,1000000
+python -m benchmarks.data_prep names --images=1000,100000,1000000
 
 `speed` runs whole commands in turns on copies of the photos that differ in a
 comment. The peers: two processes that decode the same files in full with
 libjpeg-turbo and do nothing else, and TFDS's own writer, which looks inside no
 file. `growth` writes tiny images and reports the most memory that a process
-took.
+took; `names` does so for all but the opening and writing of files.
 """
 
 import concurrent.futures
@@ -252,14 +253,67 @@ def growth(numbers: list[int]) -> None:
             )
 
 
+NAMES = """
+import json, os, random, resource, sys, tempfile, time
+from data_prep import assignment, audit, findings, fingerprint, splits, writing
+from data_prep.catalogue import Catalogue
+from data_prep.config import PrepareConfig
+from data_prep.sources.listing import ImageFile
+count, place = int(sys.argv[1]), sys.argv[2]
+config = PrepareConfig(source="names", output_dir=place)
+generator = random.Random(0)
+def images():
+    for n in range(count):
+        yield ImageFile(f"/photos/{n % 10}/{n}.jpg", f"{n % 10}/{n}.jpg", str(n % 10))
+start = time.process_time()
+with Catalogue(place) as catalogue:
+    catalogue.add_files(images())
+    for row in catalogue.files():
+        content = generator.randbytes(32)
+        print_ = fingerprint.Fingerprint(
+            generator.getrandbits(64) - (1 << 63), generator.randbytes(256))
+        facts = audit.Facts(20_000, 200, 150, "", content, True, (), print_)
+        catalogue.add_facts(row, facts, splits.rank(content, 0),
+                            splits.place(row.file, 0))
+    findings.find(catalogue, splits_kept=False)
+    assignment.anew(catalogue, splits.parse_spec("train:0.8,test:0.2"))
+    planned = {s: list(writing._plan(config, catalogue, s)) for s in splits.SPLITS}
+    items = sum(len(shard.items) for shard in writing._shards(
+        catalogue, planned, [str(n) for n in range(10)]))
+    assert items == count
+    findings.save(catalogue, os.path.join(place, "audit.json"))
+print(json.dumps([time.process_time() - start,
+                  resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+"""
+
+
+def names(numbers: list[int]) -> None:
+    """Prints the same for all but opening and writing, on made-up facts."""
+    print(f"{'names':>9}  CPU us/image  MiB")
+    for number in sorted(numbers):
+        with tempfile.TemporaryDirectory() as place:
+            done = subprocess.run(
+                [sys.executable, "-c", NAMES, str(number), place],
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        cpu, mib = json.loads(done.stdout)
+        print(
+            f"{number:>9}  {cpu / number * 1e6:12.0f}  {mib:3.0f}", flush=True
+        )
+
+
 def main(argv: list[str]) -> None:
     """Runs what the first word asks for."""
     if argv[1:] == ["speed"]:
         speed(flags.FLAGS.photos)
     elif argv[1:] == ["growth"]:
         growth([int(n) for n in flags.FLAGS.images.split(",")])
+    elif argv[1:] == ["names"]:
+        names([int(n) for n in flags.FLAGS.images.split(",")])
     else:
-        raise app.UsageError("expected speed or growth")
+        raise app.UsageError("expected speed, growth or names")
 
 
 if __name__ == "__main__":

@@ -45,12 +45,13 @@ def of(grey: np.ndarray) -> Fingerprint | None:
         grey: uint8 `[H, W]` of any size.
     """
     small = cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
-    if small.std() < _MIN_CONTRAST:
+    if cv2.meanStdDev(small)[1][0, 0] < _MIN_CONTRAST:
         return None
     side = (_THUMBNAIL_SIDE, _THUMBNAIL_SIDE)
     thumbnail = cv2.resize(small, side, interpolation=cv2.INTER_AREA)
     low = cv2.dct(small.astype(np.float32))[:8, :8].ravel()
-    bits = np.packbits(low > np.median(low[1:]))
+    # The median of all but the mean, in a fifth of np.median's time.
+    bits = np.packbits(low > np.partition(low[1:], 31)[31])
     return Fingerprint(int(bits.view("<i8")[0]), thumbnail.tobytes())
 
 
