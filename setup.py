@@ -22,11 +22,12 @@ setup(
         "keras>=3.11.3",  # earlier ones load unsafe .h5 and .keras files
         "keras-cv>=0.9",
         "matplotlib>=3.8",  # the picture of trainer.find_lr
-        "numpy>=1.26",
+        "numpy>=2.0",
         "opencv-python-headless>=4.11",  # decodes 1.5 times as fast as tf.io
         "pillow>=10.1",
         "protobuf>=4.25",
         "psutil>=5.9",
+        "simplejpeg>=1.8",  # libjpeg-turbo; the audit reads every coefficient
         "scikit-learn>=1.4",  # per-class figures; the quickstart's digits
         "tensorboard>=2.18",  # tf.summary writes nothing without it
         "tensorflow>=2.18",
@@ -34,8 +35,17 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "beam": ["apache-beam>=2.60"],
+        "gcs": ["gcsfs>=2024.6"],
         "gpu": ["tensorflow[and-cuda]>=2.18"],
-        "test": ["build>=1.2", "hypothesis>=6", "pytest>=8", "ruff>=0.6"],
+        "test": [
+            "build>=1.2",
+            "fsspec>=2024.6",
+            "hypothesis>=6",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff>=0.6",
+        ],
     },
     classifiers=[
         "Programming Language :: Python :: 3",

@@ -126,6 +126,28 @@ def masked_crc(data: bytes) -> int:
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
+def check_frame(framed: bytes, length: int) -> bytes:
+    """Returns the payload of a record in TFRecord framing.
+
+    Args:
+        framed: All that was read of it: `length` bytes and the framing, or
+            fewer where the file ends.
+        length: Bytes of payload that are expected.
+
+    Raises:
+        ValueError: Saying which part is damaged.
+    """
+    if len(framed) != HEADER_BYTES + length + FOOTER_BYTES:
+        raise ValueError("the file ends within the record")
+    (found,) = struct.unpack_from("<Q", framed)
+    if found != length:
+        raise ValueError(f"its length says {found}, expected {length}")
+    (stored,) = struct.unpack_from("<I", framed, 8)
+    if masked_crc(framed[:8]) != stored:
+        raise ValueError("the checksum of its length is wrong")
+    return unframe(framed[HEADER_BYTES:])
+
+
 def unframe(payload_and_footer: bytes) -> bytes:
     """Returns the payload that stands before its 4-byte checksum.
 

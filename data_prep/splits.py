@@ -1,8 +1,14 @@
-"""Which image goes into which split: stratified, seeded, a pure function."""
+"""Which image goes into which split: stratified, seeded, pure functions.
+
+What is assigned is a group: all images that show one picture. Its rank is a
+63-bit number, a hash of seed and content, so it depends on no other image.
+"""
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
 
 from data_prep.errors import DataError
 from data_prep.errors import UsageError
@@ -12,6 +18,7 @@ VALIDATION = "validation"
 TEST = "test"
 SPLITS = (TRAIN, VALIDATION, TEST)
 
+_RANKS = 1 << 63
 _AMOUNT = re.compile(rf"(?P<name>{'|'.join(SPLITS)}):(?P<amount>\d+|\d*\.\d+)")
 
 
@@ -63,58 +70,98 @@ def parse_spec(text: str) -> dict[str, float]:
     return {name: amounts[name] for name in SPLITS if name in amounts}
 
 
-def assign(
-    files: Sequence[str],
-    labels: Sequence[str],
-    amounts: dict[str, float],
-    seed: int,
-) -> list[str | None]:
-    """Assigns every image to a split, class by class.
-
-    Within a class the images are ranked by a hash of seed and path, and the
-    splits take their share from the top, test first. The result depends on
-    the set of paths alone, not on their order.
+def rank(sha256: bytes, seed: int) -> int:
+    """Returns a number in [0, 2^63) that shuffles contents by `seed`.
 
     Args:
-        files: Relative path of every image.
-        labels: Class name of every image, as long as `files`.
-        amounts: What `parse_spec` returned.
-        seed: Another seed gives another split.
+        sha256: Of the image file's content; 32 bytes.
+        seed: Another seed gives another order.
+    """
+    return _hash(f"{seed}:".encode() + sha256)
+
+
+def place(file: str, seed: int) -> int:
+    """Returns a number in [0, 2^63) that shuffles paths by `seed`."""
+    return _hash(f"{seed}:{file}".encode("utf-8", "surrogateescape"))
+
+
+def by_fraction(group: int, amounts: Mapping[str, float]) -> str | None:
+    """Returns the split of a group: a share of the range of ranks, test first.
+
+    No other image is looked at, so adding images moves none; the counts come
+    out near the fractions, not at them.
+
+    Args:
+        group: The rank of the group.
+        amounts: Fraction per split.
 
     Returns:
-        The split of every image, as long as `files`; None where the amounts
-        leave an image over.
+        None where the fractions leave the group over.
+    """
+    end = 0.0
+    for name in reversed(SPLITS):
+        end += amounts.get(name, 0)
+        # Fractions such as 0.8, 0.1 and 0.1 may add up to a little less.
+        if group < end * _RANKS or end > 1 - 1e-9:
+            return name
+    return None
+
+
+def by_count(
+    groups: Iterable[tuple[int, Mapping[str, int]]],
+    counts: Mapping[str, Mapping[str, int]],
+) -> Iterator[tuple[int, str | None]]:
+    """Yields every group and its split: the first with room for all of it.
+
+    Groups of one image, the usual ones, fill test, validation and train in
+    the order of their ranks.
+
+    Args:
+        groups: Rank, and number of images per class; sorted by rank.
+        counts: Images per split, of every class.
+
+    Yields:
+        The rank, and None where no split has room.
 
     Raises:
-        DataError: If a class has fewer images than the counts ask for, or too
-            few for every split to get one.
+        DataError: If a class could not be filled up.
     """
-    by_class: dict[str, list[int]] = {}
-    for position, label in enumerate(labels):
-        by_class.setdefault(label, []).append(position)
-    result: list[str | None] = [None] * len(files)
-    for label, positions in by_class.items():
-        counts = _counts(label, len(positions), amounts)
-        ranked = sorted(positions, key=lambda p: hash_rank(files[p], seed))
-        start = 0
+    room = {label: dict(of_class) for label, of_class in counts.items()}
+    for group, images in groups:
         for name in reversed(SPLITS):
-            for position in ranked[start : start + counts.get(name, 0)]:
-                result[position] = name
-            start += counts.get(name, 0)
-    return result
+            if all(room[c].get(name, 0) >= n for c, n in images.items()):
+                for label, number in images.items():
+                    room[label][name] -= number
+                yield group, name
+                break
+        else:
+            yield group, None
+    for label, of_class in room.items():
+        for name, missing in of_class.items():
+            if missing:
+                raise DataError(
+                    f"class {label!r} has {missing} images too few for "
+                    f"{name}:{counts[label][name]}, because images of one "
+                    "picture stay in one split. Ask for less with --splits, "
+                    "or pass --duplicates=drop."
+                )
 
 
-def hash_rank(file: str, seed: int) -> bytes:
-    """Returns a sort key that shuffles paths by `seed`, the same everywhere."""
-    text = f"{seed}:{file}".encode("utf-8", "surrogateescape")
-    return hashlib.sha256(text).digest()
-
-
-def _counts(
-    label: str, available: int, amounts: dict[str, float]
+def class_counts(
+    label: str, available: int, amounts: Mapping[str, float]
 ) -> dict[str, int]:
-    """Returns how many of a class's images each split gets."""
-    if any(isinstance(amount, float) for amount in amounts.values()):
+    """Returns how many of a class's images each split gets.
+
+    Args:
+        label: Name of the class, for the message.
+        available: Its number of images.
+        amounts: What `parse_spec` returned. Of a fraction every split gets at
+            least one image.
+
+    Raises:
+        DataError: If the class has too few images.
+    """
+    if is_fractions(amounts):
         # Training takes what the rounding of the others leaves.
         counts = {
             name: max(1, round(amount * available))
@@ -133,3 +180,12 @@ def _counts(
             "add images, or ask for less with --splits."
         )
     return counts
+
+
+def is_fractions(amounts: Mapping[str, float]) -> bool:
+    """Tells fractions from counts in what `parse_spec` returned."""
+    return any(isinstance(amount, float) for amount in amounts.values())
+
+
+def _hash(text: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1

@@ -3,8 +3,9 @@
 python -m data_prep.verify --data_dir=data
 """
 
-import hashlib
+import itertools
 import pathlib
+from collections.abc import Iterator
 
 from absl import flags
 
@@ -12,6 +13,9 @@ from data_prep import command
 from data_prep import manifest as manifest_lib
 from data_prep.errors import DataError
 from data_prep.errors import UsageError
+from data_prep.manifest import Manifest
+
+MANY = 10  # problems named in a message before "and more"
 
 
 def verify(data_dir: str) -> int:
@@ -21,25 +25,51 @@ def verify(data_dir: str) -> int:
         The number of files, all of them whole.
 
     Raises:
-        DataError: If a file is missing or not what the manifest says.
+        DataError: If files are missing, too many, or not what the manifest
+            says; it names shard and byte.
     """
-    manifest = manifest_lib.load(data_dir)
-    files = [
-        file
-        for split in manifest.splits.values()
-        for file in (*split.shards, split.index)
-    ]
-    for file in files:
+    manifest = manifest_lib.read(data_dir)
+    found = list(itertools.islice(_problems(manifest, data_dir), MANY + 1))
+    if found:
+        listed = "\n".join(f"  {problem}" for problem in found[:MANY])
+        more = "\n  and more" if len(found) > MANY else ""
+        raise DataError(
+            f"{data_dir} is damaged:\n{listed}{more}\nCopy these files again, "
+            "or make the data set again."
+        )
+    return len(manifest.files)
+
+
+def _problems(manifest: Manifest, data_dir: str) -> Iterator[str]:
+    yield from manifest_lib.file_problems(manifest, data_dir)
+    for file in manifest.files:
         path = pathlib.Path(data_dir, file.name)
-        with open(path, "rb") as content:
-            found = hashlib.file_digest(content, "sha256").hexdigest()
-        if found != file.sha256:
-            raise DataError(
-                f"{path} is damaged: its SHA-256 is {found}; the manifest "
-                f"says {file.sha256}. Copy it again, or make the data set "
-                "again."
-            )
-    return len(files)
+        if not path.is_file():
+            continue  # named above
+        entry = manifest_lib.describe(data_dir, file.name)
+        if entry.sha256 == file.sha256:
+            continue
+        yield from _where(manifest, data_dir, file.name)
+        yield (
+            f"{path}: its SHA-256 is {entry.sha256}; the manifest says "
+            f"{file.sha256}."
+        )
+
+
+def _where(manifest: Manifest, data_dir: str, name: str) -> Iterator[str]:
+    """Yields which records of a shard are damaged."""
+    for split, entry in manifest.splits.items():
+        names = [shard.name for shard in entry.shards]
+        if name not in names:
+            continue
+        try:
+            index = manifest_lib.load_index(manifest, data_dir, split)
+        except (DataError, OSError):
+            return  # the index itself is named as damaged
+        rows = index[index["shard"] == names.index(name)]
+        path = pathlib.Path(data_dir, name)
+        for problem in manifest_lib.record_problems(path, rows):
+            yield f"{path} is damaged {problem}."
 
 
 def main() -> None:

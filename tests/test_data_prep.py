@@ -1,6 +1,7 @@
 """`python -m data_prep.task` and `verify`, run as a user runs them."""
 
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -17,6 +18,8 @@ from data_prep import audit
 from data_prep import manifest as manifest_lib
 from data_prep import records
 from data_prep import task
+from data_prep import verify
+from data_prep.errors import DataError
 
 
 def read_records(data_dir, manifest, split):
@@ -48,11 +51,7 @@ def test_class_folders(run, tmp_path):
     assert manifest.classes == sorted(classes)
     assert manifest.name == "my_photos"
     assert manifest.encoding == "original"
-    assert {n: s.count for n, s in manifest.splits.items()} == {
-        "train": 33,
-        "validation": 4,
-        "test": 4,
-    }
+    assert list(manifest.splits) == ["train", "validation", "test"]
     seen = {}
     for split in manifest.splits:
         counts = [0] * len(classes)
@@ -64,6 +63,12 @@ def test_class_folders(run, tmp_path):
             assert record.image == (source / record.file).read_bytes()
             assert record.id == records.image_id(record.file)
         assert counts == manifest.splits[split].class_counts
+        assert min(counts) > 0
+        prints = manifest_lib.load_fingerprints(manifest, data, split)
+        assert [bytes(p) for p in prints] == [
+            hashlib.sha256(record.image).digest()
+            for record in read_records(data, manifest, split)
+        ]
     assert len(seen) == 41
     verified = run("data_prep.verify", f"--data_dir={data}")
     assert verified.returncode == 0, verified.stderr
@@ -98,11 +103,9 @@ def test_bytes_do_not_depend_on_the_workers(run, tmp_path):
         )
         assert done.returncode == 0, done.stderr
     one = hash_tree(tmp_path / "1" / "data")
-    one.pop("manifest.json")  # it holds the flags
+    assert "manifest.json" in one
     for workers in (2, 3):
-        other = hash_tree(tmp_path / str(workers) / "data")
-        other.pop("manifest.json")
-        assert other == one
+        assert hash_tree(tmp_path / str(workers) / "data") == one
 
 
 @pytest.mark.parametrize("encoding", ["jpeg", "raw"])
@@ -112,7 +115,7 @@ def test_resized_encodings(run, tmp_path, encoding, resize):
     for label, name in enumerate(("cat", "dog")):
         for number in range(3):
             path = source / name / f"{number}.png"
-            write_image(path, 60 + 60 * label, size=(80, 40))
+            write_image(path, 60 + 60 * label + number, size=(80, 40))
     data = tmp_path / "data"
     done = run(
         "data_prep.task",
@@ -132,7 +135,8 @@ def test_resized_encodings(run, tmp_path, encoding, resize):
             pixels = np.frombuffer(record.image, np.uint8).reshape(32, 32, 3)
         else:
             pixels = np.asarray(Image.open(io.BytesIO(record.image)))
-        value = 60 + 60 * record.label
+        number = int(record.file[-5])
+        value = 60 + 60 * record.label + number
         assert (
             abs(
                 pixels[16, 16].astype(int) - [value, 255 - value, value // 2]
@@ -217,12 +221,23 @@ def test_bad_images_are_named_and_counted(run, tmp_path):
     assert all(f"cat/{name} " in failed.stderr for name in bad)
     assert "--on_bad_image=skip" in failed.stderr
     assert "Traceback" not in failed.stderr
-    assert os.listdir(tmp_path) == ["photos"]
+    assert sorted(os.listdir(tmp_path)) == ["data.audit.json", "photos"]
+    left = json.loads((tmp_path / "data.audit.json").read_text())
+    assert left["counts"]["bad_image"] == 6
     skipped = run("data_prep.task", *arguments, "--on_bad_image=skip")
     assert skipped.returncode == 0, skipped.stderr
     assert "skipped 6 bad images" in skipped.stdout
+    assert sorted(os.listdir(tmp_path)) == ["data", "photos"]
     manifest = manifest_lib.load(data)
-    assert {s["file"] for s in manifest.skipped} == {f"cat/{n}" for n in bad}
+    assert manifest.skipped == 6
+    found = json.loads((data / "audit.json").read_text())
+    assert found["files"] == 26 and found["good"] == 20
+    named = {
+        finding["file"]
+        for finding in found["findings"]
+        if finding["kind"] == "bad_image"
+    }
+    assert named == {f"cat/{n}" for n in bad}
     assert sum(split.count for split in manifest.splits.values()) == 20
 
 
@@ -258,7 +273,7 @@ def odd_split(source):
     "make, arguments, code, message",
     [
         (empty_folder, [], 65, "holds no class folder"),
-        (empty_classes, [], 65, "its 2 class folders are empty"),
+        (empty_classes, [], 65, "its 2 classes are empty"),
         (one_class, [], 65, r"holds one class only: \['cat'\]"),
         (empty_class, [], 65, "no good image of class 'elk'"),
         (no_training_image, [], 65, "'elk' has no image in the train split"),
@@ -352,11 +367,14 @@ def test_verify_names_the_damaged_file(run, tmp_path):
                 file.write_bytes(
                     whole[:middle] + bytes([flipped]) + whole[middle + 1 :]
                 )
-            found = run("data_prep.verify", f"--data_dir={data}")
-            assert found.returncode == 65, (file.name, damage)
-            assert file.name in found.stderr
+            with pytest.raises(DataError, match=re.escape(file.name)):
+                verify.verify(data)
         file.write_bytes(whole)
-    assert run("data_prep.verify", f"--data_dir={data}").returncode == 0
+    assert verify.verify(data) == len(list(data.iterdir())) - 1
+    (data / "label.labels.txt").write_text("lies")
+    found = run("data_prep.verify", f"--data_dir={data}")
+    assert found.returncode == 65
+    assert "label.labels.txt is 4 bytes long" in found.stderr
 
 
 def test_manifest_says_how_it_was_made(run, tmp_path):
@@ -375,4 +393,5 @@ def test_manifest_says_how_it_was_made(run, tmp_path):
     assert content["unassigned"] == 4
     assert content["versions"]["shardtune"]
     assert "left 4 images" in done.stdout
-    assert set(content["flags"]) == set(task._HELPS)
+    how = {"output_dir", "workers", "runner", "beam_options"}
+    assert set(content["flags"]) == set(task._HELPS) - how

@@ -9,62 +9,89 @@ from data_prep import splits
 from data_prep.errors import DataError
 from data_prep.errors import UsageError
 
-
-def items(**counts):
-    files = [
-        f"{c}/{n}.jpg" for c, count in counts.items() for n in range(count)
-    ]
-    return files, [file.split("/")[0] for file in files]
+GOLDEN = 4133753096906890190
+FRACTIONS = splits.parse_spec("train:0.8,validation:0.1,test:0.1")
 
 
-def test_fractions_are_stratified():
-    files, labels = items(cat=100, dog=40)
-    amounts = splits.parse_spec("train:0.8,validation:0.1,test:0.1")
+def ranks(count, seed=0):
+    contents = (n.to_bytes(32, "big") for n in range(count))
+    return [splits.rank(content, seed) for content in contents]
+
+
+def test_fractions_are_near_and_cover_every_rank():
     found = collections.Counter(
-        zip(labels, splits.assign(files, labels, amounts, 0), strict=True)
+        splits.by_fraction(rank, FRACTIONS) for rank in ranks(10_000)
     )
-    assert found == {
-        ("cat", "train"): 80,
-        ("cat", "validation"): 10,
-        ("cat", "test"): 10,
-        ("dog", "train"): 32,
-        ("dog", "validation"): 4,
-        ("dog", "test"): 4,
-    }
+    assert set(found) == {"train", "validation", "test"}
+    # Three standard deviations of a binomial of 10,000 at 0.1.
+    assert abs(found["test"] - 1000) < 90
+    assert abs(found["validation"] - 1000) < 90
+    assert splits.by_fraction((1 << 63) - 1, FRACTIONS) == "train"
+    assert splits.by_fraction(0, FRACTIONS) == "test"
+
+
+def test_fractions_below_one_leave_images():
+    amounts = splits.parse_spec("train:0.2,test:0.1")
+    found = collections.Counter(
+        splits.by_fraction(rank, amounts) for rank in ranks(10_000)
+    )
+    assert abs(found[None] - 7000) < 140
+
+
+def test_the_seed_matters_and_the_golden_rank_does_not_change():
+    assert splits.rank(bytes(32), 0) == GOLDEN
+    assert splits.rank(bytes(32), 1) != GOLDEN
 
 
 def test_counts_are_per_class_and_leave_the_rest():
-    files, labels = items(cat=10, dog=6)
-    amounts = splits.parse_spec("train:3,test:2")
-    found = collections.Counter(
-        zip(labels, splits.assign(files, labels, amounts, 0), strict=True)
-    )
-    assert found[("cat", "train")] == found[("dog", "train")] == 3
-    assert found[("cat", "test")] == found[("dog", "test")] == 2
-    assert found[("cat", None)] == 5
+    counts = {
+        label: splits.class_counts(label, 10, {"train": 3, "test": 2})
+        for label in ("cat", "dog")
+    }
+    groups = [(r, {"cat": 1}) for r in sorted(ranks(10))]
+    groups += [(r, {"dog": 1}) for r in sorted(ranks(6, seed=1))]
+    found = [name for _, name in splits.by_count(sorted(groups), counts)]
+    assert collections.Counter(found) == {"test": 4, "train": 6, None: 6}
 
 
-def test_order_of_files_does_not_matter_but_the_seed_does():
-    files, labels = items(cat=30, dog=30)
-    amounts = splits.parse_spec("train:0.5,validation:0.5")
-    first = dict(
-        zip(files, splits.assign(files, labels, amounts, 7), strict=True)
-    )
-    shuffled = list(zip(files, labels, strict=True))
-    random.Random(1).shuffle(shuffled)
-    files2, labels2 = zip(*shuffled, strict=True)
-    second = splits.assign(files2, labels2, amounts, 7)
-    assert first == dict(zip(files2, second, strict=True))
-    other = splits.assign(files, labels, amounts, 8)
-    assert first != dict(zip(files, other, strict=True))
+def test_a_group_is_never_torn_and_the_counts_hold():
+    """Groups of up to three images of two classes, counts met exactly."""
+    generator = random.Random(0)
+    groups = []
+    for rank in sorted(ranks(400)):
+        images = collections.Counter(
+            generator.choices(("cat", "dog"), k=generator.choice((1, 1, 1, 3)))
+        )
+        groups.append((rank, images))
+    counts = {
+        label: {"train": 100, "validation": 30, "test": 30}
+        for label in ("cat", "dog")
+    }
+    found = collections.Counter()
+    for (rank, images), (same, name) in zip(
+        groups, splits.by_count(groups, counts), strict=True
+    ):
+        assert rank == same  # one split for all of a group
+        for label, number in images.items():
+            found[label, name] += number
+    for label, of_class in counts.items():
+        for name, number in of_class.items():
+            assert found[label, name] == number
+
+
+def test_groups_that_cannot_fill_the_counts_are_an_error():
+    counts = {"cat": {"train": 3, "test": 1}}
+    groups = [(1, {"cat": 2}), (2, {"cat": 2})]
+    with pytest.raises(DataError, match="too few for"):
+        list(splits.by_count(groups, counts))
 
 
 def test_small_classes_reach_every_split():
-    files, labels = items(cat=3, dog=50)
-    amounts = splits.parse_spec("train:0.8,validation:0.1,test:0.1")
-    found = splits.assign(files, labels, amounts, 0)
-    cats = [s for s, label in zip(found, labels, strict=True) if label == "cat"]
-    assert sorted(cats) == ["test", "train", "validation"]
+    assert splits.class_counts("cat", 3, FRACTIONS) == {
+        "train": 1,
+        "validation": 1,
+        "test": 1,
+    }
 
 
 @pytest.mark.parametrize(
@@ -87,6 +114,5 @@ def test_unreadable_specs_are_refused(text, message):
 
 
 def test_too_few_images_are_named():
-    files, labels = items(cat=100, dog=2)
     with pytest.raises(DataError, match="class 'dog' has 2 images"):
-        splits.assign(files, labels, splits.parse_spec("train:5,test:1"), 0)
+        splits.class_counts("dog", 2, splits.parse_spec("train:5,test:1"))

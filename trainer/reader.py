@@ -8,6 +8,7 @@ import numpy as np
 from data_prep import records
 from data_prep.errors import DataError
 from data_prep.manifest import Manifest
+from data_prep.manifest import check_ends
 from data_prep.manifest import load_index
 from trainer import decode
 
@@ -28,7 +29,8 @@ class Reader:
         ids: int64 `[N]`.
 
     Raises:
-        DataError: If there is no such split or its index is damaged.
+        DataError: If there is no such split, its index is damaged, or the
+            ends of a shard are not what the index says.
     """
 
     def __init__(self, data_dir: str, manifest: Manifest, split: str):
@@ -40,6 +42,7 @@ class Reader:
         self.manifest = manifest
         self.split = split
         self._index = load_index(manifest, data_dir, split)
+        check_ends(manifest, data_dir, split, self._index)
         self._paths = [
             pathlib.Path(data_dir, shard.name)
             for shard in manifest.splits[split].shards

@@ -1,60 +1,21 @@
 """Labelled images in folders: class/file or split/class/file."""
 
-import dataclasses
 import os
-import pathlib
+from collections.abc import Iterator
 
 from data_prep.errors import DataError
-
-SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-    "evaluation": "test",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageFile:
-    """One file that a source holds as a labelled image.
-
-    Attributes:
-        path: Where it lies on this machine.
-        file: Path relative to the source, with forward slashes.
-        label: Class name.
-        split: The split it was found in, or None where the source has none.
-    """
-
-    path: str
-    file: str
-    label: str
-    split: str | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Listing:
-    """What a source holds.
-
-    Attributes:
-        images: Every file that stands as an image of a class, sorted by path.
-        classes: Sorted names of all class folders, empty ones included.
-        ignored: Relative paths of the files that belong to no class.
-    """
-
-    images: list[ImageFile]
-    classes: list[str]
-    ignored: list[str]
+from data_prep.sources.listing import SPLIT_NAMES
+from data_prep.sources.listing import ImageFile
+from data_prep.sources.listing import Listing
+from data_prep.sources.listing import folders
+from data_prep.sources.listing import walk
 
 
 def list_folder(source: str, layout: str) -> Listing:
     """Lists the labelled images below a folder.
 
     A class is a folder; its images may lie at any depth below it. Names that
-    begin with a dot are ignored, as are files beside the class folders: both
-    are counted in `ignored`.
+    begin with a dot belong to no class, nor do files beside the class folders.
 
     Args:
         source: The folder.
@@ -65,15 +26,15 @@ def list_folder(source: str, layout: str) -> Listing:
     Raises:
         DataError: If there is no such folder, or no class folder in it.
     """
-    root = pathlib.Path(source)
-    if not root.is_dir():
+    if not os.path.isdir(source):
         raise DataError(
             f"--source={source} is no folder. Expected a folder with one "
             "folder of images per class, or train, validation and test "
-            "folders that hold those."
+            "folders that hold those; or csv:FILE or tfds:NAME."
         )
-    below = _folders(root)
-    unknown = [d.name for d in below if d.name.lower() not in SPLIT_FOLDERS]
+    root = os.path.realpath(source)
+    below = folders(root)
+    unknown = [name for name in below if name.lower() not in SPLIT_NAMES]
     if layout == "auto":
         layout = "split_folders" if below and not unknown else "class_folders"
     if layout == "split_folders":
@@ -81,59 +42,32 @@ def list_folder(source: str, layout: str) -> Listing:
             raise DataError(
                 f"--layout=split_folders found the folder {unknown[0]!r} in "
                 f"{source}, which names no split. Expected only "
-                f"{', '.join(SPLIT_FOLDERS)}."
+                f"{', '.join(SPLIT_NAMES)}."
             )
-        places = [
-            (folder, SPLIT_FOLDERS[split.name.lower()])
-            for split in below
-            for folder in _folders(split)
-        ]
-        parents = [root, *below]
+        classes = {
+            name for split in below for name in folders(f"{root}/{split}")
+        }
     else:
-        places = [(folder, None) for folder in below]
-        parents = [root]
-    if not places:
+        classes = set(below)
+    if not classes:
         raise DataError(
             f"{source} holds no class folder. Expected "
-            "CLASS/image.jpg, or train/CLASS/image.jpg and so on."
+            "CLASS/image.jpg, or train/CLASS/image.jpg and so on. Images "
+            "whose names hold the label need --label_pattern."
         )
-
-    images: list[ImageFile] = []
-    ignored = [
-        _relative(entry, root)
-        for parent in parents
-        for entry in parent.iterdir()
-        if not entry.is_dir() or entry.name.startswith(".")
-    ]
-    for folder, split in places:
-        for path in _files(folder):
-            if path.name.startswith("."):
-                ignored.append(_relative(path, root))
-            else:
-                images.append(
-                    ImageFile(
-                        str(path), _relative(path, root), folder.name, split
-                    )
-                )
-    images.sort(key=lambda image: image.file)
-    classes = sorted({folder.name for folder, _ in places})
-    return Listing(images, classes, sorted(ignored))
+    images = _images(root, with_splits=layout == "split_folders")
+    return Listing(images, sorted(classes))
 
 
-def _folders(parent: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(
-        entry
-        for entry in parent.iterdir()
-        if entry.is_dir() and not entry.name.startswith(".")
-    )
-
-
-def _files(folder: pathlib.Path):
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(n for n in folders if not n.startswith("."))
-        for name in names:
-            yield pathlib.Path(place, name)
-
-
-def _relative(path: pathlib.Path, root: pathlib.Path) -> str:
-    return path.relative_to(root).as_posix()
+def _images(root: str, with_splits: bool) -> Iterator[ImageFile]:
+    depth = 2 if with_splits else 1  # folders above an image, at the least
+    for path, file, problem in walk(root):
+        parts = file.split("/")
+        label = split = None
+        # A refused link to a folder of images stands for what it hides.
+        if len(parts) > depth - bool(problem):
+            label = parts[depth - 1]
+            split = SPLIT_NAMES[parts[0].lower()] if with_splits else None
+        if any(part.startswith(".") for part in parts):
+            label = None
+        yield ImageFile(path, file, label, split, problem)

@@ -1,0 +1,322 @@
+"""data_prep beside two peers, and its memory and time as the set grows.
+
+python -m benchmarks.data_prep speed --photos=FOLDER
+python -m benchmarks.data_prep growth --images=1000,100000,1000000
+python -m benchmarks.data_prep names --images=1000,100000,1000000
+
+`speed` runs whole commands in turns on copies of the photos that differ in a
+comment. The peers: two processes that decode the same files in full with
+libjpeg-turbo and do nothing else, and TFDS's own writer, which looks inside no
+file. `growth` writes tiny images and reports the most memory that a process
+took; `names` does so for all but the opening and writing of files.
+"""
+
+import concurrent.futures
+import json
+import multiprocessing
+import os
+import pathlib
+import random
+import resource
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Callable
+
+from absl import app
+from absl import flags
+
+from benchmarks import measure
+
+COPIES = 8  # of each photo: enough work for start-up to be a small part
+ROUNDS = 3
+
+
+def copy_photos(photos: str, folder: pathlib.Path) -> int:
+    """Writes `COPIES` of every JPEG, each with a comment of its own."""
+    count = 0
+    for path in sorted(pathlib.Path(photos).rglob("*.jpg")):
+        content = path.read_bytes()
+        place = folder / path.parent.name
+        place.mkdir(parents=True, exist_ok=True)
+        for copy in range(COPIES):
+            comment = f"copy {copy}".encode()
+            segment = b"\xff\xfe" + struct.pack(">H", len(comment) + 2)
+            (place / f"{path.stem}-{copy}.jpg").write_bytes(
+                content[:2] + segment + comment + content[2:]
+            )
+            count += 1
+    return count
+
+
+def decode_all(paths: list[str]) -> int:
+    """Decodes JPEG files in full; returns how many."""
+    import simplejpeg
+
+    for path in paths:
+        simplejpeg.decode_jpeg(pathlib.Path(path).read_bytes(), "RGB")
+    return len(paths)
+
+
+def processor_seconds() -> float:
+    """Returns what the ended child processes have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def decoding_rate(folder: pathlib.Path) -> float:
+    """Returns images/s of two processes, their start not counted."""
+    paths = [str(path) for path in sorted(folder.rglob("*.jpg"))]
+    chunks = [paths[start::64] for start in range(64)]
+    with concurrent.futures.ProcessPoolExecutor(
+        2, mp_context=multiprocessing.get_context("spawn")
+    ) as pool:
+        list(pool.map(decode_all, [part[:2] for part in chunks]))
+        start = time.perf_counter()
+        count = sum(pool.map(decode_all, chunks))
+        return count / (time.perf_counter() - start)
+
+
+def data_prep_seconds(source: pathlib.Path, *arguments: str) -> float:
+    """Returns the wall time of `python -m data_prep.task`."""
+    with tempfile.TemporaryDirectory(dir=source.parent) as place:
+        start = time.perf_counter()
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "data_prep.task",
+                f"--source={source}",
+                f"--output_dir={place}/data",
+                *arguments,
+            ],
+            check=True,
+            capture_output=True,
+        )
+        return time.perf_counter() - start
+
+
+TFDS_WRITER = """
+import pathlib, sys, time
+import tensorflow_datasets as tfds
+source, place = map(pathlib.Path, sys.argv[1:])
+class Photos(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+    def _info(self):
+        return tfds.core.DatasetInfo(builder=self,
+            features=tfds.features.FeaturesDict({
+                "image": tfds.features.Image(),
+                "label": tfds.features.ClassLabel(names=["cats", "dogs"])}),
+            supervised_keys=("image", "label"))
+    def _split_generators(self, _):
+        return {"train": self._all()}
+    def _generate_examples(self):
+        raise NotImplementedError
+    def _all(self):
+        for path in sorted(source.rglob("*.jpg")):
+            yield str(path), {"image": str(path), "label": path.parent.name}
+builder = Photos(data_dir=str(place))
+start = time.perf_counter()
+builder.download_and_prepare()
+print("seconds", time.perf_counter() - start)
+"""
+
+
+def tfds_seconds(source: pathlib.Path) -> float:
+    """Returns the time of TFDS's writer, TensorFlow's start not counted."""
+    with tempfile.TemporaryDirectory(dir=source.parent) as place:
+        done = subprocess.run(
+            [sys.executable, "-c", TFDS_WRITER, str(source), place],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    return float(done.stdout.split("seconds")[-1])
+
+
+def speed(photos: str) -> None:
+    """Prints rates of ours and of the peers, measured in turns."""
+    with tempfile.TemporaryDirectory() as place:
+        source = pathlib.Path(place, "photos")
+        count = copy_photos(photos, source)
+        few = pathlib.Path(place, "few")
+        for number, path in enumerate(sorted(source.glob("*/*-0.jpg"))):
+            if number % 100 == 0:
+                target = few / path.parent.name / path.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(path.read_bytes())
+        figures: dict[str, list[float]] = {}
+        processor: dict[str, list[float]] = {}
+        starts = []
+
+        def add(name: str, run: Callable[[], float]) -> None:
+            before = processor_seconds()
+            rate = run()
+            used = (processor_seconds() - before) / count * 1e6
+            figures.setdefault(name, []).append(rate)
+            processor.setdefault(name, []).append(used)
+            print(f"{name}: {rate:,.0f}", file=sys.stderr, flush=True)
+
+        def ours() -> float:
+            return count / (data_prep_seconds(source) - starts[-1])
+
+        for _ in range(ROUNDS):
+            starts.append(data_prep_seconds(few, "--splits=train:0.7,test:0.3"))
+            add("two processes, full decode", lambda: decoding_rate(source))
+            add("ours", ours)
+            add("TFDS writer", lambda: count / tfds_seconds(source))
+    print(
+        measure.machine(
+            "simplejpeg", "pillow", "tensorflow", "tensorflow-datasets"
+        )
+    )
+    print(f"{count} images, {ROUNDS} rounds in turns")
+    print(measure.table(figures, "images/s", "ours"))
+    print("processor time per image, start-up included:")
+    for name, values in processor.items():
+        print(f"  {name}: {statistics.median(values):.0f} us")
+    print(
+        f"start-up: {statistics.median(starts):.2f} s (median; least "
+        f"{min(starts):.2f}, most {max(starts):.2f})"
+    )
+
+
+def tiny_png(number: int) -> bytes:
+    """Returns a grey PNG of 16x16 random pixels, the same for each number."""
+    generator = random.Random(number)
+    rows = b"".join(b"\0" + generator.randbytes(16) for _ in range(16))
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + crc
+
+    return b"".join(
+        (
+            b"\x89PNG\r\n\x1a\n",
+            chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 16, 8, 0, 0, 0, 0)),
+            chunk(b"IDAT", zlib.compress(rows, 0)),
+            chunk(b"IEND", b""),
+        )
+    )
+
+
+PEAK = """
+import json, resource, sys, time
+from data_prep.config import PrepareConfig
+from data_prep.prepare import prepare
+if __name__ == "__main__":
+    start = time.perf_counter()
+    prepare(PrepareConfig(source=sys.argv[1], output_dir=sys.argv[2]))
+    wall = time.perf_counter() - start
+    used = [resource.getrusage(who)
+            for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    print(json.dumps([wall, sum(u.ru_utime + u.ru_stime for u in used),
+                      *(u.ru_maxrss / 1024 for u in used)]))
+"""
+
+
+def growth(numbers: list[int]) -> None:
+    """Prints time per image and peak memory for sets of several sizes."""
+    print(measure.machine("simplejpeg", "pillow", "numpy"))
+    print(
+        f"{'images':>9}  {'us/image':>8}  {'CPU us/image':>12}  "
+        f"{'MiB, main':>9}  MiB, largest worker"
+    )
+    with tempfile.TemporaryDirectory() as place:
+        source = pathlib.Path(place, "tiny")
+        written = 0
+        script = pathlib.Path(place, "peak.py")
+        script.write_text(PEAK)
+        for number in sorted(numbers):
+            for image in range(written, number):
+                path = source / str(image % 10) / str(image // 10_000)
+                if image // 10 % 1000 == 0:
+                    path.mkdir(parents=True, exist_ok=True)
+                (path / f"{image}.png").write_bytes(tiny_png(image))
+            written = number
+            done = subprocess.run(
+                [sys.executable, script, source, f"{place}/data{number}"],
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "PYTHONPATH": os.getcwd()},
+            )
+            seconds, cpu, main_mib, worker = json.loads(done.stdout)
+            print(
+                f"{number:>9}  {seconds / number * 1e6:8.0f}  "
+                f"{cpu / number * 1e6:12.0f}  {main_mib:9.0f}  {worker:19.0f}",
+                flush=True,
+            )
+
+
+NAMES = """
+import json, os, random, resource, sys, tempfile, time
+from data_prep import assignment, audit, findings, fingerprint, splits, writing
+from data_prep.catalogue import Catalogue
+from data_prep.config import PrepareConfig
+from data_prep.sources.listing import ImageFile
+count, place = int(sys.argv[1]), sys.argv[2]
+config = PrepareConfig(source="names", output_dir=place)
+generator = random.Random(0)
+def images():
+    for n in range(count):
+        yield ImageFile(f"/photos/{n % 10}/{n}.jpg", f"{n % 10}/{n}.jpg", str(n % 10))
+start = time.process_time()
+with Catalogue(place) as catalogue:
+    catalogue.add_files(images())
+    for row in catalogue.files():
+        content = generator.randbytes(32)
+        print_ = fingerprint.Fingerprint(
+            generator.getrandbits(64) - (1 << 63), generator.randbytes(256))
+        facts = audit.Facts(20_000, 200, 150, "", content, True, (), print_)
+        catalogue.add_facts(row, facts, splits.rank(content, 0),
+                            splits.place(row.file, 0))
+    findings.find(catalogue, splits_kept=False)
+    assignment.anew(catalogue, splits.parse_spec("train:0.8,test:0.2"))
+    planned = {s: list(writing._plan(config, catalogue, s)) for s in splits.SPLITS}
+    items = sum(len(shard.items) for shard in writing._shards(
+        catalogue, planned, [str(n) for n in range(10)]))
+    assert items == count
+    findings.save(catalogue, os.path.join(place, "audit.json"))
+print(json.dumps([time.process_time() - start,
+                  resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+"""
+
+
+def names(numbers: list[int]) -> None:
+    """Prints the same for all but opening and writing, on made-up facts."""
+    print(f"{'names':>9}  CPU us/image  MiB")
+    for number in sorted(numbers):
+        with tempfile.TemporaryDirectory() as place:
+            done = subprocess.run(
+                [sys.executable, "-c", NAMES, str(number), place],
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        cpu, mib = json.loads(done.stdout)
+        print(
+            f"{number:>9}  {cpu / number * 1e6:12.0f}  {mib:3.0f}", flush=True
+        )
+
+
+def main(argv: list[str]) -> None:
+    """Runs what the first word asks for."""
+    if argv[1:] == ["speed"]:
+        speed(flags.FLAGS.photos)
+    elif argv[1:] == ["growth"]:
+        growth([int(n) for n in flags.FLAGS.images.split(",")])
+    elif argv[1:] == ["names"]:
+        names([int(n) for n in flags.FLAGS.images.split(",")])
+    else:
+        raise app.UsageError("expected speed, growth or names")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("photos", None, "Folder of class folders of JPEGs.")
+    flags.DEFINE_string("images", "1000,100000", "Sizes for growth.")
+    app.run(main)

@@ -1,0 +1,103 @@
+"""What every source gives: the labelled images, one by one."""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "evaluation": "test",
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ImageFile:
+    """One file of a source.
+
+    Attributes:
+        path: Where it lies on this machine.
+        file: Path relative to the source, with forward slashes.
+        label: Class name, or None where the file belongs to no class.
+        split: The split it was found in, or None where the source has none.
+        problem: Why the file may not be opened, or "".
+    """
+
+    path: str
+    file: str
+    label: str | None
+    split: str | None = None
+    problem: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """What a source holds. It is never in memory as a whole.
+
+    Attributes:
+        images: Every file, in any order; can be run through once.
+        classes: Names of classes that the source declares, those without
+            an image included; empty where only the images tell.
+    """
+
+    images: Iterator[ImageFile]
+    classes: list[str]
+
+
+def walk(root: str, below: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yields every file below a folder that may be opened, and what may not.
+
+    Links to files are followed while they stay below `root`; nothing outside
+    of it is read. Names that begin with a dot are yielded as files and not
+    entered.
+
+    Args:
+        root: The folder that must not be left, as `os.path.realpath` gives it.
+        below: Where to begin, relative to `root`; "" is `root`.
+
+    Yields:
+        Path, path relative to `root`, and why it may not be opened or "".
+    """
+    with os.scandir(os.path.join(root, below)) as entries:
+        for entry in entries:
+            file = f"{below}/{entry.name}" if below else entry.name
+            hidden = entry.name.startswith(".")
+            if entry.is_dir(follow_symlinks=False) and not hidden:
+                yield from walk(root, file)
+            elif hidden or entry.is_file(follow_symlinks=False):
+                yield entry.path, file, ""
+            else:
+                yield entry.path, file, refuse(entry.path, root)
+
+
+def refuse(path: str, root: str) -> str:
+    """Returns why a file may not be opened, or "" where it may.
+
+    Args:
+        path: A file, a link, or nothing at all.
+        root: The folder that must not be left, as `os.path.realpath` gives it.
+    """
+    real = os.path.realpath(path)
+    if os.path.commonpath((root, real)) != root:
+        return "leads out of the source"
+    if os.path.isdir(real):
+        return (
+            "is a link to a folder" if os.path.islink(path) else "is a folder"
+        )
+    if not os.path.exists(real):
+        return "does not exist"
+    return "" if os.path.isfile(real) else "is no regular file"
+
+
+def folders(parent: str) -> list[str]:
+    """Returns the sorted names of the folders in one that are not hidden."""
+    with os.scandir(parent) as entries:
+        return sorted(
+            entry.name
+            for entry in entries
+            if not entry.name.startswith(".") and entry.is_dir()
+        )

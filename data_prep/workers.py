@@ -1,0 +1,77 @@
+"""Runs a function on many items in several processes, in order."""
+
+import collections
+import concurrent.futures
+import itertools
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import Any
+
+# Calls that wait or run for each process: enough to keep it busy, few enough
+# to hold only a handful of items and results in memory.
+_AHEAD = 2
+
+
+class Processes:
+    """Processes of this machine.
+
+    Args:
+        workers: How many; 0 is one per processor, 1 is this very process.
+    """
+
+    def __init__(self, workers: int):
+        self._workers = workers or len(os.sched_getaffinity(0))
+        self._pool = None
+
+    def __enter__(self) -> "Processes":
+        if self._workers > 1:
+            # "spawn": a forked child of a process with threads can hang.
+            self._pool = concurrent.futures.ProcessPoolExecutor(
+                self._workers,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_begin,
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def map(self, function: Callable, items: Iterable) -> Iterator[Any]:
+        """Yields `function(item)` of every item, in the order of the items.
+
+        Args:
+            function: Can be pickled, as can what it takes and returns.
+            items: Drawn from as results are taken.
+        """
+        if not self._pool:
+            yield from map(function, items)
+            return
+        items = iter(items)
+        waiting = collections.deque(
+            self._pool.submit(function, item)
+            for item in itertools.islice(items, _AHEAD * self._workers)
+        )
+        while waiting:
+            result = waiting.popleft().result()
+            for item in itertools.islice(items, 1):
+                waiting.append(self._pool.submit(function, item))
+            yield result
+
+
+def _begin() -> None:
+    # Ctrl-C reaches every process; one of them says so.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this process when its parent is killed; else it would wait on."""
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)

@@ -1,0 +1,439 @@
+"""Faults: real kills, full disks, damaged shards; each with a control."""
+
+import gzip
+import io
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+from conftest import ROOT
+from conftest import hash_tree
+from conftest import write_classes
+from conftest import write_noise
+from PIL import Image
+from test_data_prep_sources import make
+
+from data_prep import manifest as manifest_lib
+from data_prep import records
+from data_prep import verify
+from data_prep.errors import DataError
+from data_prep.sources import folder
+from data_prep.sources import listing
+from trainer import reader
+
+
+def start(source, data, *arguments, code=""):
+    """Starts data_prep; `code` runs first in its process."""
+    command = [sys.executable, "-m", "data_prep.task"]
+    if code:
+        code += "; import runpy, sys; sys.argv[0] = 'data_prep.task'; "
+        code += "runpy.run_module('data_prep.task', run_name='__main__')"
+        command = [sys.executable, "-c", code]
+    return subprocess.Popen(
+        [*command, f"--source={source}", f"--output_dir={data}", *arguments],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def wait_for(pattern, folder, process, seconds=60):
+    """Returns when a file of that name exists, or the process has ended."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        if any(folder.glob(pattern)):
+            return
+        time.sleep(0.001)
+
+
+# 1. Killed at any time.
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """600 images, so that there is time to kill."""
+    return write_noise(tmp_path_factory.mktemp("many") / "photos", count=300)
+
+
+@pytest.mark.slow
+def test_killed_at_any_time(many, tmp_path):
+    began = time.monotonic()
+    undisturbed = start(many, tmp_path / "whole" / "data", "--image_size=64")
+    assert undisturbed.wait() == 0, undisturbed.stderr.read()
+    usual = time.monotonic() - began
+    whole = hash_tree(tmp_path / "whole" / "data")
+    data = tmp_path / "data"
+    working = tmp_path / "incomplete.data"
+    generator = random.Random(0)
+    moments = [generator.uniform(0, usual) for _ in range(7)]
+    moments += ["scratch", "*.tfrecord-*", "*.index"]
+    caught = set()
+    for moment in moments:
+        process = start(many, data, "--image_size=64")
+        if isinstance(moment, str):
+            wait_for(moment, working, process)
+        else:
+            time.sleep(moment)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        process.wait()
+        # Nobody goes on writing what the next run sweeps.
+        _, alive = psutil.wait_procs(family, timeout=10)
+        assert not alive
+        if data.exists():
+            assert hash_tree(data) == whole
+            shutil.rmtree(data)
+        elif working.exists():
+            caught |= {path.suffix for path in working.rglob("*")}
+            # The control: what is left is no data set, and is not taken
+            # for one.
+            if not (working / "manifest.json").exists():
+                with pytest.raises(DataError, match="no finished data set"):
+                    manifest_lib.load(working)
+    assert ".sqlite" in caught  # some kills fell into the work
+    again = start(many, data, "--image_size=64")
+    assert again.wait() == 0, again.stderr.read()
+    assert hash_tree(data) == whole
+    assert sorted(os.listdir(tmp_path)) == ["data", "whole"]
+
+
+# 2. Two runs into one place.
+
+
+@pytest.mark.parametrize("locked", [True, False])
+def test_two_runs_into_one_place(many, tmp_path, locked):
+    data = tmp_path / "data"
+    code = "" if locked else "import fcntl; fcntl.flock = lambda *_: None"
+    first = start(many, data, code=code)
+    wait_for("scratch/*", tmp_path / "incomplete.data", first)
+    second = start(many, data, code=code)
+    codes = [first.wait(), second.wait()]
+    said = second.stderr.read()
+    assert "Traceback" not in said
+    assert ("another run is writing" in said) == locked
+    if locked:
+        assert codes == [0, 65]
+        assert verify.verify(data)
+
+
+@pytest.mark.slow
+def test_two_runs_at_the_same_moment(many, tmp_path):
+    for attempt in range(3):
+        data = tmp_path / str(attempt)
+        both = [start(many, data) for _ in range(2)]
+        assert sorted(process.wait() for process in both) == [0, 65]
+        assert verify.verify(data)
+
+
+# 3. No room.
+
+
+def test_a_disk_that_is_full(many, tmp_path):
+    """On a tmpfs of 1 MB; the control has 100."""
+    for size, code in (("1m", 65), ("100m", 0)):
+        place = tmp_path / size
+        place.mkdir()
+        script = (
+            f"mount -t tmpfs -o size={size} tmpfs {place} || exit 99; "
+            f"{sys.executable} -m data_prep.task --source={many} "
+            f"--output_dir={place}/data; code=$?; ls {place}; exit $code"
+        )
+        done = subprocess.run(
+            ["unshare", "--mount", "sh", "-c", script],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+        )
+        if done.returncode in (1, 99, 127) and "Traceback" not in done.stderr:
+            pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        left = done.stdout.strip().split("\n")[-1]
+        assert left == ("" if code else "data")
+        if code:
+            assert "could not be made" in done.stderr
+
+
+def test_a_write_that_fails(many, tmp_path):
+    """The kernel refuses to let a file grow: an OSError in any process."""
+    limit = (1 << 20, 1 << 20)
+    process = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "data_prep.task",
+            f"--source={many}",
+            f"--output_dir={tmp_path / 'data'}",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+    )
+    assert process.returncode == 65, process.stderr
+    assert "could not be made" in process.stderr
+    assert "Traceback" not in process.stderr
+    assert not os.listdir(tmp_path)
+
+
+# 4. Damaged images; the many kinds are in test_data_prep*.py.
+
+
+def test_a_cut_jpeg_that_a_check_of_headers_passes(tmp_path):
+    source = write_noise(tmp_path / "photos", count=10)
+    whole = (source / "cat" / "000.jpg").read_bytes()
+    cut = whole[: len(whole) * 6 // 10]
+    (source / "cat" / "cut.jpg").write_bytes(cut)
+    Image.open(io.BytesIO(cut)).verify()  # the control: this sees nothing
+    with pytest.raises(DataError, match="cat/cut.jpg cannot be decoded"):
+        make(source, tmp_path)
+    manifest, found = make(source, tmp_path, on_bad_image="skip")
+    assert len(found) + manifest.skipped == 21
+
+
+def test_a_file_that_changes_after_the_audit(many, tmp_path, monkeypatch):
+    source = write_noise(tmp_path / "photos", count=10)
+    victim = source / "cat" / "003.jpg"
+    from data_prep import findings
+
+    find = findings.find
+
+    def find_and_change(*arguments, **options):
+        find(*arguments, **options)
+        shutil.copy(source / "cat" / "004.jpg", victim)
+
+    monkeypatch.setattr(findings, "find", find_and_change)
+    with pytest.raises(DataError, match="003.jpg was changed after it was"):
+        make(source, tmp_path)
+    assert not (tmp_path / "data").exists()
+
+
+# 6. Names that lead out; see also test_data_prep_sources.py.
+
+
+def test_links_out_would_be_followed_without_the_check(tmp_path, monkeypatch):
+    source = write_classes(tmp_path / "photos", count=10)
+    outside = tmp_path / "secret.png"
+    Image.new("RGB", (40, 40), (3, 99, 5)).save(outside)
+    (source / "cat" / "out.png").symlink_to(outside)
+    with pytest.raises(DataError, match="leads out of the source"):
+        make(source, tmp_path)
+    monkeypatch.setattr(listing, "refuse", lambda path, root: "")
+    assert folder.walk is listing.walk
+    _, found = make(source, tmp_path)
+    assert "cat/out.png" in found
+
+
+# 7 to 9. Damaged data sets.
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """A data set of equal records in two shards, which sizes cannot tell."""
+    place = tmp_path_factory.mktemp("raw")
+    source = write_noise(place / "photos", count=60)
+    manifest, _ = make(
+        source,
+        place,
+        image_size=64,
+        encoding="raw",
+        splits="train:45,validation:15",
+        shard_mb=1,
+    )
+    one, two = manifest.splits["train"].shards
+    assert one.bytes == two.bytes
+    return place / "data"
+
+
+@pytest.fixture
+def data(raw, tmp_path):
+    return shutil.copytree(raw, tmp_path / "data")
+
+
+def shard_of(data, number=0):
+    manifest = manifest_lib.read(data)
+    index = manifest_lib.load_index(manifest, data, "train")
+    rows = index[index["shard"] == number]
+    return data / manifest.splits["train"].shards[number].name, rows
+
+
+def refused(data, *expected):
+    with pytest.raises(DataError) as error:
+        verify.verify(data)
+    for text in expected:
+        assert text in str(error.value)
+
+
+@pytest.mark.parametrize("record", [0, 7, -1])
+@pytest.mark.parametrize(
+    "region, message",
+    [
+        (0, "its length says"),
+        (9, "the checksum of its length is wrong"),
+        (500, "checksum does not fit"),
+        (-1, "checksum does not fit"),
+    ],
+)
+def test_a_flipped_bit(data, record, region, message):
+    assert verify.verify(data)  # the control
+    shard, rows = shard_of(data)
+    row = rows[record]
+    start = int(row["offset"]) - records.HEADER_BYTES
+    if region < 0:
+        place = int(row["offset"] + row["bytes"]) + records.FOOTER_BYTES - 1
+    else:
+        place = start + region
+    content = bytearray(shard.read_bytes())
+    content[place] ^= 4
+    shard.write_bytes(content)
+    refused(data, f"{shard} is damaged at byte {start}: ", message)
+    # The trainer looks at the ends when it starts, and at the content of each
+    # record when it reads it; where that begins it knows from the index.
+    manifest = manifest_lib.load(data)
+    if record == 7:
+        images = reader.Reader(data, manifest, "train")
+        if 0 <= region < records.HEADER_BYTES:
+            assert len(images.contents(np.arange(images.count))) == 90
+            return
+        with pytest.raises(DataError, match=f"{shard.name} is damaged at byte"):
+            images.contents(np.arange(images.count))
+    else:
+        with pytest.raises(DataError, match=f"{shard.name} is damaged at byte"):
+            reader.Reader(data, manifest, "train")
+
+
+def damage_of(content, rows, kind):
+    second = int(rows[1]["offset"]) - records.HEADER_BYTES
+    return {
+        "at a record's end": content[:second],
+        "5 bytes later": content[: second + 5],
+        "in a record": content[: second + 700],
+        "empty": b"",
+        "7 bytes more": content + b"trailin",
+        "gzip, less 8 bytes": gzip.compress(content)[:-8],
+    }[kind]
+
+
+TRUNCATIONS = (
+    "at a record's end",
+    "5 bytes later",
+    "in a record",
+    "empty",
+    "7 bytes more",
+    "gzip, less 8 bytes",
+)
+
+
+@pytest.mark.parametrize("kind", TRUNCATIONS)
+def test_a_cut_shard(data, kind):
+    shard, rows = shard_of(data)
+    shard.write_bytes(damage_of(shard.read_bytes(), rows, kind))
+    size = shard.stat().st_size
+    refused(data, f"{shard} is {size} bytes long; the manifest says")
+    if kind in TRUNCATIONS[1:3]:
+        start = int(rows[1]["offset"]) - records.HEADER_BYTES
+        refused(data, f"at byte {start}: the file ends within the record")
+    with pytest.raises(DataError, match=f"{shard.name} is {size} bytes long"):
+        manifest_lib.load(data)  # how the trainer begins
+
+
+def test_what_tensorflow_says_of_cut_shards(tf, data):
+    """The control: TFRecord itself takes most of these for whole files."""
+    shard, rows = shard_of(data)
+    whole = shard.read_bytes()
+    silent = []
+    for kind in TRUNCATIONS:
+        shard.write_bytes(damage_of(whole, rows, kind))
+        compression = "GZIP" if kind.startswith("gzip") else ""
+        images = tf.data.TFRecordDataset(str(shard), compression)
+        try:
+            assert len(list(images)) <= len(rows)
+            silent.append(kind)
+        except tf.errors.DataLossError:
+            pass
+    assert len(silent) >= 4, silent
+
+
+def test_a_shard_that_is_missing_or_too_many(data):
+    shard, _ = shard_of(data)
+    extra = shard.with_name("photos-train.tfrecord-00002-of-00003")
+    shutil.copy(shard, extra)
+    refused(data, f"{extra} is no shard of this data set")
+    with pytest.raises(DataError, match="is no shard of this data set"):
+        manifest_lib.load(data)
+    extra.unlink()
+    assert verify.verify(data)
+    shard.unlink()
+    refused(data, f"{shard} is missing; the manifest says")
+    with pytest.raises(DataError, match="is missing"):
+        manifest_lib.load(data)
+
+
+def swap(one, other):
+    between = one.with_name("between")
+    one.rename(between)
+    other.rename(one)
+    between.rename(other)
+
+
+def test_swapped_shards_of_one_size(data):
+    swap(shard_of(data, 0)[0], shard_of(data, 1)[0])
+    manifest = manifest_lib.load(data)  # the control: sizes say nothing
+    refused(data, "at byte 0: it holds another record")
+    with pytest.raises(DataError, match="it holds another record"):
+        reader.Reader(data, manifest, "train")
+
+
+def test_the_manifest_of_another_data_set(data, tmp_path):
+    (tmp_path / "other").mkdir()
+    source = write_classes(tmp_path / "other" / "photos", count=20)
+    make(source, tmp_path / "other")
+    other = tmp_path / "other" / "data" / "manifest.json"
+    shutil.copy(other, data / "manifest.json")
+    refused(data, "is no shard of this data set", "is missing")
+    with pytest.raises(DataError, match="is no shard of this data set"):
+        manifest_lib.load(data)
+
+
+def test_a_changed_manifest(data):
+    path = data / "manifest.json"
+    text = path.read_text()
+    path.write_text(text.replace('"skipped": 0', '"skipped": 1'))
+    assert path.read_text() != text
+    refused(data, "was changed")
+
+
+@pytest.mark.slow
+def test_the_trainer_refuses_at_start(run, data, tmp_path):
+    swap(shard_of(data, 0)[0], shard_of(data, 1)[0])
+    done = run(
+        "trainer.task",
+        f"--data_dir={data}",
+        f"--model_dir={tmp_path / 'model'}",
+        "--weights=none",
+        "--freeze_random_weights",
+        "--image_size=32",
+    )
+    assert done.returncode == 65, done.stderr
+    assert "it holds another record" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_leaves_nothing(many, tmp_path):
+    process = start(many, tmp_path / "data")
+    wait_for("scratch/*", tmp_path / "incomplete.data", process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 75
+    said = process.stderr.read()
+    assert "Traceback" not in said
+    assert "stopped by a signal" in said
+    assert not os.listdir(tmp_path)
