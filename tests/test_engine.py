@@ -436,3 +436,12 @@ def test_multi_worker_needs_a_cluster(tf):
 
     with pytest.raises(UsageError, match="needs a cluster"):
         devices.make_strategy("multi_worker", 0)
+
+
+def test_virtual_devices_are_refused_to_several_workers(tf):
+    from trainer import devices
+    from trainer.cluster_env import Cluster
+
+    cluster = Cluster(("localhost:1", "localhost:2"), 0)
+    with pytest.raises(UsageError, match="one CPU"):
+        devices.make_strategy("auto", 1, cluster)

@@ -34,7 +34,6 @@ LEAVES = {
     "trainer.optimizers": set(),
     "trainer.stop": set(),
     "trainer.rendezvous": {"data_prep.errors"},
-    "trainer.cluster_env": {"data_prep.errors"},
     "trainer.augmentation.random_bits": set(),
     "trainer.augmentation.affine": {"trainer.augmentation.random_bits"},
     "trainer.augmentation.mix": {"trainer.augmentation.random_bits"},

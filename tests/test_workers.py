@@ -131,19 +131,6 @@ def test_a_lost_worker_ends_the_others(data, tmp_path, addresses, end):
     assert "resuming after epoch 1 and" in outputs[0]
 
 
-@pytest.mark.slow
-def test_workers_and_replicas(data, tmp_path, addresses, one_process):
-    """Two hosts of two devices each."""
-    model = tmp_path / "model"
-    codes, outputs = finish(
-        start(data, model, addresses, *SGD, "--virtual_devices=2")
-    )
-    assert codes == [0, 0], outputs
-    np.testing.assert_allclose(curve(model), curve(one_process), rtol=1e-5)
-    environment = json.loads((model / "environment.json").read_text())
-    assert environment["replicas"] == 4
-
-
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_worker_that_never_starts(data, tmp_path, addresses, index):
     model = tmp_path / "model"

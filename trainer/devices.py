@@ -34,9 +34,16 @@ def make_strategy(
             process ends with a traceback.
 
     Raises:
-        UsageError: If the devices have been used already, or there is no
-            cluster for "multi_worker".
+        UsageError: If the devices have been used already, there is no cluster
+            for "multi_worker", or one with virtual devices.
     """
+    several = cluster and strategy in ("auto", "multi_worker")
+    if several and virtual_devices:
+        raise UsageError(
+            f"--virtual_devices={virtual_devices} cannot be had by several "
+            "workers: TensorFlow gives each of them its GPUs or one CPU. "
+            "Leave it out, or start more workers."
+        )
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         # Without growth TensorFlow takes the whole memory of every GPU.
@@ -59,7 +66,7 @@ def make_strategy(
             "--strategy=multi_worker needs a cluster of at least two workers: "
             "set TF_CONFIG, or start the job by `python -m launch.submit`."
         )
-    if cluster and strategy in ("auto", "multi_worker"):
+    if several:
         return _multi_worker(cluster, startup_timeout)
     if strategy == "one_device" or (strategy == "auto" and len(devices) == 1):
         # The default strategy places work on the first device without the
