@@ -24,6 +24,7 @@ LEAVES = {
     "trainer.atomic": set(),
     "trainer.config": {"data_prep.errors"},
     "trainer.cluster_env": {"data_prep.errors"},
+    "trainer.handover": set(),
     "trainer.startup": set(),
     "trainer.decode": set(),
     "trainer.model": {"trainer.dropout"},
