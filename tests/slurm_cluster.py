@@ -86,14 +86,19 @@ class Slurm:
         """
         end = time.monotonic() + seconds
         ends = ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL")
-        while (found := self.job(number))["JobState"] not in ends:
+        while True:
+            found = self.job(number)
+            if found["JobState"] in ends:
+                # On its way back into the queue a job passes through these.
+                time.sleep(3)
+                if self.job(number)["JobState"] == found["JobState"]:
+                    return found
             if found["JobState"] == "PENDING":
                 start = ("scontrol", "update", f"jobid={number}")
                 self.run(*start, "StartTime=now", check=False)
             if time.monotonic() > end:
                 raise TimeoutError(f"job {number} is {found}")
             time.sleep(0.5)
-        return found
 
 
 def missing() -> str:

@@ -120,7 +120,7 @@ def test_time_limit_saves_requeues_and_resumes(cluster, queue, data, tmp_path):
     assert not metrics.exists() or len(epochs(model)) < 40
     found = cluster.finish(number)
     text = log.read_text()
-    assert found["JobState"] == "COMPLETED", text
+    assert found["JobState"] == "COMPLETED", (found, text)
     assert re.search(r"exit code (75|138): requeued after 0 restarts", text)
     assert epochs(model) == list(range(1, 41))
     assert (model / "DONE.json").exists()
@@ -206,7 +206,6 @@ def test_sweep_is_a_job_array(cluster, queue, data, tmp_path, run):
     [
         ("--requeue", "--requeuee"),
         ("--nodes=1", "--nodes=9"),
-        ("--open-mode=append", "--open-mode=apend"),
         ("--signal=USR1@", "--signal=USRX@"),
     ],
 )
