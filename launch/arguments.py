@@ -84,8 +84,13 @@ def work(job: Job, words: Sequence[str]) -> Work:
     defaults = _platform_defaults(job)
     arguments = check(module, words, defaults)
     variants = grid(job.grid) + _flag_files(job.flag_files)
+    # Vertex AI and SageMaker bring folders of a bucket themselves.
+    staged = job.target not in ("vertex", "sagemaker") and any(
+        "://" in value_of(arguments, name)
+        for name in ("data_dir", "model_dir", "weights")
+    )
     if not variants:
-        return Work(module, arguments)
+        return Work(module, arguments, staged=staged)
     if module != "trainer.task":
         raise UsageError("--grid and --flag_files are for --job=trainer.")
     base = value_of(arguments, "model_dir").rstrip("/")
@@ -98,7 +103,7 @@ def work(job: Job, words: Sequence[str]) -> Work:
     ]
     common = tuple(a for a in spelt[0] if all(a in run for run in spelt))
     runs = [tuple(a for a in run if a not in common) for run in spelt]
-    return Work(module, common, tuple(runs))
+    return Work(module, common, tuple(runs), staged)
 
 
 def grid(text: str) -> list[list[str]]:

@@ -80,13 +80,20 @@ class Work:
 
     Attributes:
         module: Run as `python -m MODULE`.
-        arguments: Its flags, each `--name=value`, checked.
+        arguments: Flags of the work, each `--name=value`, checked.
         runs: What each run of a sweep adds to them; empty for one run.
+        staged: Data or model lie in object storage.
     """
 
     module: str
     arguments: tuple[str, ...]
     runs: tuple[tuple[str, ...], ...] = ()
+    staged: bool = False
+
+    @property
+    def program(self) -> tuple[str, ...]:
+        """The words before the arguments, after `python -m`."""
+        return ("launch.staged", "--") if self.staged else (self.module,)
 
     def value(self, name: str) -> str:
         """Returns the value of a flag, "" where it was not given."""

@@ -165,7 +165,13 @@ class Runner:
         with open(self._root / f"pod-{index}.log", "ab") as log:
             return subprocess.Popen(
                 words,
-                env={**os.environ, **environ, "HOME": str(self._root)},
+                env={
+                    **os.environ,
+                    **{
+                        n: self._located(f"={v}")[1:]
+                        for n, v in environ.items()
+                    },
+                },
                 stdout=log,
                 stderr=log,
                 cwd=pathlib.Path(__file__).resolve().parent.parent,

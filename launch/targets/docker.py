@@ -31,7 +31,8 @@ def render(job: Job, work: Work) -> Rendered:
     options = ["--gpus=all"] if job.gpus else []
     inside: dict[str, str | None] = {}
     for name, mode in _PATHS[work.module].items():
-        if path := work.value(name):
+        path = work.value(name)
+        if path and "://" not in path:
             host = pathlib.Path(path).absolute()
             place = f"/work/{name}"
             if mode == "rw":
@@ -42,12 +43,12 @@ def render(job: Job, work: Work) -> Rendered:
                 options.append(f"--volume={host}:{place}:ro")
             inside[name] = place
     weights = work.value("weights")
-    if weights not in ("", "imagenet", "none"):
+    if weights not in ("", "imagenet", "none") and "://" not in weights:
         path = pathlib.Path(weights).absolute()
         inside["weights"] = f"/work/weights/{path.name}"
         options.append(f"--volume={path}:{inside['weights']}:ro")
     options += [f"--volume={v}" for v in job.volumes.split(",") if v]
-    words = ["-m", work.module, *replaced(work.arguments, inside)]
+    words = ["-m", *work.program, *replaced(work.arguments, inside)]
     text = render_lib.template(
         "docker.sh",
         name=job.name,

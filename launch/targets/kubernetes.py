@@ -17,7 +17,6 @@ PORT = 2222
 RUNS = "/etc/shardtune/runs"
 _FLAGS_OF_PATHS = {
     "trainer.task": ("data_dir", "model_dir"),
-    "launch.staged": ("data_dir", "model_dir"),
     "data_prep.task": ("source", "output_dir"),
 }
 
@@ -71,7 +70,8 @@ def check(files: Mapping[str, str]) -> None:
 
 
 def _pod(job: Job, work: Work) -> str:
-    arguments = list(work.arguments)
+    module, *options = work.program
+    arguments = [*options, *work.arguments]
     claims = [v.split(":") for v in job.volumes.split(",") if v]
     mounts = [(f"volume-{n}", path) for n, (_, path) in enumerate(claims)]
     volumes = [
@@ -104,7 +104,7 @@ def _pod(job: Job, work: Work) -> str:
         grace=job.grace_seconds,
         container=container.get(job.kind, "trainer"),
         image=render_lib.quoted(job.image),
-        module=render_lib.quoted(work.module),
+        module=render_lib.quoted(module),
         arguments=render_lib.yaml_list(arguments, 2),
         workers=workers,
         port=PORT,

@@ -14,7 +14,12 @@ from launch.job import Work
 
 def render(job: Job, work: Work) -> Rendered:
     """Returns a script, and a systemd unit for a single run."""
-    words = [job.python, "-m", work.module]
+    words = [job.python, "-m", *work.program]
+    if job.workers > 1 and work.staged:
+        raise UsageError(
+            "--workers on one machine takes local folders: copy the data, or "
+            "use --target=slurm or kubernetes."
+        )
     if job.workers > 1:
         words = [
             *(job.python, "-m", "launch.workers"),

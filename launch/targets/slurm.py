@@ -25,7 +25,7 @@ def render(job: Job, work: Work) -> Rendered:
             f"--time_limit={job.time_limit} minutes: the notice to stop would "
             "come before the start."
         )
-    words = [job.python, "-m", work.module, *work.arguments]
+    words = [job.python, "-m", *work.program, *work.arguments]
     line = render_lib.shell_lines(words)
     array, log = "", f"{job.name}-%j.out"
     if work.runs:
