@@ -174,9 +174,8 @@ class Mirror:
     def push(self) -> int:
         """Copies out what changed, then the commit; returns how many files.
 
-        Content is stored under a name of its own below `objects/` where a
-        file can change, so that the last commit stays whole until the next
-        one is written; finished models get their plain names too.
+        Content is stored below `objects/` by its SHA-256, so that the last
+        commit stays whole until the next one is written.
         """
         files, changed = {}, 0
         for path in sorted(self._folder.rglob("*")):
@@ -190,7 +189,6 @@ class Mirror:
                     files[name] = self._sent[name]
                     continue
                 digest = _digest(path)
-                # The name that it has for a reader, where it never changes.
                 entry = {"object": f"objects/{digest}", "sha256": digest}
                 self._store.upload(path, entry["object"])
                 if _digest(path) != digest:
@@ -206,10 +204,12 @@ class Mirror:
         if changed or gone:
             content = {"files": files}
             self._store.write(COMMIT, json.dumps(content, indent=1).encode())
-            before = {entry["object"] for entry in self._sent.values()}
             self._sent = files
-            for old in before - {entry["object"] for entry in files.values()}:
-                self._store.delete(old)
+            # Of the commit before, or of a copy that was cut short.
+            kept = {entry["object"] for entry in files.values()}
+            for old in self._store.names():
+                if old.startswith("objects/") and old not in kept:
+                    self._store.delete(old)
         return changed
 
     def publish(self) -> None:

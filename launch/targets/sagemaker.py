@@ -71,7 +71,8 @@ def render(job: Job, work: Work) -> Rendered:
             (
                 *("aws", "sagemaker", "create-training-job"),
                 f"--region={job.region}",
-                f"--cli-input-json=file://{job.folder / name}",
+                # Two words: the client reads no file from --name=value.
+                *("--cli-input-json", f"file://{job.folder / name}"),
             )
         )
     return Rendered(
