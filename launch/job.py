@@ -62,6 +62,11 @@ class Job:
                 "one process per machine. Leave it out; data_prep's own "
                 "--workers is how many processors it uses."
             )
+        if self.target == "vertex" and not self.output_uri.startswith("gs://"):
+            raise UsageError(
+                f"--output_uri={self.output_uri} is no place for Vertex AI to "
+                "write to: expected a gs:// folder."
+            )
         if self.tune and self.target != "vertex":
             raise UsageError(
                 f"--tune is Vertex AI's; --target={self.target} takes --grid "

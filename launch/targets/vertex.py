@@ -30,13 +30,8 @@ def render(job: Job, work: Work) -> Rendered:
     """Returns the configurations that gcloud takes; a sweep is a job a run.
 
     Raises:
-        UsageError: If the image or a folder is not where Vertex AI reads.
+        UsageError: If the image is not where Vertex AI reads.
     """
-    if not job.output_uri.startswith("gs://"):
-        raise UsageError(
-            f"--output_uri={job.output_uri or ''} is no place for Vertex AI "
-            "to write to: expected a gs:// folder."
-        )
     if "/" not in job.image:
         raise UsageError(
             f"--image={job.image} is in no registry: expected something like "
@@ -139,8 +134,15 @@ def _parameter(word: str, work: Work) -> str:
     kind = "integerValueSpec" if whole else "doubleValueSpec"
     return (
         f"- parameterId: {name}\n  scaleType: {SCALES[scale]}\n  {kind}:\n"
-        f"    minValue: {low}\n    maxValue: {high}"
+        f"    minValue: {_number(low)}\n    maxValue: {_number(high)}"
     )
+
+
+def _number(text: str) -> str:
+    """Returns a number as YAML 1.1 reads it: 1e-5 would be a text there."""
+    mantissa, exponent, power = text.partition("e")
+    dot = ".0" if exponent and "." not in mantissa else ""
+    return f"{mantissa}{dot}{exponent}{power}"
 
 
 def _takes_fractions(name: str, work: Work) -> bool:
