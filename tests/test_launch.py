@@ -249,7 +249,9 @@ def commands_of_readme():
     text = (ROOT / "README.md").read_text().replace("\\\n", " ")
     return [
         line.strip("| `")
-        for line in re.findall(r"python -m launch\.submit --target=[a-z][^`|\n]*", text)
+        for line in re.findall(
+            r"python -m launch\.submit --target=[a-z][^`|\n]*", text
+        )
     ]
 
 

@@ -80,7 +80,14 @@ def make_base(root):
     import setuptools
 
     origin = pathlib.Path(setuptools.__file__).parent.parent
-    for name in ("pip", "setuptools", "pkg_resources", "wheel", "_distutils"):
+    for name in (
+        "pip",
+        "setuptools",
+        "pkg_resources",
+        "wheel",
+        "packaging",
+        "_distutils",
+    ):
         for path in origin.glob(f"{name}*"):
             if path.is_dir():
                 shutil.copytree(path, tools / path.name)
@@ -193,7 +200,7 @@ def test_it_trains_as_no_root(buildah, image, tmp_path):
         ("--no-cache-dir --no-deps", "--no-cache-dirr --no-deps"),
     ],
 )
-def test_mutants_do_not_build(buildah, tmp_path, old, new):
+def test_mutants_do_not_build(buildah, image, tmp_path, old, new):
     text = (ROOT / "Dockerfile").read_text().replace(" cloudml-hypertune", "")
     assert old in text
     file = tmp_path / "Dockerfile"
