@@ -193,12 +193,7 @@ def test_it_trains_as_no_root(buildah, image, tmp_path):
 
 @pytest.mark.parametrize(
     "old, new",
-    [
-        ("COPY trainer trainer", "COPY trainerr trainer"),
-        ("COPY setup.py", "COPY tests setup.py"),
-        ("FROM ${BASE}", "FROM ${BASIS}"),
-        ("--no-cache-dir --no-deps", "--no-cache-dirr --no-deps"),
-    ],
+    [("COPY setup.py", "COPY setupp.py"), ("FROM ${BASE}", "FROM ${BASIS}")],
 )
 def test_mutants_do_not_build(buildah, image, tmp_path, old, new):
     text = (ROOT / "Dockerfile").read_text().replace(" cloudml-hypertune", "")

@@ -2,14 +2,11 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 import yaml
-from conftest import ROOT
-from conftest import write_noise
 from kubernetes_runner import Runner
+from training import prepare
 
 from data_prep.errors import UsageError
 from launch import submit
@@ -139,14 +136,7 @@ def test_arguments_survive_yaml():
 @pytest.fixture(scope="module")
 def volume(tmp_path_factory):
     root = tmp_path_factory.mktemp("volume")
-    for split, count in (("train", 11), ("validation", 3)):
-        write_noise(root / "photos" / split, count=count)
-    subprocess.run(
-        [sys.executable, "-m", "data_prep.task", f"--source={root / 'photos'}"]
-        + [f"--output_dir={root / 'data'}"],
-        check=True,
-        cwd=ROOT,
-    )
+    prepare(root)
     return root
 
 
@@ -178,6 +168,28 @@ def test_evicted_pod_is_made_anew_and_resumes(volume, tmp_path):
     assert evicted[0] < 20
     epochs = [json.loads(x)["epoch"] for x in metrics.read_text().splitlines()]
     assert epochs == list(range(1, 21))
+
+
+@pytest.mark.slow
+def test_lost_worker_restarts_all(volume, tmp_path):
+    words = [*TINY, "--model_dir=/mnt/lost", "--frozen_epochs=30"]
+    metrics = volume / "lost" / "metrics.jsonl"
+    lost = []
+
+    def lose(runner):
+        if not lost and metrics.exists():
+            lost.append(len(metrics.read_text().splitlines()))
+            runner.kill_pod(1)
+
+    found = Runner(manifest(words, workers=2), {"claim": volume}, tmp_path).run(
+        lose
+    )
+    assert found.condition == "Complete", found
+    assert found.codes[0] == [75, 0], found.logs[0]
+    assert found.codes[1] == [137, 0], found.logs[1]
+    assert lost[0] < 30
+    epochs = [json.loads(x)["epoch"] for x in metrics.read_text().splitlines()]
+    assert epochs == list(range(1, 31))
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import time
 
 import pytest
 from conftest import ROOT
-from conftest import write_noise
+from training import prepare
 
 from data_prep.errors import UsageError
 from launch import submit
@@ -187,15 +187,7 @@ TINY = {
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("sagemaker")
-    for split, count in (("train", 11), ("validation", 3)):
-        write_noise(root / "photos" / split, count=count)
-    subprocess.run(
-        [sys.executable, "-m", "data_prep.task", f"--source={root / 'photos'}"]
-        + [f"--output_dir={root / 'data'}"],
-        check=True,
-        cwd=ROOT,
-    )
-    return root / "data"
+    return prepare(root)
 
 
 def lay_out(ml, data, hyperparameters):

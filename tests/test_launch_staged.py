@@ -11,7 +11,7 @@ import time
 import pytest
 from conftest import ROOT
 from conftest import hash_tree
-from conftest import write_noise
+from training import prepare
 
 from data_prep.errors import DataError
 from launch import staged
@@ -32,15 +32,7 @@ TINY = (
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("staged")
-    for split, count in (("train", 11), ("validation", 3)):
-        write_noise(root / "photos" / split, count=count)
-    subprocess.run(
-        [sys.executable, "-m", "data_prep.task", f"--source={root / 'photos'}"]
-        + [f"--output_dir={root / 'data'}"],
-        check=True,
-        cwd=ROOT,
-    )
-    return root / "data"
+    return prepare(root)
 
 
 @pytest.fixture(scope="module", params=["s3", "gs"])

@@ -11,7 +11,7 @@ import threading
 import pytest
 import yaml
 from conftest import ROOT
-from conftest import write_noise
+from training import prepare
 
 from data_prep.errors import UsageError
 from launch import submit
@@ -226,15 +226,7 @@ TINY = (
 def test_trial_reports_its_figure(tmp_path, workers):
     """The environment of a real job, a chief and a worker on this machine."""
     pytest.importorskip("hypertune")
-    for split, count in (("train", 12), ("validation", 4)):
-        write_noise(tmp_path / "photos" / split, count=count)
-    subprocess.run(
-        [sys.executable, "-m", "data_prep.task", "--output_dir=data"]
-        + ["--source=photos"],
-        check=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    prepare(tmp_path)
     addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
     groups = {"chief": addresses[:1]}
     if workers > 1:
