@@ -113,11 +113,13 @@ class Rendered:
         files: Content by name, below the job's folder.
         commands: Programs with their words, which submit it.
         afterwards: How to watch, stop and resume it.
+        runs_here: The one command is the work itself, not its submission.
     """
 
     files: Mapping[str, str]
     commands: tuple[tuple[str, ...], ...]
     afterwards: str
+    runs_here: bool = False
 
 
 def value_of(arguments: tuple[str, ...], name: str) -> str:

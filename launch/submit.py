@@ -7,6 +7,7 @@ platform's own client; with --dry_run it prints what it would do.
 """
 
 import importlib
+import os
 import pathlib
 import shlex
 import shutil
@@ -128,10 +129,15 @@ def submit(rendered: Rendered, folder: pathlib.Path) -> int:
         path.write_text(text)
     for words in rendered.commands:
         print(f"$ {shlex.join(words)}", flush=True)
+        if rendered.runs_here:
+            print(rendered.afterwards, flush=True)
+            # In the place of this process: a signal reaches the work itself.
+            os.execvp(words[0], words)
         code = subprocess.run(words, check=False).returncode
         if code:
-            # A shell's way of telling a signal.
-            return code if code > 0 else 128 - code
+            print(f"error: submitting failed with {code}.", file=sys.stderr)
+            return EXIT_FAILURE
+    print(rendered.afterwards)
     return 0
 
 
@@ -146,13 +152,7 @@ def main(words: list[str]) -> int:
             print(f"$ {shlex.join(line)}")
         print(f"\n{rendered.afterwards}")
         return 0
-    code = submit(rendered, job.folder)
-    if code == 0 or job.target not in ("local", "docker"):
-        print(rendered.afterwards)
-    if code and job.target not in ("local", "docker"):
-        print(f"error: submitting failed with {code}.", file=sys.stderr)
-        return EXIT_FAILURE
-    return code
+    return submit(rendered, job.folder)
 
 
 if __name__ == "__main__":

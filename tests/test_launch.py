@@ -6,13 +6,19 @@ import pathlib
 import re
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import sys
+import time
 
 import pytest
+from absl import flags
 from conftest import ROOT
+from training import TINY
+from training import prepare
 
+from data_prep import command
 from data_prep.errors import UsageError
 from launch import arguments
 from launch import submit
@@ -53,14 +59,32 @@ def test_no_tensorflow_for_any_target():
         (["--grid=sead=1,2", "--", *PLACES], "sead"),
         (["--flag_files=absent.flags", "--", *PLACES], "absent.flags"),
         (["--tune=dropout=0:0.5", "--", *PLACES], "--tune"),
-        ([], "the flags of the trainer"),
     ],
 )
-def test_wrong_commands_exit_with_64(run, words, says):
-    done = run("launch.submit", "--dry_run", *words)
-    assert done.returncode == 64, done.stderr
-    assert says in done.stderr
-    assert "Traceback" not in done.stderr
+def test_wrong_commands_are_refused(words, says):
+    with pytest.raises((UsageError, flags.Error), match=says):
+        parsed(["--dry_run", *words])
+
+
+def parsed(words):
+    """Returns what a command line renders, without a process of its own."""
+    values = flags.FlagValues()
+    submit.define_flags(values)
+    rest = values(["launch.submit", *words])
+    job = command.config_from_flags(Job, values)
+    return submit.render(job, rest[1:])
+
+
+def test_wrong_commands_exit_with_64(run):
+    for words in (
+        ["--", *PLACES, "--optimzer=sgd"],
+        ["--target=moon", "--"],
+        [],
+    ):
+        done = run("launch.submit", *words)
+        assert done.returncode == 64, done.stderr
+        assert "error: " in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_arguments_are_spelt_out(tmp_path):
@@ -245,6 +269,31 @@ def test_exit_code_of_a_local_run_is_the_trainers(run, tmp_path):
     assert shlex.quote(sys.executable) in script
 
 
+@pytest.mark.slow
+def test_a_stop_reaches_a_local_run_and_its_sweep(tmp_path):
+    """SIGTERM to launch.submit: saved, 75; the same command goes on."""
+    data = prepare(tmp_path)
+    model = tmp_path / "model"
+    words = [sys.executable, "-m", "launch.submit", "--grid=seed=1,2"]
+    words += [f"--output_dir={tmp_path}", f"--python={sys.executable}", "--"]
+    words += [f"--data_dir={data}", f"--model_dir={model}", *TINY]
+    words += ["--frozen_epochs=20", "--finetune_epochs=0"]
+    first = subprocess.Popen(words, cwd=ROOT)
+    metrics = model / "000" / "metrics.jsonl"
+    end = time.monotonic() + 120
+    while not metrics.exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    first.send_signal(signal.SIGTERM)
+    assert first.wait() == 75
+    assert len(metrics.read_text().splitlines()) < 20
+    assert not (model / "001").exists()
+    assert subprocess.run(words, cwd=ROOT).returncode == 0
+    for run in ("000", "001"):
+        rows = (model / run / "metrics.jsonl").read_text().splitlines()
+        epochs = [json.loads(row)["epoch"] for row in rows]
+        assert epochs == list(range(1, 21))
+
+
 def commands_of_readme():
     text = (ROOT / "README.md").read_text().replace("\\\n", " ")
     return [
@@ -256,10 +305,18 @@ def commands_of_readme():
 
 
 @pytest.mark.parametrize("line", commands_of_readme())
-def test_examples_of_the_readme_are_rendered(run, line):
-    words = shlex.split(line)[3:]
-    done = run("launch.submit", "--dry_run", *words)
+def test_examples_of_the_readme_are_rendered(line):
+    rendered = parsed(shlex.split(line)[3:])
+    assert rendered.files
+    assert rendered.commands
+
+
+def test_dry_run_writes_nothing(run, tmp_path):
+    words = ("--dry_run", f"--output_dir={tmp_path}", "--", *PLACES)
+    done = run("launch.submit", *words)
     assert done.returncode == 0, done.stderr
+    assert "exec python -m trainer.task" in done.stdout
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_target_has_an_example():

@@ -12,10 +12,8 @@ import pytest
 import slurm_cluster
 from training import prepare
 
-from data_prep.errors import UsageError
 from launch import submit
 from launch.job import Job
-from launch.targets import slurm as slurm_target
 
 pytestmark = [
     pytest.mark.slow,
@@ -49,7 +47,7 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def queue(cluster, tmp_path, monkeypatch):
+def queue(cluster, tmp_path):
     """Renders, writes and queues a job; returns its number and its log."""
 
     def queue_job(*words, **fields):
@@ -63,12 +61,12 @@ def queue(cluster, tmp_path, monkeypatch):
             **fields,
         )
         rendered = submit.render(job, [*TINY, *words])
-        monkeypatch.setenv("SLURM_CONF", cluster.environ["SLURM_CONF"])
-        slurm_target.test_only(rendered.files["job.sbatch"])
         for name, text in rendered.files.items():
             path = job.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
+        test, _ = rendered.commands
+        cluster.run(*test)
         number = cluster.run(
             "sbatch",
             "--parsable",
@@ -223,13 +221,19 @@ def test_sweep_is_a_job_array(cluster, queue, data, tmp_path, run):
         ("--signal=USR1@", "--signal=USRX@"),
     ],
 )
-def test_slurm_refuses_mutants(cluster, tmp_path, monkeypatch, old, new):
-    monkeypatch.setenv("SLURM_CONF", cluster.environ["SLURM_CONF"])
-    job = Job(target="slurm", gpus=0, cpus=1, memory_gb=1)
-    text = submit.render(job, ["--data_dir=d", "--model_dir=m"]).files[
-        "job.sbatch"
-    ]
-    slurm_target.test_only(text)
+def test_slurm_refuses_mutants(cluster, tmp_path, old, new):
+    """By the first of the two commands that submit a job."""
+    job = Job(
+        target="slurm", gpus=0, cpus=1, memory_gb=1, output_dir=str(tmp_path)
+    )
+    rendered = submit.render(job, ["--data_dir=d", "--model_dir=m"])
+    test, _ = rendered.commands
+    script = pathlib.Path(test[-1])
+    script.parent.mkdir()
+    text = rendered.files["job.sbatch"]
+    script.write_text(text)
+    cluster.run(*test)
     assert old in text
-    with pytest.raises(UsageError, match="Slurm refuses"):
-        slurm_target.test_only(text.replace(old, new))
+    script.write_text(text.replace(old, new))
+    with pytest.raises(RuntimeError, match="sbatch: error"):
+        cluster.run(*test)

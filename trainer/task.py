@@ -163,7 +163,7 @@ def main() -> None:
         startup.import_tensorflow()
         from trainer.run import run
 
-        done = run(config, cluster=cluster)
+        done = run(config, cluster=cluster, log_dir=platform.log_dir or "")
         if cluster is None or cluster.index == 0:
             _hand_over(config, platform, done)
     except Stopped as error:

@@ -62,6 +62,7 @@ def render(job: Job, work: Work) -> Rendered:
         (("bash", str(job.folder / "run.sh")),),
         f"Stop: docker stop {job.name}; the state is saved within a step. "
         f"Resume: bash {job.folder / 'run.sh'}",
+        runs_here=True,
     )
 
 

@@ -53,6 +53,7 @@ def render(job: Job, work: Work) -> Rendered:
         (("bash", str(job.folder / "run.sh")),),
         "Stop: Ctrl-C or SIGTERM; the state is saved within a step. Resume: "
         f"bash {job.folder / 'run.sh'}",
+        runs_here=True,
     )
 
 

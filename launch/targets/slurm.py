@@ -5,7 +5,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping
 
 from data_prep.errors import UsageError
@@ -55,18 +54,15 @@ def render(job: Job, work: Work) -> Rendered:
     )
     return Rendered(
         {SCRIPT: text, **render_lib.flag_files(work.runs)},
-        (("sbatch", str(script)),),
+        # First Slurm itself reads it, without queueing it.
+        (("sbatch", "--test-only", str(script)), ("sbatch", str(script))),
         f"Watch: squeue --name={job.name}. Stop: scancel --name={job.name}. "
         f"Resume: sbatch {script}",
     )
 
 
 def check(files: Mapping[str, str]) -> None:
-    """Refuses a script that would not stop or resume as it should.
-
-    Where Slurm is installed, its own `sbatch --test-only` reads it too when
-    it is submitted; the shell's syntax is always checked.
-    """
+    """Refuses a script that would not stop or resume as it should."""
     text = files[SCRIPT]
     options = dict(
         re.findall(r"^#SBATCH --([a-z-]+)(?:=(\S+))?$", text, re.MULTILINE)
@@ -97,22 +93,3 @@ def check(files: Mapping[str, str]) -> None:
         )
         if done.returncode:
             raise UsageError(f"{SCRIPT} is no shell script: {done.stderr}")
-
-
-def test_only(text: str) -> None:
-    """Has Slurm itself read a script without queueing it.
-
-    Raises:
-        UsageError: With Slurm's message, if it refuses.
-    """
-    with tempfile.NamedTemporaryFile("w", suffix=".sbatch") as file:
-        file.write(text)
-        file.flush()
-        done = subprocess.run(
-            ["sbatch", "--test-only", file.name],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if done.returncode:
-        raise UsageError(f"Slurm refuses {SCRIPT}: {done.stderr.strip()}")
