@@ -45,9 +45,9 @@ class Store:
     """
 
     def __init__(self, uri: str):
-        import fsspec
-
         try:
+            import fsspec
+
             self._files, self._root = fsspec.core.url_to_fs(uri.rstrip("/"))
         except ImportError as error:
             scheme = uri.partition("://")[0]

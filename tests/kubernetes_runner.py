@@ -60,7 +60,7 @@ class Runner:
         }
         self._places = self._mount(documents, folders)
 
-    def run(self, on_tick=lambda runner: None, seconds: float = 300) -> Outcome:
+    def run(self, on_tick=lambda runner: None, seconds: float = 600) -> Outcome:
         """Runs the Job to its end; `on_tick` is called all the while."""
         end = time.monotonic() + seconds
         succeeded, counted = set(), dict.fromkeys(self._codes, 0)

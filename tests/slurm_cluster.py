@@ -69,7 +69,7 @@ class Slurm:
         text = self.run("scontrol", "--oneliner", "show", "job", number)
         return dict(w.partition("=")[::2] for w in text.split() if "=" in w)
 
-    def wait(self, number: str, *states: str, seconds: float = 240) -> dict:
+    def wait(self, number: str, *states: str, seconds: float = 600) -> dict:
         """Waits until a job is in one of the states; returns what it is."""
         end = time.monotonic() + seconds
         while (found := self.job(number))["JobState"] not in states:
@@ -78,7 +78,7 @@ class Slurm:
             time.sleep(0.2)
         return found
 
-    def finish(self, number: str, seconds: float = 240) -> dict[str, str]:
+    def finish(self, number: str, seconds: float = 600) -> dict[str, str]:
         """Waits for the end of a job, through its restarts.
 
         Slurm starts a requeued job after two minutes; here it is told to do

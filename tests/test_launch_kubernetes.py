@@ -172,7 +172,7 @@ def test_evicted_pod_is_made_anew_and_resumes(volume, tmp_path):
 
 @pytest.mark.slow
 def test_lost_worker_restarts_all(volume, tmp_path):
-    words = [*TINY, "--model_dir=/mnt/lost", "--frozen_epochs=30"]
+    words = [*TINY, "--model_dir=/mnt/lost", "--frozen_epochs=16"]
     metrics = volume / "lost" / "metrics.jsonl"
     lost = []
 
@@ -187,9 +187,9 @@ def test_lost_worker_restarts_all(volume, tmp_path):
     assert found.condition == "Complete", found
     assert found.codes[0] == [75, 0], found.logs[0]
     assert found.codes[1] == [137, 0], found.logs[1]
-    assert lost[0] < 30
+    assert lost[0] < 16
     epochs = [json.loads(x)["epoch"] for x in metrics.read_text().splitlines()]
-    assert epochs == list(range(1, 31))
+    assert epochs == list(range(1, 17))
 
 
 @pytest.mark.slow

@@ -85,7 +85,7 @@ def epochs(model):
     return [json.loads(line)["epoch"] for line in text.splitlines()]
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=600):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -119,7 +119,7 @@ def test_two_nodes_stop_and_resume_together(cluster, queue, data, tmp_path):
     number, log = queue(
         f"--data_dir={data}",
         f"--model_dir={model}",
-        "--frozen_epochs=30",
+        "--frozen_epochs=16",
         "--finetune_epochs=0",
         workers=2,
     )
@@ -128,12 +128,12 @@ def test_two_nodes_stop_and_resume_together(cluster, queue, data, tmp_path):
     # What --signal sends before the time limit.
     cluster.run("scancel", "--signal=USR1", number)
     wait_for(lambda: int(cluster.job(number)["Restarts"]) == 1)
-    assert 2 <= len(epochs(model)) < 30
+    assert 2 <= len(epochs(model)) < 16
     found = cluster.finish(number)
     text = log.read_text()
     assert found["JobState"] == "COMPLETED", text
     assert "exit code 75: requeued after 0 restarts" in text
-    assert epochs(model) == list(range(1, 31))
+    assert epochs(model) == list(range(1, 17))
     environment = json.loads((model / "environment.json").read_text())
     assert environment["replicas"] == 2
 

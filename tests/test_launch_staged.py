@@ -212,7 +212,7 @@ def test_stopped_and_resumed_on_another_machine(bucket, data, tmp_path):
             return []
         return [json.loads(line)["epoch"] for line in text.splitlines()]
 
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     while not epochs() and time.monotonic() < end:
         time.sleep(0.2)
     first.send_signal(signal.SIGTERM)
