@@ -94,6 +94,9 @@ class Slurm:
                 if self.job(number)["JobState"] == found["JobState"]:
                     return found
             if found["JobState"] == "PENDING":
+                # A credential of the second in which the last run was revoked
+                # would be revoked too.
+                time.sleep(2)
                 start = ("scontrol", "update", f"jobid={number}")
                 self.run(*start, "StartTime=now", check=False)
             if time.monotonic() > end:
