@@ -186,10 +186,8 @@ def test_shellcheck(target, sweep, tmp_path):
     not shutil.which("systemd-analyze"), reason="systemd is not installed"
 )
 def test_systemd_unit(tmp_path):
-    words = ["--data_dir=data", f"--model_dir={ODD}"]
-    text = render("local", words, python=sys.executable).files[
-        "shardtune.service"
-    ]
+    odd = str(tmp_path / "od d$HOME%h")
+    text = render("local", output_dir=odd).files["shardtune.service"]
 
     def verify(text):
         path = tmp_path / "shardtune.service"

@@ -1,6 +1,7 @@
 """A container on this machine, with its GPUs."""
 
 import pathlib
+import shlex
 from collections.abc import Mapping
 
 from data_prep.errors import UsageError
@@ -52,7 +53,7 @@ def render(job: Job, work: Work) -> Rendered:
     text = render_lib.template(
         "docker.sh",
         name=job.name,
-        image=job.image,
+        image=shlex.quote(job.image),
         grace=job.grace_seconds,
         options=render_lib.shell_lines(options),
         line=render_lib.shell_lines(words),

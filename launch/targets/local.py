@@ -2,7 +2,6 @@
 
 import pathlib
 import shlex
-import shutil
 from collections.abc import Mapping
 
 from data_prep.errors import UsageError
@@ -39,14 +38,14 @@ def render(job: Job, work: Work) -> Rendered:
         script = render_lib.template(
             "run_sweep.sh",
             **common,
-            folder=job.folder,
+            folder=shlex.quote(str(job.folder)),
             numbers=" ".join(str(n) for n in range(len(work.runs))),
         )
         files = {"run.sh": script, **render_lib.flag_files(work.runs)}
     else:
         files = {
             "run.sh": render_lib.template("run.sh", **common),
-            f"{job.name}.service": _unit(job, words),
+            f"{job.name}.service": _unit(job),
         }
     return Rendered(
         files,
@@ -69,21 +68,15 @@ def check(files: Mapping[str, str]) -> None:
                 )
 
 
-def _unit(job: Job, words: list[str]) -> str:
-    # systemd wants an absolute program, and reads % $ \ " itself.
-    program = shutil.which(words[0]) or words[0]
-    line = " ".join(_quoted_for_systemd(w) for w in [program, *words[1:]])
+def _unit(job: Job) -> str:
+    # systemd reads % $ \ and " itself.
+    script = str(job.folder / "run.sh")
+    for plain, escaped in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%")):
+        script = script.replace(plain, escaped)
     return render_lib.template(
         "systemd.service",
         name=job.name,
         starts=job.restarts + 1,
-        directory=str(pathlib.Path.cwd()).replace("%", "%%"),
-        exec_start=line,
+        script=script.replace("$", "$$"),
         grace=job.grace_seconds,
     )
-
-
-def _quoted_for_systemd(word: str) -> str:
-    for plain, escaped in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%")):
-        word = word.replace(plain, escaped)
-    return f'"{word.replace("$", "$$")}"'

@@ -5,15 +5,21 @@ set -u
 cd $directory || exit 64
 $setup
 failed=0
+stopped=0
+# A stop reaches the training, which saves its state and says 75.
+trap 'stopped=1; kill -TERM "$$child" 2>/dev/null' TERM INT
 for number in $numbers; do
   $line \
-    "--flagfile=$folder/runs/$$number.flags" &
+    --flagfile=$folder/runs/"$$number".flags &
   child=$$!
-  # A stop reaches the training, which saves its state and says 75.
-  trap 'kill -TERM "$$child" 2>/dev/null' TERM INT
   wait "$$child"; code=$$?
-  while kill -0 "$$child" 2>/dev/null; do wait "$$child"; code=$$?; done
-  [ "$$code" -eq 75 ] && exit 75
+  if [ "$$stopped" -eq 1 ]; then
+    # The signal ended that wait early; 127: no, the training was over.
+    wait "$$child"; last=$$?
+    [ "$$last" -ne 127 ] && code=$$last
+    [ "$$code" -eq 0 ] && code=75
+    exit "$$code"
+  fi
   [ "$$code" -eq 0 ] || { echo "run $$number: exit code $$code" >&2; failed=1; }
 done
 exit "$$failed"
