@@ -231,31 +231,37 @@ def test_trial_reports_its_figure(tmp_path, workers):
     groups = {"chief": addresses[:1]}
     if workers > 1:
         groups["worker"] = addresses[1:]
-    processes = []
-    for index in range(workers):
-        kind = "worker" if index else "chief"
-        task = {"type": kind, "index": 0, "trial": "3"}
-        environ = {
-            "AIP_MODEL_DIR": f"{tmp_path}/base/3/model/",
-            "CLOUD_ML_TRIAL_ID": "3",
-            "CLOUD_ML_HP_METRIC_FILE": str(tmp_path / f"metric{index}"),
-            "TF_CONFIG": json.dumps(
-                {"cluster": groups, "task": task, "environment": "cloud"}
-            ),
-        }
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "trainer.task", *TINY]
-                + [f"--data_dir={tmp_path / 'data'}"],
-                cwd=ROOT,
-                env={**os.environ, **environ},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
+    for _ in range(5):
+        processes = []
+        for index in range(workers):
+            kind = "worker" if index else "chief"
+            task = {"type": kind, "index": 0, "trial": "3"}
+            environ = {
+                "AIP_MODEL_DIR": f"{tmp_path}/base/3/model/",
+                "CLOUD_ML_TRIAL_ID": "3",
+                "CLOUD_ML_HP_METRIC_FILE": str(tmp_path / f"metric{index}"),
+                "TF_CONFIG": json.dumps(
+                    {"cluster": groups, "task": task, "environment": "cloud"}
+                ),
+            }
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "trainer.task", *TINY]
+                    + [f"--data_dir={tmp_path / 'data'}"],
+                    cwd=ROOT,
+                    env={**os.environ, **environ},
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
             )
-        )
-    outputs = [process.communicate()[0] for process in processes]
-    assert [p.returncode for p in processes] == [0] * workers, outputs
+        outputs = [process.communicate()[0] for process in processes]
+        codes = [process.returncode for process in processes]
+        # On a machine with more work than cores a worker may take the other
+        # for lost: 75, and Vertex AI starts all of them again.
+        if set(codes) != {75}:
+            break
+    assert codes == [0] * workers, outputs
     done = json.loads((tmp_path / "base/3/model/DONE.json").read_text())
     (line,) = (tmp_path / "metric0").read_text().splitlines()
     reported = json.loads(line)
