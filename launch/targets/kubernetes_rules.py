@@ -14,6 +14,7 @@ from data_prep.errors import EXIT_STOPPED
 from data_prep.errors import EXIT_USAGE
 from data_prep.errors import UsageError
 from launch import arguments
+from launch import rules
 from trainer.cluster_env import WORKERS_VARIABLE
 
 _MODELS = {
@@ -50,7 +51,7 @@ def check(documents: Sequence[dict]) -> None:
         _check_schema(document)
         for path, value in _leaves(document):
             allowed = _ENUMS.get(path[-1])
-            _require(
+            rules.require(
                 allowed is None or value in allowed,
                 kind,
                 f"{'.'.join(path)} is {value!r}: expected one of "
@@ -88,7 +89,7 @@ def _check_schema(document: dict) -> None:
         except ValueError as error:
             raise UsageError(f"the {kind} is wrong: {error}") from None
         lost = set(_paths(document)) - set(_paths(kept))
-        _require(not lost, kind, f"it knows no {', '.join(sorted(lost))}")
+        rules.require(not lost, kind, f"it knows no {', '.join(sorted(lost))}")
     if kind == "TFJob" and importlib.util.find_spec("kubeflow.training"):
         _check_tfjob(document)
 
@@ -109,20 +110,20 @@ def _check_tfjob(document: dict) -> None:
         ),
     ):
         lost = set(found) - allowed
-        _require(not lost, "TFJob", f"{what} knows no {', '.join(lost)}")
+        rules.require(not lost, "TFJob", f"{what} knows no {', '.join(lost)}")
     types = set(spec.get("tfReplicaSpecs", {}))
     strange = types - {"Chief", "Worker", "PS", "Evaluator"}
-    _require(not strange, "TFJob", f"it knows no replica type {strange}")
+    rules.require(not strange, "TFJob", f"it knows no replica type {strange}")
 
 
 def _check_job(kind: str, job: dict) -> None:
     pod = job["template"]["spec"]
-    _require(
+    rules.require(
         pod.get("restartPolicy") == "Never",
         kind,
         "podFailurePolicy wants restartPolicy: Never",
     )
-    _require(
+    rules.require(
         job.get("completionMode") == "Indexed",
         kind,
         "only completionMode: Indexed gives the pods their ranks",
@@ -132,27 +133,27 @@ def _check_job(kind: str, job: dict) -> None:
     for rule in job["podFailurePolicy"]["rules"]:
         codes = rule.get("onExitCodes", {})
         container = codes.get("containerName")
-        _require(
+        rules.require(
             container is None or container in names,
             kind,
             f"podFailurePolicy names the container {container!r}, which is "
             f"none of {sorted(names)}",
         )
         for code in codes.get("values", ()):
-            _require(code != 0, kind, "exit code 0 is no failure")
+            rules.require(code != 0, kind, "exit code 0 is no failure")
             actions.setdefault(code, rule["action"])
-        _require(
+        rules.require(
             rule["action"] != "FailIndex" or "backoffLimitPerIndex" in job,
             kind,
             "FailIndex wants backoffLimitPerIndex",
         )
     for code in (EXIT_USAGE, EXIT_DATA):
-        _require(
+        rules.require(
             actions.get(code) in ("FailJob", "FailIndex"),
             kind,
             f"exit code {code} must fail the job: running it again cannot help",
         )
-    _require(
+    rules.require(
         actions.get(EXIT_STOPPED) not in ("FailJob", "FailIndex"),
         kind,
         f"exit code {EXIT_STOPPED} says that the state is saved: it must not "
@@ -163,47 +164,41 @@ def _check_job(kind: str, job: dict) -> None:
 def _check_pod(document: dict, pod: dict, runs: list | None) -> None:
     kind = document["kind"]
     (container,) = pod["containers"]
-    command = container.get("command", [])
-    _require(
-        command[:2] == ["python", "-m"] and len(command) == 3,
-        kind,
-        f"the command is {command}: expected python -m MODULE, as a shell "
-        "before it would swallow SIGTERM",
-    )
+    module = rules.module_of(container.get("command", []), f"the {kind}")
     mounts = {m["mountPath"]: m["name"] for m in container["volumeMounts"]}
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
-    _require(
+    rules.require(
         set(mounts.values()) <= set(volumes),
         kind,
         "a volumeMount names no volume of the pod",
     )
     shared = volumes.get(mounts.get("/dev/shm", ""), {})
-    _require(
+    rules.require(
         shared.get("emptyDir", {}).get("medium") == "Memory",
         kind,
         "/dev/shm is no emptyDir in memory, which NCCL needs",
     )
-    _require(
+    rules.require(
         pod.get("terminationGracePeriodSeconds", 30) >= 30,
         kind,
         "terminationGracePeriodSeconds is too short to save the state",
     )
     requests = container["resources"].get("requests", {})
-    _require(
+    rules.require(
         "nvidia.com/gpu" not in requests
         or requests["nvidia.com/gpu"]
         == container["resources"].get("limits", {}).get("nvidia.com/gpu"),
         kind,
         "nvidia.com/gpu stands under limits",
     )
-    _require(
+    rules.require(
         kind != "TFJob" or container["name"] == "tensorflow",
         kind,
         "its container must be called tensorflow",
     )
     words = [a for a in container.get("args", ()) if a != "--"]
     kept = [a for a in words if "$(JOB_COMPLETION_INDEX)" not in a]
-    module = command[2].replace("launch.staged", "trainer.task")
+    module = module.replace("launch.staged", "trainer.task")
     if len(kept) == len(words):
         arguments.check(module, words)
     for run in runs or ():
@@ -223,7 +218,7 @@ def _check_service(documents: Sequence[dict]) -> None:
             entry["name"]: entry.get("value")
             for entry in pod["containers"][0].get("env", ())
         }
-        _require(
+        rules.require(
             spec["completions"] == spec["parallelism"],
             "Job",
             "completions and parallelism differ, so workers would wait for "
@@ -233,14 +228,14 @@ def _check_service(documents: Sequence[dict]) -> None:
         if not listed:
             continue
         subdomain = pod.get("subdomain")
-        _require(
+        rules.require(
             subdomain in services,
             "Job",
             f"subdomain {subdomain!r} is no Service, so the workers would not "
             "find each other",
         )
         service = services[subdomain]
-        _require(
+        rules.require(
             service.get("clusterIP") == "None"
             and service.get("publishNotReadyAddresses") is True
             and service.get("selector")
@@ -253,7 +248,7 @@ def _check_service(documents: Sequence[dict]) -> None:
         expected = [
             f"{name}-{n}.{subdomain}" for n in range(spec["completions"])
         ]
-        _require(
+        rules.require(
             hosts == expected,
             "Job",
             f"{WORKERS_VARIABLE} lists {hosts}, but the pods are {expected}",
@@ -286,8 +281,3 @@ def _leaves(node: object, path: tuple[str, ...] = ()) -> Iterator[tuple]:
 def _paths(node: object) -> Iterator[str]:
     for path, _ in _leaves(node):
         yield ".".join(path)
-
-
-def _require(holds: bool, kind: str, why: str) -> None:
-    if not holds:
-        raise UsageError(f"the {kind} is wrong: {why}.")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from data_prep.errors import UsageError
 from launch import arguments
+from launch import rules
 from launch.job import Job
 from launch.job import Rendered
 from launch.job import Work
@@ -207,20 +208,14 @@ def _bounds(size: int, shape: object, path: str, unit: str) -> Iterator[str]:
 def _check_rules(name: str, request: dict) -> None:
     algorithm = request["AlgorithmSpecification"]
     entry = algorithm.get("ContainerEntrypoint", [])
-    _require(
-        entry[:2] == ["python", "-m"] and len(entry) == 3,
-        name,
-        f"ContainerEntrypoint is {entry}: expected python -m MODULE, as a "
-        "shell before it (SageMaker's default is bash) swallows SIGTERM",
-    )
     arguments.check(
-        entry[2],
+        rules.module_of(entry, name),
         algorithm.get("ContainerArguments", []),
         ["--data_dir=/opt/ml/input/data/train", f"--model_dir={CHECKPOINTS}"],
     )
     channels = [c["ChannelName"] for c in request["InputDataConfig"]]
-    _require("train" in channels, name, "no channel is called train")
-    _require(
+    rules.require("train" in channels, name, "no channel is called train")
+    rules.require(
         all(
             c["DataSource"]["S3DataSource"].get("S3DataDistributionType")
             == "FullyReplicated"
@@ -230,7 +225,7 @@ def _check_rules(name: str, request: dict) -> None:
         "every worker needs all of the data: FullyReplicated",
     )
     checkpoints = request.get("CheckpointConfig", {})
-    _require(
+    rules.require(
         checkpoints.get("LocalPath") == CHECKPOINTS,
         name,
         f"without CheckpointConfig at {CHECKPOINTS} a restart begins anew",
@@ -238,26 +233,21 @@ def _check_rules(name: str, request: dict) -> None:
     stopping = request["StoppingCondition"]
     runtime = stopping["MaxRuntimeInSeconds"]
     if request.get("EnableManagedSpotTraining"):
-        _require(
+        rules.require(
             stopping.get("MaxWaitTimeInSeconds", 0) >= runtime,
             name,
             "spot training wants MaxWaitTimeInSeconds of at least "
             "MaxRuntimeInSeconds",
         )
     else:
-        _require(
+        rules.require(
             "MaxWaitTimeInSeconds" not in stopping,
             name,
             "MaxWaitTimeInSeconds is for spot training only",
         )
-    _require(
+    rules.require(
         runtime > _SECONDS_OF_STOP,
         name,
         f"MaxRuntimeInSeconds leaves less than the {_SECONDS_OF_STOP} s that a "
         "stop may take",
     )
-
-
-def _require(holds: bool, name: str, why: str) -> None:
-    if not holds:
-        raise UsageError(f"{name} is wrong: {why}.")

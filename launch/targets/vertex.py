@@ -11,6 +11,7 @@ import yaml
 from data_prep.errors import UsageError
 from launch import arguments
 from launch import render as render_lib
+from launch import rules
 from launch.job import Job
 from launch.job import Rendered
 from launch.job import Work
@@ -226,11 +227,13 @@ def _check_messages(file: str, config: dict, tuning: bool) -> None:
 
 def _check_pools(file: str, spec: dict) -> None:
     pools = spec.get("workerPoolSpecs", [])
-    _require(1 <= len(pools) <= 2, file, "expected one or two worker pools")
+    rules.require(
+        1 <= len(pools) <= 2, file, "expected one or two worker pools"
+    )
     replicas = [int(pool["replicaCount"]) for pool in pools]
-    _require(replicas[0] == 1, file, "the first pool is the one chief")
-    _require(all(replicas), file, "a worker pool has no replicas")
-    _require(
+    rules.require(replicas[0] == 1, file, "the first pool is the one chief")
+    rules.require(all(replicas), file, "a worker pool has no replicas")
+    rules.require(
         str(
             spec.get("baseOutputDirectory", {}).get("outputUriPrefix")
         ).startswith("gs://"),
@@ -238,18 +241,18 @@ def _check_pools(file: str, spec: dict) -> None:
         "without baseOutputDirectory in gs:// there is no AIP_MODEL_DIR",
     )
     scheduling = spec.get("scheduling", {})
-    _require(
+    rules.require(
         scheduling.get("strategy") in ("STANDARD", "SPOT", "FLEX_START"),
         file,
         f"strategy {scheduling.get('strategy')!r} is none of STANDARD, SPOT "
         "and FLEX_START",
     )
-    _require(
+    rules.require(
         len(pools) == 1 or scheduling.get("restartJobOnWorkerRestart") is True,
         file,
         "several workers restart together: restartJobOnWorkerRestart",
     )
-    _require(
+    rules.require(
         not scheduling.get("disableRetries"),
         file,
         "disableRetries overrides restartJobOnWorkerRestart",
@@ -257,39 +260,28 @@ def _check_pools(file: str, spec: dict) -> None:
     for pool in pools:
         container = pool.get("containerSpec")
         package = pool.get("pythonPackageSpec")
-        _require(
+        rules.require(
             (container is None) != (package is None),
             file,
             "expected one of containerSpec and pythonPackageSpec",
         )
         machine = pool["machineSpec"]
-        _require(
+        rules.require(
             ("acceleratorType" in machine) == ("acceleratorCount" in machine),
             file,
             "acceleratorType and acceleratorCount go together",
         )
         if package:
             module, words = package["pythonModule"], package["args"]
-            _require(
+            rules.require(
                 all(u.startswith("gs://") for u in package["packageUris"]),
                 file,
                 "packageUris are gs:// URIs",
             )
         else:
             command, words = container["command"], container["args"]
-            _require(
-                command[:2] == ["python", "-m"] and len(command) == 3,
-                file,
-                f"the command is {command}: expected python -m MODULE, as a "
-                "shell before it would swallow SIGTERM",
-            )
-            module = command[2]
+            module = rules.module_of(command, file)
         arguments.check(module, words, ["--model_dir=/gcs/given/by/vertex"])
-
-
-def _require(holds: bool, file: str, why: str) -> None:
-    if not holds:
-        raise UsageError(f"{file} is wrong: {why}.")
 
 
 def _indented(text: str, spaces: int) -> str:
