@@ -159,7 +159,12 @@ def cluster(root: pathlib.Path):
                 == ["idle"] * 2
             )
         )
-        yield slurm
+        try:
+            yield slurm
+        finally:
+            # A step would outlive the daemons.
+            slurm.run("scancel", "--user=root", check=False)
+            _until(lambda: not slurm.run("squeue", "-h", check=False))
     finally:
         for daemon in reversed(running):
             daemon.terminate()
