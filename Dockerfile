@@ -28,8 +28,8 @@ ARG WEIGHTS=none
 RUN mkdir --mode=1777 /opt/keras && \
     if [ "${WEIGHTS}" = imagenet ]; then python -m trainer.weights; fi
 
-WORKDIR /work
-RUN chmod 1777 /work
+WORKDIR /job
+RUN chmod 1777 /job
 USER 1000:1000
 
 # Exec form: Python is process 1 and gets SIGTERM itself.

@@ -156,7 +156,7 @@ def test_odd_names_survive_the_shell(target, tmp_path):
         check=True,
     )
     found = done.stdout.split("\0")
-    where = f"/work/model_dir/{ODD}" if target == "docker" else ODD
+    where = f"/job/model_dir/{ODD}" if target == "docker" else ODD
     assert f"--model_dir={where}" in found
 
 

@@ -158,7 +158,7 @@ def test_image_is_what_launchers_expect(buildah, image):
     config = found["Docker"]["config"]
     assert config["Entrypoint"] == ["python"]
     assert config["User"] == "1000:1000"
-    assert config["WorkingDir"] == "/work"
+    assert config["WorkingDir"] == "/job"
 
 
 def test_it_trains_as_no_root(buildah, image, tmp_path):

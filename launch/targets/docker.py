@@ -35,7 +35,7 @@ def render(job: Job, work: Work) -> Rendered:
         path = work.value(name)
         if path and "://" not in path:
             host = pathlib.Path(path).absolute()
-            place = f"/work/{name}"
+            place = f"/job/{name}"
             if mode == "rw":
                 # The folder above, which Docker would make as root's own.
                 options.append(f"--volume={host.parent}:{place}")
@@ -46,7 +46,7 @@ def render(job: Job, work: Work) -> Rendered:
     weights = work.value("weights")
     if weights not in ("", "imagenet", "none") and "://" not in weights:
         path = pathlib.Path(weights).absolute()
-        inside["weights"] = f"/work/weights/{path.name}"
+        inside["weights"] = f"/job/weights/{path.name}"
         options.append(f"--volume={path}:{inside['weights']}:ro")
     options += [f"--volume={v}" for v in job.volumes.split(",") if v]
     words = ["-m", *work.program, *replaced(work.arguments, inside)]
