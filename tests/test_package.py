@@ -59,3 +59,7 @@ def test_installed_elsewhere(tmp_path, kind):
     )
     assert (tmp_path / "model" / "DONE.json").exists()
     assert "--weights" in run("launch.quickstart", "--help").stdout
+    # The templates come with it.
+    words = ("--target=slurm", "--dry_run", "--", "--data_dir=d")
+    rendered = run("launch.submit", *words, "--model_dir=m").stdout
+    assert "srun" in rendered

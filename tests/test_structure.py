@@ -10,6 +10,7 @@ from absl import flags
 from conftest import ROOT
 
 from data_prep import task as data_prep_task
+from launch import submit
 from trainer import task as trainer_task
 
 PACKAGES = ("data_prep", "trainer", "launch")
@@ -27,6 +28,7 @@ LEAVES = {
     "trainer.atomic": set(),
     "trainer.config": {"data_prep.errors"},
     "trainer.cluster_env": {"data_prep.errors"},
+    "trainer.handover": set(),
     "trainer.startup": set(),
     "trainer.decode": set(),
     "trainer.model": {"trainer.dropout"},
@@ -104,6 +106,10 @@ def test_data_flows_one_way():
         "trainer.preview",
         "trainer.weights",
         "launch.quickstart",
+        "launch.submit",
+        "launch.staged",
+        "launch.workers",
+        "launch.compare",
     ],
 )
 def test_commands_start_without_tensorflow(module):
@@ -133,7 +139,7 @@ def test_help_lists_the_flags_and_succeeds(run):
 def test_flags_are_documented():
     """Scripts depend on the flags: a new one appears in the README."""
     readme = (ROOT / "README.md").read_text()
-    for task in (data_prep_task, trainer_task):
+    for task in (data_prep_task, trainer_task, submit):
         values = flags.FlagValues()
         task.define_flags(values)
         for name in values:

@@ -20,6 +20,7 @@ from data_prep import command
 from data_prep.errors import Stopped
 from trainer import cluster_env
 from trainer import config as config_lib
+from trainer import handover
 from trainer import startup
 from trainer.config import Config
 
@@ -142,25 +143,54 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     )
 
 
-def main() -> None:
-    """Builds the config from the flags and runs it."""
-    config = command.config_from_flags(Config)
-    cluster = cluster_env.cluster(os.environ)
-    startup.import_tensorflow()
-    from trainer.run import run
+def adopt_platform(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Takes the command line and the defaults as the platform gives them."""
+    booleans = {name for name in flag_values if flag_values[name].boolean}
+    sys.argv[1:] = cluster_env.arguments(sys.argv[1:], booleans)
+    platform = cluster_env.settings(os.environ)
+    for name in ("data_dir", "model_dir"):
+        if value := getattr(platform, name):
+            flag_values.set_default(name, value)
 
+
+def main() -> None:
+    """Builds the config from the flags, runs it, hands over what it made."""
+    platform = cluster_env.settings(os.environ)
+    cluster = None
     try:
-        run(config, cluster=cluster)
+        config = command.config_from_flags(Config)
+        cluster = cluster_env.cluster(os.environ)
+        startup.import_tensorflow()
+        from trainer.run import run
+
+        done = run(config, cluster=cluster, log_dir=platform.log_dir or "")
+        if cluster is None or cluster.index == 0:
+            _hand_over(config, platform, done)
     except Stopped as error:
         if cluster is None:
             raise
         # TensorFlow's own end would wait for workers that are gone.
         print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(EXIT_STOPPED)
+    except Exception as error:
+        if platform.failure_file:
+            handover.report_failure(platform.failure_file, error)
+        raise
     print(f"model: {config.model_dir}")
+
+
+def _hand_over(
+    config: Config, platform: cluster_env.Settings, done: dict
+) -> None:
+    if platform.publish_dir:
+        handover.publish(config.model_dir, platform.publish_dir)
+    if platform.metric_file:
+        best = done["exported"]
+        handover.report_trial(best["val_accuracy"], best["epoch"])
 
 
 if __name__ == "__main__":
     define_flags()
     flags.adopt_module_key_flags(command)  # so that --help lists them
+    adopt_platform()
     command.run(main)

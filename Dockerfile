@@ -1,0 +1,37 @@
+# shardtune for GPUs: docker build --tag=shardtune:0.1.0 .
+#
+# On SageMaker's own image, for instance:
+#   --build-arg BASE=763104351884.dkr.ecr.REGION.amazonaws.com/tensorflow-training:TAG
+# Without GPUs: --build-arg BASE=tensorflow/tensorflow:2.21.0
+# With the ImageNet weights inside, for machines without network:
+#   --build-arg WEIGHTS=imagenet
+ARG BASE=tensorflow/tensorflow:2.21.0-gpu
+FROM ${BASE}
+
+# Options of pip, such as --index-url=https://a.mirror/simple
+ARG PIP_OPTIONS=""
+WORKDIR /opt/shardtune
+
+# The libraries in a layer of their own, which a change of the code keeps.
+COPY setup.py pyproject.toml README.md constraints.txt ./
+RUN python -m pip install --no-cache-dir --constraint=constraints.txt \
+    ${PIP_OPTIONS} ".[gcs,s3]" cloudml-hypertune
+
+COPY data_prep data_prep
+COPY trainer trainer
+COPY launch launch
+RUN python -m pip install --no-cache-dir --no-deps ${PIP_OPTIONS} .
+
+# Keras keeps downloaded weights here, for whatever user the container runs as.
+ENV KERAS_HOME=/opt/keras PYTHONUNBUFFERED=1
+ARG WEIGHTS=none
+RUN mkdir --mode=1777 /opt/keras && \
+    if [ "${WEIGHTS}" = imagenet ]; then python -m trainer.weights; fi
+
+WORKDIR /job
+RUN chmod 1777 /job
+USER 1000:1000
+
+# Exec form: Python is process 1 and gets SIGTERM itself.
+ENTRYPOINT ["python"]
+CMD ["-m", "trainer.task", "--help"]

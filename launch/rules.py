@@ -1,0 +1,30 @@
+"""Rules that the jobs of several platforms keep."""
+
+from collections.abc import Sequence
+
+from data_prep.errors import UsageError
+
+
+def require(holds: bool, what: str, why: str) -> None:
+    """Refuses what does not hold.
+
+    Raises:
+        UsageError: Saying what is wrong, and why.
+    """
+    if not holds:
+        raise UsageError(f"{what} is wrong: {why}.")
+
+
+def module_of(command: Sequence[str], what: str) -> str:
+    """Returns the MODULE of a container's command `python -m MODULE`.
+
+    Raises:
+        UsageError: If it is another, such as a shell as process 1.
+    """
+    require(
+        list(command[:2]) == ["python", "-m"] and len(command) == 3,
+        what,
+        f"its command is {list(command)}: expected python -m MODULE, as a "
+        "shell before it (SageMaker's default is bash) would swallow SIGTERM",
+    )
+    return command[2]

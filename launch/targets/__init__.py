@@ -1,0 +1,1 @@
+"""One module per platform: `render` makes a job's files, `check` reads them."""

@@ -1,0 +1,162 @@
+"""Kubernetes: an Indexed Job by default; JobSet, TrainJob and TFJob too."""
+
+import textwrap
+from collections.abc import Mapping
+
+import yaml
+
+from data_prep.errors import UsageError
+from launch import render as render_lib
+from launch.job import Job
+from launch.job import Rendered
+from launch.job import Work
+from launch.targets import kubernetes_rules
+from trainer.cluster_env import WORKERS_VARIABLE
+
+PORT = 2222
+RUNS = "/etc/shardtune/runs"
+_FLAGS_OF_PATHS = {
+    "trainer.task": ("data_dir", "model_dir"),
+    "data_prep.task": ("source", "output_dir"),
+}
+
+
+def render(job: Job, work: Work) -> Rendered:
+    """Returns the manifest; a sweep is an Indexed Job of single workers.
+
+    Raises:
+        UsageError: If a path would be lost with its pod, or for a sweep of
+            several workers each.
+    """
+    _check_paths(job, work)
+    if work.runs and (job.workers > 1 or job.kind != "job"):
+        raise UsageError(
+            "a sweep on Kubernetes is an Indexed Job with one worker a run: "
+            "leave --workers and --kind out."
+        )
+    count = len(work.runs) or job.workers
+    before, backoff, fatal = "", f"backoffLimit: {job.restarts}", "FailJob"
+    if work.runs:
+        before = _config_map(job, work)
+        # A wrong run does not end the others.
+        backoff, fatal = f"backoffLimitPerIndex: {job.restarts}", "FailIndex"
+    elif job.workers > 1:
+        before = render_lib.template(
+            "kubernetes_service.yaml", name=job.name, namespace=job.namespace
+        )
+    indents = {"job": 6, "jobset": 12, "trainjob": 16, "tfjob": 10}
+    text = render_lib.template(
+        f"kubernetes_{job.kind}.yaml",
+        name=job.name,
+        namespace=job.namespace,
+        count=count,
+        restarts=job.restarts,
+        before=before.rstrip("\n"),
+        backoff=backoff,
+        fatal=fatal,
+        pod=_indented(_pod(job, work), indents[job.kind]),
+    )
+    return Rendered(
+        {"job.yaml": text},
+        (("kubectl", "apply", "-f", str(job.folder / "job.yaml")),),
+        f"Watch: kubectl -n {job.namespace} get pods. Stop: kubectl delete -f "
+        f"{job.folder / 'job.yaml'}; resume: kubectl apply -f the same.",
+    )
+
+
+def check(files: Mapping[str, str]) -> None:
+    """Refuses a manifest that Kubernetes, or our rules, would not have."""
+    kubernetes_rules.check(list(yaml.safe_load_all(files["job.yaml"])))
+
+
+def _pod(job: Job, work: Work) -> str:
+    module, *options = work.program
+    arguments = [*options, *work.arguments]
+    claims = [v.split(":") for v in job.volumes.split(",") if v]
+    mounts = [(f"volume-{n}", path) for n, (_, path) in enumerate(claims)]
+    volumes = [
+        f"- name: volume-{number}\n  persistentVolumeClaim:\n"
+        f"    claimName: {claim}"
+        for number, (claim, _) in enumerate(claims)
+    ]
+    if work.runs:
+        arguments.append(f"--flagfile={RUNS}/$(JOB_COMPLETION_INDEX).flags")
+        mounts.append(("runs", RUNS))
+        volumes.append(f"- name: runs\n  configMap:\n    name: {job.name}-runs")
+    hosts = {
+        "job": f"{job.name}-{{}}.{job.name}",
+        "jobset": f"{job.name}-workers-0-{{}}.{job.name}",
+        "trainjob": f"{job.name}-node-0-{{}}.{job.name}",
+        "tfjob": "",  # the operator sets TF_CONFIG
+    }[job.kind]
+    workers = ""
+    if job.workers > 1 and hosts:
+        names = [f"{hosts.format(n)}:{PORT}" for n in range(job.workers)]
+        value = render_lib.quoted(",".join(names))
+        workers = f"- name: {WORKERS_VARIABLE}\n    value: {value}"
+    subdomain = job.kind == "job" and job.workers > 1
+    # Operators look for their container by its name.
+    container = {"trainjob": "node", "tfjob": "tensorflow"}
+    return render_lib.template(
+        "kubernetes_pod.yaml",
+        subdomain=f"subdomain: {job.name}" if subdomain else "",
+        restart_policy="OnFailure" if job.kind == "tfjob" else "Never",
+        grace=job.grace_seconds,
+        container=container.get(job.kind, "trainer"),
+        image=render_lib.quoted(job.image),
+        module=render_lib.quoted(module),
+        arguments=render_lib.yaml_list(arguments, 2),
+        workers=workers,
+        port=PORT,
+        cpus=job.cpus,
+        memory=f"{job.memory_gb}Gi",
+        gpus=f"nvidia.com/gpu: {job.gpus}" if job.gpus else "",
+        mounts="\n  ".join(
+            f"- name: {name}\n    mountPath: {path}" for name, path in mounts
+        ),
+        volumes="\n".join(volumes),
+    )
+
+
+def _config_map(job: Job, work: Work) -> str:
+    lines = [
+        "# The flags of each run, by its index.",
+        "apiVersion: v1",
+        "kind: ConfigMap",
+        "metadata:",
+        f"  name: {job.name}-runs",
+        f"  namespace: {job.namespace}",
+        "data:",
+    ]
+    for name, text in render_lib.flag_files(work.runs).items():
+        lines.append(f"  {name.removeprefix('runs/')}: |")
+        lines.append(textwrap.indent(text, "    ").rstrip("\n"))
+    return "\n".join([*lines, "---"])
+
+
+def _check_paths(job: Job, work: Work) -> None:
+    places = []
+    for volume in filter(None, job.volumes.split(",")):
+        claim, colon, path = volume.partition(":")
+        if not colon or not path.startswith("/") or not claim:
+            raise UsageError(
+                f"--volumes has {volume!r}: expected CLAIM:/path, the name of "
+                "a PersistentVolumeClaim and where to mount it."
+            )
+        places.append(path.rstrip("/") + "/")
+    given = [*work.arguments, *(a for run in work.runs for a in run)]
+    for flag in _FLAGS_OF_PATHS[work.module]:
+        for argument in given:
+            name, _, value = argument.partition("=")
+            if name != f"--{flag}" or "://" in value:
+                continue
+            if not any(f"{value}/".startswith(place) for place in places):
+                raise UsageError(
+                    f"{argument} lies on no volume, so a pod would not see it "
+                    "or lose it. Mount one with --volumes=CLAIM:/path and "
+                    "name a path below it, or give an s3:// or gs:// folder."
+                )
+
+
+def _indented(text: str, spaces: int) -> str:
+    return textwrap.indent(text, " " * spaces).strip()

@@ -1,0 +1,9 @@
+#!/bin/bash
+# $name, on this machine. Run it again after a stop: it goes on where it was.
+# Exit codes: 0 done, 64 wrong command, 65 wrong data, 75 stopped with its
+# state saved (run it again), 1 anything else.
+set -u
+cd $directory || exit 64
+$setup
+# exec: the process that a SIGTERM is sent to is Python itself.
+exec $line

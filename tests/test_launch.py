@@ -1,0 +1,353 @@
+"""`python -m launch.submit`: what it renders, refuses, and how fast it is."""
+
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import pytest
+from absl import flags
+from conftest import ROOT
+from training import TINY
+from training import prepare
+
+from data_prep import command
+from data_prep.errors import UsageError
+from launch import arguments
+from launch import submit
+from launch.job import TARGETS
+from launch.job import Job
+from launch.targets import docker
+from launch.targets import local
+from launch.targets import slurm
+
+PLACES = ["--data_dir=data", "--model_dir=model"]
+
+
+def render(target, words=PLACES, **fields):
+    return submit.render(Job(target=target, **fields), list(words))
+
+
+def test_no_tensorflow_for_any_target():
+    code = (
+        "import sys, launch.submit, launch.staged, launch.workers\n"
+        f"for target in {TARGETS}: __import__('launch.targets.' + target)\n"
+        "sys.exit(repr({'tensorflow', 'keras'} & set(sys.modules)) "
+        "if 'tensorflow' in sys.modules else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["--", *PLACES, "--optimzer=sgd"], "optimizer"),
+        (["--", *PLACES, "--batch_size=many"], "batch_size"),
+        (["--", *PLACES, "stray"], "positional"),
+        (["--", "--data_dir=data"], "--model_dir"),
+        (["--", *PLACES, "--finetune_from=block9_conv1"], "block9_conv1"),
+        (["--name=Bad_Name", "--", *PLACES], "--name"),
+        (["--target=moon", "--", *PLACES], "target"),
+        (["--grid=seed", "--", *PLACES], "--grid"),
+        (["--grid=sead=1,2", "--", *PLACES], "sead"),
+        (["--flag_files=absent.flags", "--", *PLACES], "absent.flags"),
+        (["--tune=dropout=0:0.5", "--", *PLACES], "--tune"),
+    ],
+)
+def test_wrong_commands_are_refused(words, says):
+    with pytest.raises((UsageError, flags.Error), match=says):
+        parsed(["--dry_run", *words])
+
+
+def parsed(words):
+    """Returns what a command line renders, without a process of its own."""
+    values = flags.FlagValues()
+    submit.define_flags(values)
+    rest = values(["launch.submit", *words])
+    job = command.config_from_flags(Job, values)
+    return submit.render(job, rest[1:])
+
+
+def test_wrong_commands_exit_with_64(run):
+    for words in (
+        ["--", *PLACES, "--optimzer=sgd"],
+        ["--target=moon", "--"],
+        [],
+    ):
+        done = run("launch.submit", *words)
+        assert done.returncode == 64, done.stderr
+        assert "error: " in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_arguments_are_spelt_out(tmp_path):
+    """Flag files, which another machine may not see, are read here."""
+    file = tmp_path / "my.flags"
+    file.write_text("--seed=5\n--nodeterministic\n")
+    words = [*PLACES, f"--flagfile={file}", "--batch_size", "16"]
+    assert set(arguments.check("trainer.task", words)) == {
+        *PLACES,
+        "--seed=5",
+        "--deterministic=false",
+        "--batch_size=16",
+    }
+
+
+def test_data_prep_is_launched_the_same_way():
+    words = ["--source=photos", "--output_dir=data", "--shard_mb=32"]
+    for target in ("local", "docker", "slurm"):
+        files = render(target, words, job="data_prep").files
+        text = next(iter(files.values()))
+        assert re.search(r"-m data_prep\.task", text)
+        assert "--shard_mb=32" in text
+    with pytest.raises(UsageError, match="one process"):
+        render("slurm", words, job="data_prep", workers=2)
+
+
+def test_grid():
+    found = arguments.grid("dropout=0,0.5 batch_size=16,32")
+    assert found == [
+        ["--dropout=0", "--batch_size=16"],
+        ["--dropout=0", "--batch_size=32"],
+        ["--dropout=0.5", "--batch_size=16"],
+        ["--dropout=0.5", "--batch_size=32"],
+    ]
+
+
+def test_sweep_of_flag_files(tmp_path):
+    for name, seed in (("a", 1), ("b", 2)):
+        (tmp_path / f"{name}.flags").write_text(f"--seed={seed}\n")
+    files = ",".join(str(tmp_path / f"{name}.flags") for name in "ab")
+    found = render("slurm", flag_files=files).files
+    assert found["runs/0.flags"] == "--model_dir=model/000\n--seed=1\n"
+    assert found["runs/1.flags"] == "--model_dir=model/001\n--seed=2\n"
+    assert "#SBATCH --array=0-1\n" in found["job.sbatch"]
+    assert "--model_dir" not in found["job.sbatch"]
+
+
+ODD = "mo del$HOME`x`'\"%h;é"
+
+
+@pytest.mark.parametrize("target", ["local", "docker", "slurm"])
+def test_odd_names_survive_the_shell(target, tmp_path):
+    """The script run by bash, a stand-in taking the place of the client."""
+    words = ["--data_dir=data", f"--model_dir={ODD}"]
+    (text,) = (
+        text
+        for name, text in render(target, words, python="python").files.items()
+        if name in ("run.sh", "job.sbatch")
+    )
+    program = {"local": "python", "docker": "docker", "slurm": "srun"}[target]
+    fake = tmp_path / program
+    fake.write_text('#!/bin/bash\nprintf "%s\\0" "$@"\n')
+    fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
+    done = subprocess.run(
+        ["bash", "-c", text],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = done.stdout.split("\0")
+    where = f"/job/model_dir/{ODD}" if target == "docker" else ODD
+    assert f"--model_dir={where}" in found
+
+
+@pytest.mark.skipif(
+    not shutil.which("shellcheck"), reason="shellcheck is not installed"
+)
+@pytest.mark.parametrize("target", ["local", "docker", "slurm"])
+@pytest.mark.parametrize("sweep", [False, True])
+def test_shellcheck(target, sweep, tmp_path):
+    if target == "docker" and sweep:
+        return
+    files = render(target, grid="seed=1,2" if sweep else "", workers=1).files
+    for name in ("run.sh", "job.sbatch"):
+        if name in files:
+            path = tmp_path / name
+            path.write_text(files[name])
+            # 2050: a number of workers stands where a variable might.
+            done = subprocess.run(
+                ["shellcheck", "--exclude=SC2050", str(path)],
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.skipif(
+    not shutil.which("systemd-analyze"), reason="systemd is not installed"
+)
+def test_systemd_unit(tmp_path):
+    odd = str(tmp_path / "od d$HOME%h")
+    text = render("local", output_dir=odd).files["shardtune.service"]
+
+    def verify(text):
+        path = tmp_path / "shardtune.service"
+        path.write_text(text)
+        done = subprocess.run(
+            ["systemd-analyze", "verify", str(path)],
+            capture_output=True,
+            text=True,
+        )
+        return done.returncode, [
+            line for line in done.stderr.splitlines() if path.name in line
+        ]
+
+    assert verify(text) == (0, [])
+    for old, new in (
+        ("KillMode=mixed", "KillMode=mixd"),
+        ("RestartForceExitStatus=75", "RestartForceExitStatus=many"),
+        ("ExecStart=", "ExecStrt="),
+    ):
+        assert old in text
+        code, said = verify(text.replace(old, new))
+        assert code or said, new
+
+
+@pytest.mark.parametrize(
+    "module, target, old, new",
+    [
+        (local, "local", "exec python", "python"),
+        (docker, "docker", "exec docker", "docker"),
+        (docker, "docker", "--stop-timeout=120", ""),
+        (docker, "docker", "  -m trainer.task", '  sh -c "python -m trainer"'),
+        (docker, "docker", "docker run", "docker run --entrypoint=sh"),
+        (slurm, "slurm", "#SBATCH --requeue", ""),
+        (slurm, "slurm", "--open-mode=append", "--open-mode=apend"),
+        (slurm, "slurm", "--signal=USR1", "--signal=B:USR1"),
+        (slurm, "slurm", "--ntasks-per-node=1", "--ntasks-per-node=4"),
+        (slurm, "slurm", "  python -m", '  bash -c "python -m'),
+        (slurm, "slurm", "\nfi\n", "\n"),
+    ],
+)
+def test_mutants_are_refused(module, target, old, new):
+    files = dict(render(target).files)
+    (name,) = (n for n in files if n in ("run.sh", "job.sbatch"))
+    module.check(files)
+    assert old in files[name]
+    files[name] = files[name].replace(old, new)
+    with pytest.raises(UsageError):
+        module.check(files)
+
+
+def test_client_that_is_missing_is_named(run, tmp_path):
+    done = run(
+        "launch.submit",
+        "--target=slurm",
+        f"--output_dir={tmp_path}",
+        "--",
+        *PLACES,
+        env={**os.environ, "PATH": str(pathlib.Path(sys.executable).parent)},
+    )
+    assert done.returncode == 64
+    assert "sbatch is not installed" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_exit_code_of_a_local_run_is_the_trainers(run, tmp_path):
+    done = run(
+        "launch.submit",
+        f"--output_dir={tmp_path}",
+        f"--python={sys.executable}",
+        "--",
+        f"--data_dir={tmp_path / 'absent'}",
+        f"--model_dir={tmp_path / 'model'}",
+    )
+    assert done.returncode == 65
+    assert "manifest.json" in done.stderr
+    script = (tmp_path / "shardtune" / "run.sh").read_text()
+    assert shlex.quote(sys.executable) in script
+
+
+@pytest.mark.slow
+def test_a_stop_reaches_a_local_run_and_its_sweep(tmp_path):
+    """SIGTERM to launch.submit: saved, 75; the same command goes on."""
+    data = prepare(tmp_path)
+    model = tmp_path / "model"
+    words = [sys.executable, "-m", "launch.submit", "--grid=seed=1,2"]
+    words += [f"--output_dir={tmp_path}", f"--python={sys.executable}", "--"]
+    words += [f"--data_dir={data}", f"--model_dir={model}", *TINY]
+    words += ["--frozen_epochs=20", "--finetune_epochs=0"]
+    first = subprocess.Popen(words, cwd=ROOT)
+    metrics = model / "000" / "metrics.jsonl"
+    end = time.monotonic() + 600
+    while not metrics.exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    first.send_signal(signal.SIGTERM)
+    assert first.wait() == 75
+    assert len(metrics.read_text().splitlines()) < 20
+    assert not (model / "001").exists()
+    assert subprocess.run(words, cwd=ROOT).returncode == 0
+    for run in ("000", "001"):
+        rows = (model / run / "metrics.jsonl").read_text().splitlines()
+        epochs = [json.loads(row)["epoch"] for row in rows]
+        assert epochs == list(range(1, 21))
+
+
+def commands_of_readme():
+    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    return [
+        line.strip("| `")
+        for line in re.findall(
+            r"python -m launch\.submit --target=[a-z][^`|\n]*", text
+        )
+    ]
+
+
+@pytest.mark.parametrize("line", commands_of_readme())
+def test_examples_of_the_readme_are_rendered(line):
+    rendered = parsed(shlex.split(line)[3:])
+    assert rendered.files
+    assert rendered.commands
+
+
+def test_dry_run_writes_nothing(run, tmp_path):
+    words = ("--dry_run", f"--output_dir={tmp_path}", "--", *PLACES)
+    done = run("launch.submit", *words)
+    assert done.returncode == 0, done.stderr
+    assert "exec python -m trainer.task" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_target_has_an_example():
+    found = {
+        word.partition("=")[2]
+        for line in commands_of_readme()
+        for word in line.split()
+        if word.startswith("--target=")
+    }
+    assert found == set(TARGETS)
+
+
+def test_compare_lists_unfinished_runs_last(run, tmp_path):
+    for name, rate, accuracy in (
+        ("a", 0.1, 0.5),
+        ("b", 0.2, 0.75),
+        ("c", 0.3, None),
+    ):
+        (tmp_path / name).mkdir()
+        config = {"optimizer": "adam", "rate": rate, "model_dir": name}
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        if accuracy is not None:
+            figures = {"split": "test", "accuracy": accuracy, "loss": 1.0}
+            (tmp_path / name / "evaluation.json").write_text(
+                json.dumps(figures)
+            )
+            (tmp_path / name / "DONE.json").write_text("{}")
+    done = run("launch.compare", "--csv", *(tmp_path / n for n in "abc"))
+    assert done.returncode == 0, done.stderr
+    assert [line.split(",")[1:] for line in done.stdout.splitlines()] == [
+        ["rate", "split", "accuracy", "loss", "finished"],
+        ["0.2", "test", "0.7500", "1.0000", "yes"],
+        ["0.1", "test", "0.5000", "1.0000", "yes"],
+        ["0.3", "", "", "", "no"],
+    ]
+    assert run("launch.compare", tmp_path / "absent").returncode == 65

@@ -1,0 +1,216 @@
+"""Manifests: read by Kubernetes's own schemas, broken on purpose, and run."""
+
+import json
+import re
+
+import pytest
+import yaml
+from kubernetes_runner import Runner
+from training import prepare
+
+from data_prep.errors import UsageError
+from launch import submit
+from launch.job import KINDS
+from launch.job import Job
+from launch.targets import kubernetes
+
+WORDS = ["--data_dir=/mnt/data", "--model_dir=/mnt/model", "--seed=3"]
+
+
+def manifest(words=WORDS, volumes="claim:/mnt", **fields):
+    job = Job(target="kubernetes", volumes=volumes, **fields)
+    return submit.render(job, list(words)).files["job.yaml"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_pass_their_schemas(kind):
+    pytest.importorskip("kubernetes_validate")
+    pytest.importorskip("kubeflow_trainer_api")
+    text = manifest(kind=kind, workers=3)
+    assert '"--seed=3"' in text
+    assert ("LEGACY" in text) == (kind == "tfjob")
+
+
+# What each mutant does, and who refuses it.
+MUTANTS = {
+    "misspelt key": ("completions: 2", "completionss: 2"),
+    "misspelt key in the pod": ("mountPath: /dev/shm", "mountpath: /dev/shm"),
+    "wrong type": ("parallelism: 2", "parallelism: two"),
+    "bad enum": ("completionMode: Indexed", "completionMode: Indexedd"),
+    "bad action": ("action: FailJob", "action: FailJobb"),
+    "policy with OnFailure": (
+        "restartPolicy: Never",
+        "restartPolicy: OnFailure",
+    ),
+    "unknown trainer flag": ("--seed=3", "--sead=3"),
+    "bad value of a trainer flag": ("--seed=3", "--seed=three"),
+    "shell as PID 1": (
+        '["python", "-m", "trainer.task"]',
+        '["sh", "-c", "python -m trainer.task"]',
+    ),
+    "75 fails the job": ("values: [64, 65]", "values: [64, 65, 75]"),
+    "64 is retried": ("values: [64, 65]", "values: [65]"),
+    "another container's codes": (
+        "containerName: trainer",
+        "containerName: train",
+    ),
+    "another subdomain": ("subdomain: shardtune", "subdomain: other"),
+    "not headless": ("clusterIP: None", "clusterIP: 10.0.0.1"),
+    "hides unready pods": (
+        "publishNotReadyAddresses: true",
+        "publishNotReadyAddresses: false",
+    ),
+    "wrong worker names": ("shardtune-1.shardtune:", "shardtune-2.shardtune:"),
+    "no shared memory": ("medium: Memory", 'medium: ""'),
+    "no time to save": (
+        "terminationGracePeriodSeconds: 120",
+        "terminationGracePeriodSeconds: 5",
+    ),
+    "workers wait for others": ("parallelism: 2", "parallelism: 1"),
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_mutants_are_refused(mutant):
+    pytest.importorskip("kubernetes_validate")
+    old, new = MUTANTS[mutant]
+    text = manifest(workers=2)
+    assert old in text
+    text = text.replace(old, new)
+    if mutant == "75 fails the job":
+        # Before the rule that ignores it.
+        text = text.replace("values: [75]", "values: [76]")
+    with pytest.raises(UsageError):
+        kubernetes.check({"job.yaml": text})
+
+
+@pytest.mark.parametrize(
+    "kind, old, new",
+    [
+        ("jobset", "maxRestarts", "maxRestartss"),
+        ("jobset", "enableDNSHostnames", "enableDNSHostname"),
+        ("jobset", "action: FailJobSet", "action: FailJobset"),
+        ("jobset", "replicas: 1", "replicas: one"),
+        ("trainjob", "numNodes: 2", "numNode: 2"),
+        ("trainjob", "runtimeRef", "runtimeReff"),
+        ("tfjob", "cleanPodPolicy", "cleanPodsPolicy"),
+        ("tfjob", "Worker:", "Workers:"),
+        ("tfjob", "name: tensorflow", "name: trainer"),
+    ],
+)
+def test_mutants_of_operators_are_refused(kind, old, new):
+    pytest.importorskip("kubeflow_trainer_api")
+    pytest.importorskip("kubeflow.training")
+    text = manifest(kind=kind, workers=2)
+    assert old in text
+    with pytest.raises(UsageError):
+        kubernetes.check({"job.yaml": text.replace(old, new)})
+
+
+@pytest.mark.parametrize(
+    "words, fields, says",
+    [
+        (["--data_dir=/mnt/d", "--model_dir=model"], {}, "no volume"),
+        (["--data_dir=/mntx/d", "--model_dir=/mnt/m"], {}, "no volume"),
+        (WORDS, {"volumes": "claim"}, "CLAIM:/path"),
+        (WORDS, {"grid": "seed=1,2", "workers": 2}, "one worker a run"),
+        ([*WORDS, "extra"], {}, "positional"),
+        ([*WORDS, "--optimzer=sgd"], {}, "optimizer"),
+        ([*WORDS, "--finetune_from=block9_conv1"], {}, "no layer"),
+    ],
+)
+def test_wrong_commands_are_refused(words, fields, says):
+    with pytest.raises(UsageError, match=says):
+        manifest(words, **fields)
+
+
+def test_arguments_survive_yaml():
+    weights = "--weights=/mnt/a b: #'\"\\é.h5"
+    text = manifest([*WORDS, weights, "--deterministic", "False"])
+    job = list(yaml.safe_load_all(text))[-1]
+    arguments = job["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert weights in arguments
+    assert "--deterministic=false" in arguments
+
+
+@pytest.fixture(scope="module")
+def volume(tmp_path_factory):
+    root = tmp_path_factory.mktemp("volume")
+    prepare(root)
+    return root
+
+
+TINY = (
+    "--data_dir=/mnt/data",
+    "--image_size=32",
+    "--weights=none",
+    "--freeze_random_weights",
+    "--batch_size=8",
+    "--finetune_epochs=0",
+    "--precision=float32",
+)
+
+
+@pytest.mark.slow
+def test_evicted_pod_is_made_anew_and_resumes(volume, tmp_path):
+    text = manifest([*TINY, "--model_dir=/mnt/evicted", "--frozen_epochs=20"])
+    metrics = volume / "evicted" / "metrics.jsonl"
+    evicted = []
+
+    def evict(runner):
+        if not evicted and metrics.exists():
+            evicted.append(len(metrics.read_text().splitlines()))
+            runner.delete_pod(0)
+
+    found = Runner(text, {"claim": volume}, tmp_path).run(evict)
+    assert found.condition == "Complete", found
+    assert found.codes == {0: [75, 0]}
+    assert evicted[0] < 20
+    epochs = [json.loads(x)["epoch"] for x in metrics.read_text().splitlines()]
+    assert epochs == list(range(1, 21))
+
+
+@pytest.mark.slow
+def test_lost_worker_restarts_all(volume, tmp_path):
+    words = [*TINY, "--model_dir=/mnt/lost", "--frozen_epochs=16"]
+    metrics = volume / "lost" / "metrics.jsonl"
+    lost = []
+
+    def lose(runner):
+        if not lost and metrics.exists():
+            lost.append(len(metrics.read_text().splitlines()))
+            runner.kill_pod(1)
+
+    found = Runner(manifest(words, workers=2), {"claim": volume}, tmp_path).run(
+        lose
+    )
+    assert found.condition == "Complete", found
+    assert found.codes[0] == [75, 0], found.logs[0]
+    assert found.codes[1] == [137, 0], found.logs[1]
+    assert lost[0] < 16
+    epochs = [json.loads(x)["epoch"] for x in metrics.read_text().splitlines()]
+    assert epochs == list(range(1, 17))
+
+
+@pytest.mark.slow
+def test_wrong_data_fails_at_once(tmp_path):
+    text = manifest([*TINY, "--model_dir=/mnt/model"])
+    found = Runner(text, {"claim": tmp_path / "empty"}, tmp_path).run()
+    assert found.condition == "Failed"
+    assert found.codes == {0: [65]}
+    assert "manifest.json" in found.logs[0]
+
+
+@pytest.mark.slow
+def test_sweep_runs_each_index(volume, tmp_path, run):
+    text = manifest(
+        [*TINY, "--model_dir=/mnt/sweep", "--frozen_epochs=1"],
+        grid="frozen_learning_rate=1e-5,1e-2",
+    )
+    # The flag files name the pods' paths, which only a pod could mount.
+    text = re.sub(r"(?<=    --model_dir=)/mnt", str(volume), text)
+    found = Runner(text, {"claim": volume}, tmp_path).run()
+    assert found.condition == "Complete", found
+    done = run("launch.compare", volume / "sweep/000", volume / "sweep/001")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 3

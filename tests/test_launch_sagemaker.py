@@ -1,0 +1,326 @@
+"""Requests to SageMaker: botocore, moto, and Amazon's own driver scripts."""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+from training import prepare
+
+from data_prep.errors import UsageError
+from launch import submit
+from launch.job import Job
+from launch.targets import sagemaker
+
+FIELDS = {
+    "target": "sagemaker",
+    "region": "us-east-1",
+    "image": "123456789012.dkr.ecr.us-east-1.amazonaws.com/shardtune:0.1.0",
+    "role_arn": "arn:aws:iam::123456789012:role/train",
+    "output_uri": "s3://bucket/out",
+}
+WORDS = ["--data_dir=s3://bucket/data", "--seed=4"]
+
+
+def render(words=WORDS, **fields):
+    return submit.render(Job(**{**FIELDS, **fields}), list(words))
+
+
+def request(words=WORDS, **fields):
+    return json.loads(render(words, **fields).files["job.json"])
+
+
+@pytest.mark.parametrize("spot", [False, True])
+def test_request_passes_botocore(spot):
+    pytest.importorskip("botocore")
+    found = request(spot=spot, workers=3)
+    assert found["AlgorithmSpecification"]["ContainerArguments"] == ["--seed=4"]
+    assert found["ResourceConfig"]["InstanceCount"] == 3
+    assert found["EnableManagedSpotTraining"] is spot
+    assert found["CheckpointConfig"]["S3Uri"] == "s3://bucket/out/shardtune"
+
+
+# Path and new value; None deletes the key. botocore's validator, the walk over
+# its choices and patterns, or our own rules refuse each.
+MUTANTS = {
+    "misspelt key": ("StoppingConditions", {}),
+    "misspelt key below": ("ResourceConfig.InstanceTypes", "ml.g5.xlarge"),
+    "wrong type": ("ResourceConfig.InstanceCount", "two"),
+    "required key": ("RoleArn", None),
+    "bad choice": ("ResourceConfig.InstanceType", "ml.bogus.12xlarge"),
+    "bad name": ("TrainingJobName", "bad name!"),
+    "bad role": ("RoleArn", "arn:aws:iam::1:user/train-somebody"),
+    "bad mode": ("AlgorithmSpecification.TrainingInputMode", "Files"),
+    "too many retries": ("RetryStrategy.MaximumRetryAttempts", 31),
+    "no time to wait": ("StoppingCondition.MaxWaitTimeInSeconds", 60),
+    "no checkpoints": ("CheckpointConfig", None),
+    "checkpoints elsewhere": ("CheckpointConfig.LocalPath", "/tmp/checkpoints"),
+    "shell as PID 1": (
+        "AlgorithmSpecification.ContainerEntrypoint",
+        ["/bin/bash", "-c", "python -m trainer.task"],
+    ),
+    "the image's own entry point": (
+        "AlgorithmSpecification.ContainerEntrypoint",
+        None,
+    ),
+    "unknown trainer flag": (
+        "AlgorithmSpecification.ContainerArguments",
+        ["--sead=4"],
+    ),
+    "bad trainer value": (
+        "AlgorithmSpecification.ContainerArguments",
+        ["--optimizer=adamm"],
+    ),
+    "two words for a boolean, misspelt": (
+        "AlgorithmSpecification.ContainerArguments",
+        ["--deterministic", "fals"],
+    ),
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_mutants_are_refused(mutant):
+    pytest.importorskip("botocore")
+    path, value = MUTANTS[mutant]
+    *above, key = path.split(".")
+    whole = request(spot=True)
+    place = whole
+    for name in above:
+        place = place[name]
+    if value is None:
+        del place[key]
+    else:
+        place[key] = value
+    with pytest.raises((UsageError, KeyError)):
+        sagemaker.check({"job.json": json.dumps(whole)})
+
+
+def test_shards_for_each_worker_are_refused():
+    whole = request()
+    source = whole["InputDataConfig"][0]["DataSource"]["S3DataSource"]
+    source["S3DataDistributionType"] = "ShardedByS3Key"
+    with pytest.raises(UsageError, match="FullyReplicated"):
+        sagemaker.check({"job.json": json.dumps(whole)})
+
+
+@pytest.mark.parametrize(
+    "words, fields, says",
+    [
+        (["--data_dir=data"], {}, "--data_dir=data"),
+        (WORDS, {"role_arn": ""}, "--role_arn"),
+        (WORDS, {"output_uri": ""}, "--model_dir"),
+        (WORDS, {"image": "shardtune"}, "registry"),
+        ([*WORDS, "--model_dir=model"], {}, "lost with the machine"),
+        (WORDS, {"time_limit": 2}, "MaxRuntimeInSeconds"),
+    ],
+)
+def test_wrong_commands_are_refused(words, fields, says):
+    with pytest.raises(UsageError, match=says):
+        render(words, **fields)
+
+
+def test_aws_submits_it_to_moto(tmp_path, monkeypatch):
+    """Amazon's command line, a local server taking the place of SageMaker."""
+    boto3 = pytest.importorskip("boto3")
+    moto = pytest.importorskip("moto.server")
+    binary = pathlib.Path(sys.executable).parent
+    if not shutil.which("aws", path=str(binary)):
+        pytest.skip("awscli is not installed")
+    server = moto.ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "PATH": f"{binary}:{os.environ['PATH']}",
+    }.items():
+        monkeypatch.setenv(name, value)
+    try:
+        rendered = render(spot=True)
+        assert submit.submit(rendered, Job(**FIELDS).folder) == 0
+        client = boto3.client("sagemaker", region_name="us-east-1")
+        wanted = json.loads(rendered.files["job.json"])
+        found = client.describe_training_job(
+            TrainingJobName=wanted["TrainingJobName"]
+        )
+        # What moto keeps of it.
+        assert found["CheckpointConfig"] == wanted["CheckpointConfig"]
+        algorithm = wanted["AlgorithmSpecification"]
+        for name in ("ContainerEntrypoint", "ContainerArguments"):
+            assert found["AlgorithmSpecification"][name] == algorithm[name]
+    finally:
+        server.stop()
+        shutil.rmtree(Job(**FIELDS).folder, ignore_errors=True)
+
+
+def can_mount():
+    if os.geteuid() or not shutil.which("unshare"):
+        return False
+    tried = subprocess.run(
+        ["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/opt"],
+        capture_output=True,
+    )
+    return tried.returncode == 0
+
+
+private_opt = pytest.mark.skipif(
+    not can_mount(), reason="needs root and unshare, for an /opt/ml of its own"
+)
+TINY = {
+    "image_size": "32",
+    "weights": "none",
+    "freeze_random_weights": "true",
+    "batch_size": "8",
+    "finetune_epochs": "0",
+    "precision": "float32",
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sagemaker")
+    return prepare(root)
+
+
+def lay_out(ml, data, hyperparameters):
+    """Makes what SageMaker puts below /opt/ml before a job starts."""
+    for name in ("input/config", "input/data", "model", "output/data"):
+        (ml / name).mkdir(parents=True, exist_ok=True)
+    if not (ml / "input/data/train").exists():
+        shutil.copytree(data, ml / "input/data/train")
+    for name, content in {
+        "hyperparameters": hyperparameters,
+        "inputdataconfig": {"train": {"TrainingInputMode": "File"}},
+        "resourceconfig": {
+            "current_host": "algo-1",
+            "hosts": ["algo-1"],
+            "current_instance_type": "ml.g5.xlarge",
+            "current_group_name": "homogeneousCluster",
+            "instance_groups": [
+                {
+                    "instance_group_name": "homogeneousCluster",
+                    "instance_type": "ml.g5.xlarge",
+                    "hosts": ["algo-1"],
+                }
+            ],
+            "network_interface_name": "eth0",
+        },
+    }.items():
+        path = ml / "input/config" / f"{name}.json"
+        path.write_text(json.dumps(content))
+
+
+def contained(ml, line):
+    """Starts a shell line that sees a folder as /opt/ml."""
+    inside = (
+        "mount -t tmpfs tmpfs /opt && mkdir /opt/ml && "
+        f"mount --bind {ml} /opt/ml && {line}"
+    )
+    return subprocess.Popen(
+        ["unshare", "-m", "bash", "-c", inside],
+        cwd=ROOT,
+        env={**os.environ, "TRAINING_JOB_NAME": "job"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def entry(whole):
+    """Returns the exec line of a request, as SageMaker starts it."""
+    algorithm = whole["AlgorithmSpecification"]
+    words = [
+        *algorithm["ContainerEntrypoint"],
+        *algorithm["ContainerArguments"],
+    ]
+    return f"exec {sys.executable} {' '.join(words[1:])}"
+
+
+@private_opt
+@pytest.mark.slow
+def test_spot_interruption_resumes(tmp_path, data):
+    """The request's own entry point, stopped, on another machine again."""
+    words = [*WORDS, *(f"--{k}={v}" for k, v in TINY.items())]
+    line = entry(request([*words, "--frozen_epochs=12"], spot=True))
+    ml = tmp_path / "ml"
+    lay_out(ml, data, {})
+    first = contained(ml, line)
+    metrics = ml / "checkpoints" / "metrics.jsonl"
+    end = time.monotonic() + 600
+    while not metrics.exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    first.send_signal(signal.SIGTERM)
+    text = first.communicate()[0]
+    assert first.returncode == 75, text
+    # Only the folder of checkpoints comes with.
+    other = tmp_path / "other"
+    lay_out(other, data, {})
+    shutil.copytree(ml / "checkpoints", other / "checkpoints")
+    second = contained(other, line)
+    text = second.communicate()[0]
+    assert second.returncode == 0, text
+    rows = (other / "checkpoints/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["epoch"] for row in rows] == list(range(1, 13))
+    model = other / "model"
+    assert {"DONE.json", "model.keras", "saved_model"} <= set(os.listdir(model))
+    assert not (model / "checkpoints").exists()
+    assert not (other / "output/failure").exists()
+
+
+@private_opt
+@pytest.mark.slow
+def test_failure_is_told(tmp_path, data):
+    words = [*WORDS, *(f"--{k}={v}" for k, v in TINY.items())]
+    ml = tmp_path / "ml"
+    lay_out(ml, data, {})
+    (ml / "input/data/train/manifest.json").unlink()
+    done = contained(ml, entry(request(words)))
+    text = done.communicate()[0]
+    assert done.returncode == 65, text
+    assert "manifest.json" in (ml / "output/failure").read_text()
+
+
+@private_opt
+@pytest.mark.slow
+def test_amazons_own_drivers(tmp_path, data):
+    """ModelTrainer's scripts: hyper-parameters come as two words each."""
+    try:
+        files = importlib.metadata.files("sagemaker-train")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("sagemaker-train is not installed")
+    (driver,) = (
+        f.locate() for f in files if f.name == "basic_script_driver.py"
+    )
+    ml = tmp_path / "ml"
+    lay_out(ml, data, {**TINY, "frozen_epochs": "1", "deterministic": "false"})
+    shutil.copytree(
+        pathlib.Path(driver).parent.parent, ml / "input/data/sm_drivers"
+    )
+    (ml / "input/data/sm_drivers/sourcecode.json").write_text("{}")
+    code = ml / "input/data/code"
+    code.mkdir()
+    (code / "train.py").write_text(
+        'import runpy\n\nrunpy.run_module("trainer.task", run_name="__main__")\n'
+    )
+    scripts = "/opt/ml/input/data/sm_drivers"
+    done = contained(
+        ml,
+        f"export PYTHONPATH={ROOT} SM_ENTRY_SCRIPT=train.py && "
+        f"{sys.executable} {scripts}/scripts/environment.py && "
+        "source /opt/ml/input/sm_training.env && cd /opt/ml/input/data/code && "
+        f"{sys.executable} {scripts}/distributed_drivers/basic_script_driver.py",
+    )
+    text = done.communicate()[0]
+    assert done.returncode == 0, text
+    config = json.loads((ml / "checkpoints/config.json").read_text())
+    assert config["deterministic"] is False
+    assert config["data_dir"] == "/opt/ml/input/data/train"
+    assert (ml / "model/DONE.json").exists()
