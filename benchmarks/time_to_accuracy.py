@@ -144,7 +144,9 @@ def main() -> None:
     print(measure.machine("tensorflow", "keras"))
     for recipe in values.recipe:
         runs = [
-            ours(recipe, int(s), values.photos, values.weights, values.precision)
+            ours(
+                recipe, int(s), values.photos, values.weights, values.precision
+            )
             for s in values.seeds
         ]
         seconds, accuracies = zip(*runs, strict=True)

@@ -65,7 +65,7 @@ def config(data, tmp_path, **options):
 def parts(wanted):
     """What an extraction works with, made as `run` makes it."""
     from trainer import run
-    from trainer.features import Extractor
+    from trainer.extractor import Extractor
 
     manifest = manifest_lib.load(wanted.data_dir)
     strategy, model = run.make_model(wanted, manifest)
@@ -162,7 +162,7 @@ def test_features_are_those_of_their_image(tf, tmp_path):
 @pytest.mark.parametrize("head", ["gap", "flatten"])
 @pytest.mark.parametrize("strategy", ["one_device", "mirrored"])
 def test_replicas_change_nothing(data, tf, tmp_path, head, strategy):
-    from trainer.features import Extractor
+    from trainer.extractor import Extractor
     from trainer.model import base_of
     from trainer.run import build
 
@@ -291,7 +291,7 @@ def test_other_weights_make_another_key(data, tmp_path):
     kernel, bias = layer.get_weights()
     kernel[0, 0, 0, 0] += 1e-3
     layer.set_weights([kernel, bias])
-    from trainer.features import Extractor
+    from trainer.extractor import Extractor
 
     other = Extractor(wanted, manifest, extractor._strategy, model)
     assert other.plain(reader, images).folder != first

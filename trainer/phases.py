@@ -31,7 +31,7 @@ from trainer.callbacks import Callbacks
 from trainer.cluster_env import Cluster
 from trainer.config import Config
 from trainer.config import Phase
-from trainer.features import Extractor
+from trainer.extractor import Extractor
 from trainer.feed import Feed
 from trainer.model import set_trainable
 from trainer.reader import Reader
@@ -230,7 +230,9 @@ def _begin(
             f"{run.state.step} steps",
         )
     elif config.head_init != "zeros":
-        run.state.best = stages.initialise_head(config, model, feed, extractor)
+        run.state.best = stages.initialise_head(
+            config, model, feed, extractor, write=writer is not None
+        )
         _say(run, history.head_line(config.head_init, run.state.best))
     if writer and not found:
         everything = checkpoint.copy(checkpoint.model_variables(model))

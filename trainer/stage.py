@@ -16,10 +16,11 @@ from data_prep.errors import DataError
 from trainer import atomic
 from trainer import cache
 from trainer import classical
-from trainer import features as features_lib
 from trainer.augmentation import policies
 from trainer.config import Config
-from trainer.features import Extractor
+from trainer.extractor import Extractor
+from trainer.extractor import source as feature_source
+from trainer.feature_store import FeatureSet
 from trainer.feed import Feed
 from trainer.model import flip_averaged
 from trainer.model import head_of
@@ -88,10 +89,10 @@ def of_features(
 
     def source(split: str, epoch: int) -> Callable:
         if split != splits.TRAIN:
-            return features_lib.source(*validation)
+            return feature_source(*validation)
         view = epoch % views
         if view not in opened:
-            opened[view] = features_lib.source(
+            opened[view] = feature_source(
                 extractor.augmented(
                     feed.readers[split], feed.images[split], view
                 )
@@ -112,18 +113,23 @@ def served(config: Config, model: keras.Model) -> keras.Model:
 
 
 def initialise_head(
-    config: Config, model: keras.Model, feed: Feed, extractor: Extractor
+    config: Config,
+    model: keras.Model,
+    feed: Feed,
+    extractor: Extractor,
+    write: bool = True,
 ) -> dict:
     """Sets the head to a classical classifier, fitted on features.
 
     It is fitted on the training pictures as they are, and on `feature_views`
-    augmented views of them besides. Writes `head_init.json`.
+    augmented views of them besides.
 
     Args:
         config: Of the run; `head_init` names the classifier.
         model: What `build_classifier` returned, without a hidden layer.
         feed: Of pictures.
         extractor: Of the model.
+        write: Whether to write `head_init.json`.
 
     Returns:
         The row of what it reached, as in `metrics.jsonl`, epoch 0.
@@ -151,20 +157,21 @@ def initialise_head(
         config.seed,
     )
     model.get_layer("logits").set_weights([head.kernel, head.bias])
-    atomic.write_json(
-        extractor.model_dir / "head_init.json",
-        {
-            "classifier": config.head_init,
-            "chosen": head.chosen,
-            "candidates": head.candidates,
-        },
-    )
+    if write:
+        atomic.write_json(
+            extractor.model_dir / "head_init.json",
+            {
+                "classifier": config.head_init,
+                "chosen": head.chosen,
+                "candidates": head.candidates,
+            },
+        )
     return {"phase": "head_init", "epoch": 0, **head.chosen}
 
 
 def _validation_features(
     config: Config, extractor: Extractor, feed: Feed
-) -> list[features_lib.FeatureSet]:
+) -> list[FeatureSet]:
     """Returns the features that validation averages over."""
     reader = feed.readers[splits.VALIDATION]
     pixels = feed.images[splits.VALIDATION]
@@ -181,12 +188,12 @@ def _averaged_head(head: keras.Model) -> keras.Model:
     return keras.Model(both, logits, name="averaged_head")
 
 
-def _rows(features: features_lib.FeatureSet) -> np.ndarray:
+def _rows(features: FeatureSet) -> np.ndarray:
     everything = features.take(np.arange(features.count))
     return everything.reshape(features.count, -1).astype(np.float32)
 
 
-def _check_memory(sets: list[features_lib.FeatureSet]) -> None:
+def _check_memory(sets: list[FeatureSet]) -> None:
     count = sum(features.count for features in sets)
     # In float64, centred, scaled and rotated.
     size = 8 * 4 * count * int(np.prod(sets[0].shape))
