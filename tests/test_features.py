@@ -464,7 +464,7 @@ def test_classical_head_is_scikit_learns(classifier, classes, size):
     train, labels = blobs(classes, 30, size, 0)
     valid, valid_labels = blobs(classes, 40, size, 1)
     head = classical.fit(
-        classifier, train, labels, valid[:, None], valid_labels, classes
+        classifier, train, labels, valid[:, None], valid_labels
     )
     chosen = head.chosen
     mean, deviation = train.mean(axis=0), train.std(axis=0)
@@ -498,7 +498,7 @@ def test_temperature_makes_an_svm_honest():
     train, labels = blobs(2, 100, 10, 0)
     valid, valid_labels = blobs(2, 500, 10, 1)
     head = classical.fit(
-        "linear_svm", train, labels, valid[:, None], valid_labels, 2
+        "linear_svm", train, labels, valid[:, None], valid_labels
     )
     logits = valid @ head.kernel + head.bias
     best = classical._loss(logits, valid_labels)

@@ -38,7 +38,6 @@ def fit(
     labels: np.ndarray,
     validation: np.ndarray,
     validation_labels: np.ndarray,
-    num_classes: int,
     seed: int = 0,
 ) -> LinearHead:
     """Fits a classifier for every strength and keeps the best on validation.
@@ -55,11 +54,10 @@ def fit(
     Args:
         classifier: "logistic_regression" or "linear_svm".
         features: float `[N, F]`.
-        labels: int `[N]`, each class at least once.
+        labels: int `[N]`, each of the K classes at least once.
         validation: float `[M, V, F]`: V views of each image, whose scores
             are averaged as predictions will be.
         validation_labels: int `[M]`.
-        num_classes: K.
         seed: Of the SVM's solver.
     """
     labels = np.asarray(labels)
@@ -73,16 +71,18 @@ def fit(
             deviation = np.full_like(deviation, np.sqrt((deviation**2).mean()))
         deviation[deviation == 0] = 1.0
         coordinates, axes = _rotate(centred / deviation)
+        # Each view apart: float64 copies of all at once would be large.
+        views = [
+            ((validation[:, view] - mean) / deviation) @ axes
+            for view in range(validation.shape[1])
+        ]
+        averaged = np.mean(views, axis=0)  # as good as averaging the scores
         rising, before = 0, np.inf
         for strength in STRENGTHS:
             coefficients, intercept = _fit_one(
                 classifier, coordinates, labels, strength, seed
             )
-            kernel = (axes @ coefficients.T) / deviation[:, None]
-            kernel, bias = _as_logits(
-                kernel, intercept - mean @ kernel, num_classes
-            )
-            logits = (validation @ kernel + bias).mean(axis=1)
+            logits = averaged @ coefficients + intercept
             temperature = 1.0
             if classifier == "linear_svm":
                 temperature = _temperature(logits, validation_labels)
@@ -97,6 +97,8 @@ def fit(
             }
             candidates.append(candidate)
             if best is None or candidate["val_loss"] < best[0]["val_loss"]:
+                kernel = (axes @ coefficients) / deviation[:, None]
+                bias = intercept - mean @ kernel
                 best = candidate, kernel / temperature, bias / temperature
             # Past the valley, and ever slower to fit.
             rising = rising + 1 if candidate["val_loss"] > before else 0
@@ -135,7 +137,7 @@ def _fit_one(
     strength: float,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns coefficients `[1 or K, D]` and intercepts `[1 or K]`."""
+    """Returns coefficients `[D, K]` and intercepts `[K]`."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.svm import LinearSVC
@@ -148,20 +150,12 @@ def _fit_one(
         # A fit that goes on for ever is one that validation will not choose.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(coordinates, labels)
-    return model.coef_, model.intercept_
-
-
-def _as_logits(
-    kernel: np.ndarray, bias: np.ndarray, num_classes: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Turns the one score of two classes into the logits of both."""
-    if kernel.shape[1] == num_classes:
-        return kernel, bias
-    # Halves, so that the difference of the two is the score.
-    return (
-        np.concatenate([-kernel, kernel], axis=1) / 2,
-        np.concatenate([-bias, bias]) / 2,
-    )
+    coefficients, intercept = model.coef_.T, model.intercept_
+    if coefficients.shape[1] == 1:
+        # One score of two classes: halves, whose difference is the score.
+        coefficients = np.concatenate([-coefficients, coefficients], 1) / 2
+        intercept = np.concatenate([-intercept, intercept]) / 2
+    return coefficients, intercept
 
 
 def _temperature(logits: np.ndarray, labels: np.ndarray) -> float:

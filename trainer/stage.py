@@ -135,9 +135,18 @@ def initialise_head(
         The row of what it reached, as in `metrics.jsonl`, epoch 0.
 
     Raises:
-        DataError: If the features do not fit in memory.
+        DataError: If a class has no training image, or the features do not
+            fit in memory.
     """
     train, pixels = feed.readers[splits.TRAIN], feed.images[splits.TRAIN]
+    absent = set(range(model.output.shape[1])) - set(train.labels.tolist())
+    if absent:
+        names = [train.manifest.classes[k] for k in sorted(absent)]
+        raise DataError(
+            f"--head_init={config.head_init} cannot learn {', '.join(names)}: "
+            "the train split has no image of it. Make the data set again "
+            "with other --splits."
+        )
     sets = [extractor.plain(train, pixels)]
     if config.augment != "none":
         sets += [
@@ -153,7 +162,6 @@ def initialise_head(
         np.tile(train.labels, len(sets)),
         np.stack(views, axis=1),
         feed.readers[splits.VALIDATION].labels,
-        model.output.shape[1],
         config.seed,
     )
     model.get_layer("logits").set_weights([head.kernel, head.bias])
