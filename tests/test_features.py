@@ -572,3 +572,38 @@ def test_the_exported_model_averages_over_the_mirror(tf, tmp_path):
         saved(image), saved(image[:, :, ::-1]), atol=1e-6
     )
     assert np.abs(model(image) - logits).max() > 1e-4  # a mirror does differ
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["step:2", "save:1"])
+def test_a_run_on_features_goes_on_exactly(tmp_path, moment):
+    """Killed in the frozen phase on features, or after a classical head."""
+    import training
+
+    data = training.prepare(tmp_path)
+    last = 3 * training.STEPS
+    flags = (
+        "--base=scratch",
+        f"--image_size={SIZE}",
+        "--deterministic",
+        "--checkpoint_steps=1",
+        "--augment=classic",
+        "--feature_cache",
+        "--feature_views=1",
+        "--flip_average",
+        "--head_init=logistic_regression",
+        "--frozen_learning_rate=0.05",
+    )
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    done = training.train(data, whole, *flags)
+    assert done.returncode == 0, done.stderr
+    killed = training.train(data, cut, *flags, fault=f"{moment}:SIGKILL")
+    assert killed.returncode == -9, killed.stderr
+    done = training.train(data, cut, *flags)
+    assert done.returncode == 0, done.stderr
+    training.assert_same(training.saved(cut, last), training.saved(whole, last))
+    assert training.curve(cut) == training.curve(whole)
+    first, second = (
+        json.loads((model / "DONE.json").read_text()) for model in (cut, whole)
+    )
+    assert first["evaluation"] == second["evaluation"]

@@ -9,12 +9,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from data_prep.errors import Stopped
 from data_prep.errors import UsageError
 from data_prep.manifest import Manifest
 from data_prep.progress import Progress
 from trainer import feature_store
 from trainer import input_pipeline
 from trainer import loop
+from trainer import stop
 from trainer.augmentation import policies
 from trainer.bases import BASES
 from trainer.config import Config
@@ -178,6 +180,12 @@ class Extractor:
                 )
                 progress.update(len(features))
                 yield features
+                if stop.asked():
+                    raise Stopped(
+                        f"stopped by {stop.asked()} while extracting features; "
+                        "whole files of them are kept. Run the same command "
+                        "again."
+                    )
 
     def _make_step(self, augment: str) -> Callable:
         """Returns the function of a batch and an epoch to its features."""
