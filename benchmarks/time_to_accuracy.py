@@ -80,7 +80,7 @@ def peer(photos: str, weights: str, steps: int) -> dict[str, float]:
 
     def images(split: str):
         return keras.utils.image_dataset_from_directory(
-            pathlib.Path(photos, split),
+            f"{photos}/{split}",
             label_mode="binary",
             batch_size=PEER_BATCH,
             image_size=(PEER_SIZE, PEER_SIZE),
