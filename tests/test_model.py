@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from data_prep.errors import DataError
-from trainer.config import BASE_LAYERS
+from trainer.bases import BASES
+
+BASE_LAYERS = BASES["vgg16"].layers
 
 
 def build(**options):
@@ -138,22 +140,22 @@ def test_unfit_weights_are_refused(files, tmp_path):
 
 
 def test_failed_download_says_what_to_do(tf, monkeypatch):
-    import keras
+    from keras.src.utils import file_utils
 
     from trainer import weights
 
     def refuse(*_, **__):
         raise Exception("URL fetch failure")
 
-    monkeypatch.setattr(keras.utils, "get_file", refuse)
-    with pytest.raises(
-        DataError, match="could not be downloaded.*--weights=FILE"
-    ):
-        weights.load_base("imagenet")
+    monkeypatch.setattr(file_utils, "get_file", refuse)
+    for base in ("vgg16", "mobilenet"):
+        message = f"of {base} could not be downloaded.*--weights=FILE"
+        with pytest.raises(DataError, match=message):
+            weights.load_base("imagenet", base)
 
 
 def test_downloaded_weights_are_used(files, tf, monkeypatch):
-    import keras
+    from keras.src.utils import file_utils
 
     from trainer import weights
 
@@ -164,7 +166,7 @@ def test_downloaded_weights_are_used(files, tf, monkeypatch):
         asked.append((name, url))
         return str(root / "base.h5")
 
-    monkeypatch.setattr(keras.utils, "get_file", fetch)
+    monkeypatch.setattr(file_utils, "get_file", fetch)
     found = weights.load_base("imagenet")
     np.testing.assert_array_equal(
         found["block1_conv1"][0], base.layers[1].get_weights()[0]

@@ -268,7 +268,7 @@ def test_a_model_directory_belongs_to_one_run(trained, data, tmp_path):
         (["--batch_size=-1"], 64, "impossible"),
         (["--batch_size=7", "--virtual_devices=2"], 64, "Use --batch_size=8"),
         (["--image_size=31"], 64, "at least 32 pixels"),
-        (["--finetune_from=block6_conv1"], 64, "is no layer of VGG16"),
+        (["--finetune_from=block6_conv1"], 64, "is no layer of vgg16"),
         (["--frozen_epochs=0", "--finetune_epochs=0"], 64, "nothing to train"),
         (["--nofreeze_random_weights"], 64, "--finetune_from=block1_conv1"),
         (["--augment=lots"], 64, "none|flip|light|classic|jitter|randaugment"),

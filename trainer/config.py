@@ -6,16 +6,12 @@ Imports no TensorFlow, so that a wrong command fails at once.
 import dataclasses
 
 from data_prep.errors import UsageError
+from trainer import bases
+from trainer.bases import BASES
 
-MIN_IMAGE_SIZE = 32  # five poolings halve it down to one pixel
-BASE_LAYERS = tuple(
-    f"block{block}_conv{layer}"
-    for block, layers in enumerate((2, 2, 3, 3, 3), start=1)
-    for layer in range(1, layers + 1)
-)
-
-PREPROCESSINGS = ("caffe", "rescale")
+PREPROCESSINGS = ("auto", *bases.PREPROCESSINGS)
 HEADS = ("gap", "flatten")
+HEAD_INITS = ("zeros", "logistic_regression", "linear_svm")
 OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
 AUGMENTS = ("none", "flip", "light", "classic", "jitter", "randaugment")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
@@ -58,8 +54,8 @@ class Config:
         weights: "imagenet", "none" or a file; of the base.
         freeze_random_weights: Allows a frozen layer under `weights` "none".
         image_size: Width and height that the network sees, in pixels.
-        preprocessing: "caffe" (BGR less the ImageNet mean, as the ImageNet
-            weights expect) or "rescale" (1/255).
+        preprocessing: "auto" (what the ImageNet weights of the base expect)
+            or one of `bases.PREPROCESSINGS`.
         head: "gap" (global average pooling) or "flatten".
         head_units: Size of the hidden layer of the head; 0 has none.
         dropout: Fraction of the head's inputs dropped in training.
@@ -71,7 +67,8 @@ class Config:
         finetune_learning_rate: Of the second phase.
         finetune_optimizer: Of the second phase; "" is `optimizer`.
         finetune_from: First layer of the base that the second phase trains;
-            several, with commas between, are stages of `finetune_epochs` each.
+            several, with commas between, are stages of `finetune_epochs`
+            each; "" is the base's own in `BASES`.
         schedule: One of `SCHEDULES`, of the learning rate in every phase.
         warmup_epochs: Epochs of every phase in which its rate rises from 0.
         layer_decay: Factor of the learning rate from each layer of the base
@@ -110,6 +107,14 @@ class Config:
         seed: Of the weights, the order and the augmentation.
         deterministic: Use only operations whose result repeats to the bit.
         min_accuracy: Exit with 1 where the evaluation is below it.
+        base: One of `BASES`.
+        feature_cache: Runs the frozen base once per image, not once per
+            epoch, and trains the first phase on what it gives.
+        feature_views: Augmented views of each training image to cache, taken
+            in turn by epoch; 0 is one per epoch.
+        feature_dir: Where features are kept; "" is `model_dir`/features.
+        head_init: What the head starts from, one of `HEAD_INITS`.
+        flip_average: Predicts with the mean of an image and its mirror.
     """
 
     data_dir: str
@@ -117,7 +122,7 @@ class Config:
     weights: str = "imagenet"
     freeze_random_weights: bool = False
     image_size: int = 200
-    preprocessing: str = "caffe"
+    preprocessing: str = "auto"
     head: str = "gap"
     head_units: int = 0
     dropout: float = 0.0
@@ -128,7 +133,7 @@ class Config:
     finetune_epochs: int = 3
     finetune_learning_rate: float = 3e-5
     finetune_optimizer: str = ""
-    finetune_from: str = "block5_conv1"
+    finetune_from: str = ""
     schedule: str = "cosine"
     warmup_epochs: float = 0.0
     layer_decay: float = 1.0
@@ -158,6 +163,12 @@ class Config:
     seed: int = 0
     deterministic: bool = False
     min_accuracy: float = 0.0
+    base: str = "vgg16"
+    feature_cache: bool = False
+    feature_views: int = 0
+    feature_dir: str = ""
+    head_init: str = "zeros"
+    flip_average: bool = False
 
     def __post_init__(self) -> None:
         if not self.data_dir:
@@ -169,27 +180,18 @@ class Config:
             raise UsageError(
                 "--model_dir is missing: where the model and its figures go."
             )
-        if self.image_size < MIN_IMAGE_SIZE:
-            raise UsageError(
-                f"--image_size={self.image_size} is too small: VGG16 needs at "
-                f"least {MIN_IMAGE_SIZE} pixels."
-            )
         if self.batch_size < 1:
             raise UsageError(
                 f"--batch_size={self.batch_size} is impossible: expected at "
                 "least 1 image per step."
             )
-        for layer in self.finetune_from.split(","):
-            if layer not in BASE_LAYERS:
-                raise UsageError(
-                    f"--finetune_from={layer} is no layer of VGG16. "
-                    f"Expected one of {', '.join(BASE_LAYERS)}."
-                )
-        if not self.phases:
+        self._check_base()
+        if not self.phases and self.head_init == "zeros":
             raise UsageError(
                 "--frozen_epochs=0 and --finetune_epochs=0 leave nothing to "
-                "train. Set one of them to at least 1."
+                "train. Set one of them to at least 1, or --head_init."
             )
+        self._check_features()
         self._refuse_frozen_random_weights()
 
     @property
@@ -204,7 +206,7 @@ class Config:
                 None,
             )
         ]
-        for number, layer in enumerate(self.finetune_from.split(","), start=1):
+        for number, layer in enumerate(self._finetune_from, start=1):
             stages.append(
                 Phase(
                     FINETUNE if number == 1 else f"{FINETUNE}{number}",
@@ -216,9 +218,56 @@ class Config:
             )
         return [stage for stage in stages if stage.epochs > 0]
 
+    @property
+    def _finetune_from(self) -> list[str]:
+        names = self.finetune_from or BASES[self.base].finetune_from
+        return names.split(",")
+
+    def _check_base(self) -> None:
+        base = BASES.get(self.base)
+        if base is None:
+            raise UsageError(
+                f"--base={self.base} is unknown. Expected one of "
+                f"{', '.join(BASES)}."
+            )
+        if self.image_size < base.min_size:
+            raise UsageError(
+                f"--image_size={self.image_size} is too small: {self.base} "
+                f"needs at least {base.min_size} pixels."
+            )
+        for layer in self._finetune_from:
+            if layer not in base.layers:
+                raise UsageError(
+                    f"--finetune_from={layer} is no layer of {self.base} to "
+                    f"begin at. Expected one of {', '.join(base.layers)}."
+                )
+        if not base.application and self.weights != "none":
+            raise UsageError(
+                f"--base={self.base} has no weights to start from, and "
+                f"--weights={self.weights} was given. Pass --weights=none."
+            )
+
+    def _check_features(self) -> None:
+        if self.feature_cache and (self.mixup or self.cutmix):
+            raise UsageError(
+                "--feature_cache keeps the features of single images, and "
+                f"--mixup={self.mixup} --cutmix={self.cutmix} mixes two. "
+                "Leave out one of them."
+            )
+        if self.head_init != "zeros" and self.head_units:
+            raise UsageError(
+                f"--head_init={self.head_init} is a linear classifier, and "
+                f"--head_units={self.head_units} puts a hidden layer before "
+                "it. Leave out one of them."
+            )
+
     def _refuse_frozen_random_weights(self) -> None:
+        first = BASES[self.base].layers[0]
         everything_learns = (
-            self.frozen_epochs == 0 and self.finetune_from == BASE_LAYERS[0]
+            self.frozen_epochs == 0
+            and self.finetune_epochs > 0
+            and self._finetune_from == [first]
+            and self.head_init == "zeros"
         )
         if (
             self.weights == "none"
@@ -228,8 +277,8 @@ class Config:
             raise UsageError(
                 "--weights=none starts the base from random values, and "
                 f"--frozen_epochs={self.frozen_epochs} with "
-                f"--finetune_from={self.finetune_from} would keep some of "
-                "them so. Train every layer with --frozen_epochs=0 "
-                f"--finetune_from={BASE_LAYERS[0]}, give --weights, or pass "
+                f"--finetune_from={','.join(self._finetune_from)} would keep "
+                "some of them so. Train every layer with --frozen_epochs=0 "
+                f"--finetune_from={first}, give --weights, or pass "
                 "--freeze_random_weights if random features are what you want."
             )

@@ -114,7 +114,7 @@ def measure(
     return {
         "images": len(labels),
         "accuracy": float((predicted == labels).mean()),
-        "loss": float(-np.log(np.maximum(of_label, smallest)).mean()),
+        "loss": abs(float(np.log(np.maximum(of_label, smallest)).mean())),
         "classes": {
             name: {
                 "precision": float(precision[k]),

@@ -1,5 +1,6 @@
 """Which batches a run trains on and validates with, kept where they fit."""
 
+import copy
 import pathlib
 from collections.abc import Callable
 
@@ -25,6 +26,8 @@ class Feed:
     Attributes:
         steps: Global batches of an epoch, by split.
         counts: Images of each split, by name.
+        readers: Of both splits, by name.
+        images: Where each split's pixels come from, by name.
     """
 
     def __init__(
@@ -37,10 +40,11 @@ class Feed:
         workers: int = 1,
     ):
         self._config = config
-        self._readers = readers
+        self.readers = readers
         self._replicas = replicas
         self._worker, self._workers = worker, workers
-        self._images = _sources(config, readers)
+        self.images = images = _sources(config, readers)
+        self._source = lambda split, epoch: images[split]
         self.counts = {name: r.count for name, r in readers.items()}
         self.steps = {
             name: -(-count // config.batch_size)
@@ -55,20 +59,34 @@ class Feed:
             self._config.seed,
             epoch,
         )
-        return self._create(splits.TRAIN, plan.from_step(first_step))
+        source = self._source(splits.TRAIN, epoch)
+        return self._create(splits.TRAIN, plan.from_step(first_step), source)
 
     def validation(self) -> tf.data.Dataset:
         """Returns this process's share of the validation split."""
         plan = input_pipeline.plan_evaluation(
             self.counts[splits.VALIDATION], self._config.batch_size
         )
-        return self._create(splits.VALIDATION, plan)
+        source = self._source(splits.VALIDATION, 0)
+        return self._create(splits.VALIDATION, plan, source)
 
-    def _create(self, split: str, plan: input_pipeline.Plan) -> tf.data.Dataset:
+    def on(self, source: Callable[[str, int], Callable]) -> "Feed":
+        """Returns the same batches of something else than pixels.
+
+        Args:
+            source: Of a split in an epoch, see `input_pipeline.create`.
+        """
+        other = copy.copy(self)
+        other._source = source
+        return other
+
+    def _create(
+        self, split: str, plan: input_pipeline.Plan, source: Callable
+    ) -> tf.data.Dataset:
         return input_pipeline.create(
-            self._readers[split],
+            self.readers[split],
             plan.of_worker(self._worker, self._workers),
-            self._images[split],
+            source,
             replicas=self._replicas,
         )
 

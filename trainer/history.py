@@ -71,6 +71,15 @@ def line(what: str, epoch: dict) -> str:
     )
 
 
+def head_line(classifier: str, row: dict) -> str:
+    """Returns what a fitted head reached as one line for people."""
+    return (
+        f"{classifier}: C={row['C']:.2g}, {row['scaling']} scaling, validation "
+        f"loss {row['val_loss']:.4f}, validation accuracy "
+        f"{row['val_accuracy']:.4f}"
+    )
+
+
 def why(epochs: list[dict], best: dict) -> str:
     """Says which epoch is exported, and what each phase reached."""
     reached: dict[str, dict] = {}
@@ -86,7 +95,7 @@ def why(epochs: list[dict], best: dict) -> str:
     return (
         f"exporting the {best['phase']} phase, epoch {best['epoch']}: the best "
         "validation accuracy, the lower loss deciding a tie. Best of each "
-        f"phase: {figures}"
+        f"phase: {figures or 'none ran'}"
     )
 
 

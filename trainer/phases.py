@@ -25,15 +25,17 @@ from trainer import devices
 from trainer import history
 from trainer import loop
 from trainer import optimizers
+from trainer import stage as stages
 from trainer import stop
-from trainer.augmentation import policies
 from trainer.callbacks import Callbacks
 from trainer.cluster_env import Cluster
 from trainer.config import Config
 from trainer.config import Phase
+from trainer.extractor import Extractor
 from trainer.feed import Feed
 from trainer.model import set_trainable
 from trainer.reader import Reader
+from trainer.stage import Stage
 
 
 @dataclasses.dataclass
@@ -69,10 +71,10 @@ class _Run:
     strategy: tf.distribute.Strategy
     model: keras.Model
     feed: Feed
-    augment: Callable
+    pictures: Stage
+    extractor: Extractor | None
     options: loop.StepOptions
     steps_per_loop: int
-    evaluate: Callable
     callbacks: Callbacks
     state: State
     directory: pathlib.Path
@@ -83,10 +85,12 @@ class _Run:
 
 
 @dataclasses.dataclass
-class _Stage:
+class _PhaseRun:
     """What a phase trains with."""
 
     phase: Phase
+    feed: Feed
+    evaluate: Callable
     optimizer: keras.optimizers.Optimizer
     averages: optimizers.Averages | None
     train: Callable
@@ -175,13 +179,12 @@ def _begin(
         worker=worker,
         workers=workers,
     )
-    policy = policies.Policy(
-        config.augment,
-        config.augment_strength,
-        config.mixup,
-        config.cutmix,
-        config.seed,
-    )
+    extractor = None
+    if config.feature_cache or config.head_init != "zeros":
+        # Several processes would extract the same over each other.
+        extractor = Extractor(
+            config, manifest, strategy, model, may_extract=cluster is None
+        )
     directory = pathlib.Path(config.model_dir, "checkpoints")
     writer = None
     if worker == 0:
@@ -193,7 +196,8 @@ def _begin(
         strategy=strategy,
         model=model,
         feed=feed,
-        augment=policies.create(policy, classes),
+        pictures=stages.of_pictures(config, classes, model, feed),
+        extractor=extractor,
         options=loop.StepOptions(
             seed=config.seed,
             jit_compile=devices.compiles(config.jit_compile),
@@ -205,7 +209,6 @@ def _begin(
             ),
         ),
         steps_per_loop=devices.steps_per_loop(config.steps_per_loop),
-        evaluate=loop.make_evaluate(strategy, model),
         callbacks=Callbacks(
             callbacks,
             model,
@@ -226,9 +229,17 @@ def _begin(
             f"resuming after epoch {len(run.state.epochs)} and "
             f"{run.state.step} steps",
         )
-    elif writer:
+    elif config.head_init != "zeros":
+        run.state.best = stages.initialise_head(
+            config, model, feed, extractor, write=writer is not None
+        )
+        _say(run, history.head_line(config.head_init, run.state.best))
+    if writer and not found:
         everything = checkpoint.copy(checkpoint.model_variables(model))
         writer.save(directory / checkpoint.START, everything, {})
+        if run.state.best:
+            best = run.state.best
+            writer.save(best_path(directory, best), {}, best)
         _save(run, {})
     _check_same_everywhere(run, workers)
     if writer:
@@ -236,12 +247,17 @@ def _begin(
     return run
 
 
-def _begin_phase(run: _Run) -> _Stage:
+def _begin_phase(run: _Run) -> _PhaseRun:
     """Unfreezes what the phase trains, and makes or restores its optimizer."""
     config, model, state = run.config, run.model, run.state
     for phase in config.phases[: state.phase + 1]:
         set_trainable(model, phase.train_from)
-        learns = {id(v) for v in model.trainable_variables}
+        learns = {
+            id(variable)
+            for layer in model.layers
+            if layer.trainable
+            for variable in layer.variables
+        }
         run.learned |= {
             name
             for name, variable in checkpoint.model_variables(model).items()
@@ -261,12 +277,22 @@ def _begin_phase(run: _Run) -> _Stage:
             averages = optimizers.Averages(
                 model.trainable_variables, config.average_decay
             )
-    stage = _Stage(
+    on = run.pictures
+    if config.feature_cache and phase.train_from is None:
+        on = stages.of_features(config, model, run.feed, run.extractor)
+    stage = _PhaseRun(
         phase,
+        on.feed,
+        loop.make_evaluate(run.strategy, on.served),
         optimizer,
         averages,
         loop.make_train(
-            run.strategy, model, optimizer, run.augment, run.options, averages
+            run.strategy,
+            on.network,
+            optimizer,
+            on.augment,
+            run.options,
+            averages,
         ),
     )
     optimizer.learning_rate.assign(_peak(run, phase))
@@ -276,7 +302,7 @@ def _begin_phase(run: _Run) -> _Stage:
     return stage
 
 
-def _restore(run: _Run, stage: _Stage) -> None:
+def _restore(run: _Run, stage: _PhaseRun) -> None:
     """Sets everything to what the newest checkpoint holds."""
     path, arrays, state = checkpoint.newest(run.directory)
     start, _ = checkpoint.load(run.directory / checkpoint.START)
@@ -291,7 +317,7 @@ def _restore(run: _Run, stage: _Stage) -> None:
     run.resumed = False
 
 
-def _run_epoch(run: _Run, stage: _Stage) -> dict:
+def _run_epoch(run: _Run, stage: _PhaseRun) -> dict:
     """Trains, validates and saves; returns the row of `metrics.jsonl`."""
     state, phase = run.state, stage.phase
     epoch = len(state.epochs)
@@ -328,9 +354,9 @@ def _run_epoch(run: _Run, stage: _Stage) -> dict:
     return row
 
 
-def _train(run: _Run, stage: _Stage, what: str) -> loop.Totals:
+def _train(run: _Run, stage: _PhaseRun, what: str) -> loop.Totals:
     """Trains what is left of an epoch, saving when it is time to."""
-    state, config, feed = run.state, run.config, run.feed
+    state, config, feed = run.state, run.config, stage.feed
     steps, images = feed.steps[splits.TRAIN], feed.counts[splits.TRAIN]
     epoch = len(state.epochs)
     totals = loop.Totals(**state.totals)
@@ -362,16 +388,16 @@ def _train(run: _Run, stage: _Stage, what: str) -> loop.Totals:
     return totals
 
 
-def _validate(run: _Run, stage: _Stage, what: str) -> loop.Totals | None:
+def _validate(run: _Run, stage: _PhaseRun, what: str) -> loop.Totals | None:
     """Measures the validation split; None where a signal cut it short."""
     steps = run.feed.steps[splits.VALIDATION]
     images = run.feed.counts[splits.VALIDATION]
     totals = loop.Totals()
-    batches = iter(loop.distribute(run.strategy, run.feed.validation()))
+    batches = iter(loop.distribute(run.strategy, stage.feed.validation()))
     with Progress(f"{what} validation", images) as progress:
         for count in loop.calls(steps, run.steps_per_loop):
             rows, seconds = loop.timed(
-                run.evaluate, batches, tf.constant(count), _asked()
+                stage.evaluate, batches, tf.constant(count), _asked()
             )
             totals.add(rows, seconds)
             progress.update(int(rows[:, loop.IMAGES].sum()))
@@ -389,7 +415,7 @@ def _peak(run: _Run, phase: Phase) -> float:
     return phase.learning_rate * 0.5**run.state.retries
 
 
-def _rates(run: _Run, stage: _Stage, step: int, count: int) -> np.ndarray:
+def _rates(run: _Run, stage: _PhaseRun, step: int, count: int) -> np.ndarray:
     """Returns the rates of some steps of the epoch under way, float32."""
     if run.callbacks and run.config.schedule == "constant":
         # A callback may have changed it.
@@ -407,7 +433,7 @@ def _rates(run: _Run, stage: _Stage, step: int, count: int) -> np.ndarray:
     )
 
 
-def _check_losses(run: _Run, stage: _Stage, rows: np.ndarray) -> None:
+def _check_losses(run: _Run, stage: _PhaseRun, rows: np.ndarray) -> None:
     bad = np.flatnonzero(~np.isfinite(rows[:, loop.LOSS]))
     if len(bad):
         raise checkpoint.NotFinite(
@@ -438,7 +464,7 @@ def _go_back(run: _Run, phase: Phase, error: checkpoint.NotFinite) -> None:
     )
 
 
-def _variables(stage: _Stage) -> dict[str, keras.Variable]:
+def _variables(stage: _PhaseRun) -> dict[str, keras.Variable]:
     """Returns what a phase needs beside the model, by name."""
     result = {v.path: v for v in stage.optimizer.variables}
     if stage.averages:
@@ -494,7 +520,7 @@ def _is_time(run: _Run, count: int) -> bool:
     return bool(by_step or by_time)
 
 
-def _save_and_stop(run: _Run, stage: _Stage) -> None:
+def _save_and_stop(run: _Run, stage: _PhaseRun) -> None:
     _save(run, _variables(stage))
     _settle(run)
     raise Stopped(
@@ -509,7 +535,7 @@ def _asked() -> tf.Tensor:
 
 
 @contextlib.contextmanager
-def _averaged(stage: _Stage) -> Iterator[None]:
+def _averaged(stage: _PhaseRun) -> Iterator[None]:
     """Puts the averaged weights in the place of the trained ones."""
     if stage.averages:
         stage.averages.swap()

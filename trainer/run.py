@@ -34,6 +34,7 @@ from trainer.config import Config
 from trainer.export import export
 from trainer.model import build_classifier
 from trainer.phases import run_phases
+from trainer.stage import served
 
 # What may differ between the runs of one model directory: where things lie,
 # on how many devices, and what is only asked of the result.
@@ -50,6 +51,7 @@ _FREE_FIELDS = (
     "cache_mb",
     "cache_dir",
     "min_accuracy",
+    "feature_dir",
 )
 # How TensorFlow says that another worker is gone.
 _PEER_ERRORS = (
@@ -155,7 +157,7 @@ def _train(
         config,
         manifest,
         strategy,
-        model,
+        served(config, model),
         evaluate.choose_split(manifest),
         config.model_dir,
         cluster,
@@ -231,9 +233,9 @@ def export_again(model_dir: str) -> None:
     devices.set_precision(config.precision)
     # Made anew, under no strategy, so that nothing of one is exported.
     # Without dropout, which does nothing there and is no layer of Keras.
-    model = _build(dataclasses.replace(config, dropout=0.0), manifest)
+    model = build(dataclasses.replace(config, dropout=0.0), manifest)
     _restore_best(model, pathlib.Path(model_dir))
-    export(model, manifest.classes, manifest.resize, model_dir)
+    export(served(config, model), manifest.classes, manifest.resize, model_dir)
 
 
 def evaluate_again(model_dir: str, split: str) -> dict:
@@ -250,11 +252,11 @@ def evaluate_again(model_dir: str, split: str) -> dict:
     devices.set_precision(config.precision)
     strategy = devices.make_strategy(config.strategy, config.virtual_devices)
     with strategy.scope():
-        model = _build(config, manifest)
+        model = build(config, manifest)
     _restore_best(model, pathlib.Path(model_dir))
     split = split or evaluate.choose_split(manifest)
     return evaluate.evaluate(
-        config, manifest, strategy, model, split, model_dir
+        config, manifest, strategy, served(config, model), split, model_dir
     )
 
 
@@ -309,7 +311,7 @@ def _check_splits(config: Config, manifest: Manifest) -> None:
 
 
 def make_model(
-    config: Config, manifest: Manifest, cluster: Cluster | None
+    config: Config, manifest: Manifest, cluster: Cluster | None = None
 ) -> tuple[tf.distribute.Strategy, keras.Model]:
     """Sets up the devices and makes the model, its base's weights loaded.
 
@@ -341,19 +343,22 @@ def make_model(
         )
     # Read before anything is written, so that a bad file leaves no trace.
     found = (
-        {} if config.weights == "none" else weights.load_base(config.weights)
+        {}
+        if config.weights == "none"
+        else weights.load_base(config.weights, config.base)
     )
     with strategy.scope():
-        model = _build(config, manifest)
+        model = build(config, manifest)
     for name, arrays in found.items():
         model.get_layer(name).set_weights(arrays)
     return strategy, model
 
 
-def _build(config: Config, manifest: Manifest) -> keras.Model:
+def build(config: Config, manifest: Manifest) -> keras.Model:
     return build_classifier(
         len(manifest.classes),
         config.image_size,
+        base=config.base,
         preprocessing=config.preprocessing,
         head=config.head,
         head_units=config.head_units,

@@ -22,6 +22,7 @@ from trainer import cluster_env
 from trainer import config as config_lib
 from trainer import handover
 from trainer import startup
+from trainer.bases import BASES
 from trainer.config import Config
 
 _HELPS = {
@@ -31,8 +32,8 @@ _HELPS = {
     "(.weights.h5, .h5, .keras).",
     "freeze_random_weights": "Allow frozen layers under --weights=none.",
     "image_size": "Width and height that the network sees, in pixels.",
-    "preprocessing": "caffe is what the ImageNet weights expect; rescale is "
-    "1/255.",
+    "preprocessing": "auto is what the ImageNet weights of the base expect; "
+    "caffe, tf and torch are Keras's modes; rescale is 1/255.",
     "head": "Global average pooling, or flattening, before the classifier.",
     "head_units": "Size of the head's hidden layer; 0 has none.",
     "dropout": "Fraction of the classifier's inputs dropped in training.",
@@ -44,7 +45,8 @@ _HELPS = {
     "finetune_learning_rate": "Highest learning rate of the second phase.",
     "finetune_optimizer": "Of the second phase; empty is --optimizer.",
     "finetune_from": "First layer of the base that the second phase trains; "
-    "several with commas between are stages.",
+    "several with commas between are stages; empty is the base's own, "
+    "block5_conv1 of VGG16.",
     "schedule": "Of the learning rate in every phase; step falls to a tenth at "
     "half of its steps and again at three quarters.",
     "warmup_epochs": "Epochs of every phase in which its rate rises from 0.",
@@ -88,8 +90,21 @@ _HELPS = {
     "seed": "Of the weights, the order and the augmentation.",
     "deterministic": "Use only operations whose result repeats to the bit.",
     "min_accuracy": "Exit with 1 where the evaluation is below it.",
+    "base": "The network under the head; scratch is a small one without "
+    "ImageNet weights.",
+    "feature_cache": "Run the frozen base once per image, not once per epoch, "
+    "and train the first phase on the features.",
+    "feature_views": "Augmented views of each training image to cache, taken "
+    "in turn by epoch; 0 is one per epoch.",
+    "feature_dir": "Where features are kept, for other runs too; empty is "
+    "--model_dir/features.",
+    "head_init": "What the head starts from: zeros, or a classifier fitted on "
+    "the features, its strength chosen on validation.",
+    "flip_average": "Predict with the mean of an image and its mirror.",
 }
 _CHOICES = {
+    "base": tuple(BASES),
+    "head_init": config_lib.HEAD_INITS,
     "preprocessing": config_lib.PREPROCESSINGS,
     "head": config_lib.HEADS,
     "optimizer": config_lib.OPTIMIZERS,
@@ -129,6 +144,7 @@ _BOUNDS = {
     "cutmix": (0.0, None),
     "seed": (0, None),
     "min_accuracy": (0.0, 1.0),
+    "feature_views": (0, None),
 }
 
 

@@ -1,0 +1,609 @@
+"""Features: what is stored, what is trained on them, what goes wrong."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import hash_tree
+from conftest import write_classes
+from conftest import write_noise
+
+from data_prep import manifest as manifest_lib
+from data_prep.errors import DataError
+from trainer import feature_store
+from trainer.config import Config
+
+SIZE = 62  # the small network gives maps of 2 x 2 x 128
+SMALL = (
+    "--base=scratch",
+    "--weights=none",
+    "--freeze_random_weights",
+    f"--image_size={SIZE}",
+    "--batch_size=8",
+    "--precision=float32",
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    from data_prep.prepare import PrepareConfig
+    from data_prep.prepare import prepare
+
+    root = tmp_path_factory.mktemp("features")
+    source = write_noise(root / "photos", count=18)
+    prepare(
+        PrepareConfig(
+            str(source), str(root / "data"), splits="train:11,validation:7"
+        )
+    )
+    return root / "data"
+
+
+@pytest.fixture(autouse=True)
+def float32(tf):
+    import keras
+
+    keras.config.set_dtype_policy("float32")
+
+
+def config(data, tmp_path, **options):
+    defaults = dict(
+        base="scratch",
+        weights="none",
+        freeze_random_weights=True,
+        image_size=SIZE,
+        batch_size=8,
+        precision="float32",
+        strategy="one_device",
+        finetune_epochs=0,
+        cache_mb=0,
+    )
+    return Config(str(data), str(tmp_path / "model"), **{**defaults, **options})
+
+
+def parts(wanted):
+    """What an extraction works with, made as `run` makes it."""
+    from trainer import run
+    from trainer.extractor import Extractor
+
+    manifest = manifest_lib.load(wanted.data_dir)
+    strategy, model = run.make_model(wanted, manifest)
+    return manifest, model, Extractor(wanted, manifest, strategy, model)
+
+
+def split_of(wanted, manifest, split):
+    from trainer import input_pipeline
+    from trainer.reader import Reader
+
+    reader = Reader(wanted.data_dir, manifest, split)
+    decode = (
+        input_pipeline.decoded_fast
+        if split == "train"
+        else input_pipeline.decoded_exactly
+    )
+    return reader, decode(reader, wanted.image_size)
+
+
+def test_extraction_from_the_command_line(data, run, tmp_path):
+    """Read back by NumPy and JSON alone, in line with ids, files, labels."""
+    out = tmp_path / "out"
+    command = (
+        "trainer.features",
+        f"--data_dir={data}",
+        f"--output_dir={out}",
+        *SMALL,
+        "--csv",
+    )
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    manifest = manifest_lib.load(str(data))
+    index = manifest_lib.load_index(manifest, str(data), "train")
+    (folder,) = out.glob("train-*")
+    about = json.loads((folder / "features.json").read_text())
+    assert about["identity"]["data_fingerprint"] == manifest.fingerprint
+    assert about["classes"] == ["cat", "dog"]
+    names = [f["name"] for f in about["files"] if "features" in f["name"]]
+    values = np.concatenate([np.load(folder / n, mmap_mode="r") for n in names])
+    assert (values.shape, values.dtype) == ((22, 128), np.float16)
+    np.testing.assert_array_equal(np.load(folder / "ids.npy"), index["id"])
+    np.testing.assert_array_equal(
+        np.load(folder / "labels.npy"), index["label"]
+    )
+    lines = (folder / "features.csv").read_text().splitlines()
+    assert len(lines) == 23
+    image_id, file, label, first, *_ = lines[5].split(",")
+    assert int(image_id) == index["id"][4]
+    assert int(label) == index["label"][4] == (file.split("/")[0] == "dog")
+    assert float(first) == pytest.approx(float(values[4, 0]), rel=1e-4)
+
+    before = hash_tree(out)
+    again = run(*command)
+    assert again.returncode == 0, again.stderr
+    assert hash_tree(out) == before
+
+
+def test_features_are_those_of_their_image(tf, tmp_path):
+    """Images that encode their index, each alone through the base."""
+    from data_prep.prepare import PrepareConfig
+    from data_prep.prepare import prepare
+    from trainer.model import base_of
+
+    source = write_classes(tmp_path / "photos", count=9)
+    prepare(
+        PrepareConfig(
+            str(source),
+            str(tmp_path / "data"),
+            splits="train:6,validation:3",
+            encoding="raw",
+            image_size=SIZE,
+        )
+    )
+    wanted = config(
+        tmp_path / "data", tmp_path, strategy="mirrored", virtual_devices=0
+    )
+    manifest, model, extractor = parts(wanted)
+    reader, images = split_of(wanted, manifest, "train")
+    features = extractor.plain(reader, images)
+    pixels = reader.pixels(np.arange(reader.count), SIZE)
+    base = base_of(model)
+    alone = np.concatenate([base(pixels[n : n + 1]) for n in range(12)])
+    spread = np.abs(alone[:, None] - alone[None]).max(axis=2)
+    assert spread[~np.eye(12, dtype=bool)].min() > 1e-4  # no two are alike
+    np.testing.assert_allclose(
+        features.take(np.arange(12)), alone, rtol=2e-3, atol=1e-5
+    )
+    order = np.array([7, 0, 11, 7])
+    np.testing.assert_array_equal(
+        features.take(order), features.take(np.arange(12))[order]
+    )
+
+
+@pytest.mark.parametrize("head", ["gap", "flatten"])
+@pytest.mark.parametrize("strategy", ["one_device", "mirrored"])
+def test_replicas_change_nothing(data, tf, tmp_path, head, strategy):
+    from trainer.extractor import Extractor
+    from trainer.model import base_of
+    from trainer.run import build
+
+    wanted = config(data, tmp_path, head=head, augment="classic")
+    manifest = manifest_lib.load(str(data))
+    if strategy == "mirrored":
+        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    else:
+        strategy = tf.distribute.get_strategy()
+    tf.keras.utils.set_random_seed(0)
+    with strategy.scope():
+        model = build(wanted, manifest)
+    extractor = Extractor(wanted, manifest, strategy, model)
+    reader, images = split_of(wanted, manifest, "train")
+    found = extractor.augmented(reader, images, 1).take(np.arange(22))
+
+    from trainer.augmentation import policies
+
+    policy = policies.Policy("classic", seed=wanted.seed)
+    views, _ = policies.create(policy, 2)(
+        reader.pixels(np.arange(22), SIZE), reader.labels, reader.ids, 1
+    )
+    np.testing.assert_allclose(
+        found, base_of(model)(views), rtol=2e-3, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"augment": "classic"},
+        {"augment": "none", "head": "flatten", "head_units": 8, "dropout": 0.5},
+        {"augment": "light", "flip_average": True},
+    ],
+)
+def test_the_head_is_that_of_the_end_to_end_phase(data, tf, tmp_path, options):
+    """One view per epoch and the same seed: equal but for float16."""
+    from trainer.run import run
+
+    results = {}
+    for name, cached in (("features", True), ("pictures", False)):
+        wanted = config(
+            data,
+            tmp_path / name,
+            feature_cache=cached,
+            frozen_epochs=3,
+            optimizer="sgd",
+            frozen_learning_rate=0.05,
+            **options,
+        )
+        done = run(wanted)
+        model = tf.keras.models.load_model(
+            tmp_path / name / "model" / "model.keras"
+        )
+        arrays = [w for w in model.get_weights() if w.shape[-1] in (2, 8)]
+        rows = (tmp_path / name / "model" / "metrics.jsonl").read_text()
+        results[name] = arrays, [json.loads(r) for r in rows.splitlines()], done
+    cached, whole = results["features"], results["pictures"]
+    assert any(np.abs(a).max() > 1e-3 for a in whole[0])  # it learnt something
+    for a, b in zip(cached[0], whole[0], strict=True):
+        np.testing.assert_allclose(a, b, rtol=0.02, atol=2e-4)
+    for a, b in zip(cached[1], whole[1], strict=True):
+        for figure in ("loss", "val_loss"):
+            assert a[figure] == pytest.approx(b[figure], abs=1e-4)
+    assert cached[2]["evaluation"]["loss"] == pytest.approx(
+        whole[2]["evaluation"]["loss"], abs=1e-4
+    )
+
+
+def test_views_are_taken_in_turn(data, tmp_path):
+    from trainer.run import run
+
+    wanted = config(
+        data,
+        tmp_path,
+        feature_cache=True,
+        feature_views=2,
+        frozen_epochs=5,
+        augment="classic",
+    )
+    run(wanted)
+    kept = sorted(p.name[:14] for p in (tmp_path / "model/features").iterdir())
+    assert [name[:13] for name in kept[:2]] == [
+        "train-view000",
+        "train-view001",
+    ]
+    assert [name.split("-")[0] for name in kept[2:]] == ["validation"]
+
+
+def test_a_key_is_of_all_that_features_depend_on(data, tmp_path):
+    names = set()
+    for number, options in enumerate(
+        (
+            {},
+            {"preprocessing": "tf"},
+            {"head": "flatten"},
+            {"image_size": 64},
+            {"augment": "classic"},
+            {"augment": "classic", "augment_strength": 0.5},
+            {"augment": "classic", "seed": 1},
+            {"base": "vgg16"},
+            {"precision": "mixed_bfloat16"},
+        )
+    ):
+        wanted = config(
+            data,
+            tmp_path,
+            feature_dir=str(tmp_path / "kept"),
+            **{"augment": "none", **options},
+        )
+        manifest, _, extractor = parts(wanted)
+        reader, images = split_of(wanted, manifest, "train")
+        names.add(extractor.augmented(reader, images, 0).folder.name)
+        assert len(names) == number + 1, options
+        # The same once more is found, not made.
+        found = extractor.augmented(reader, None, 0)
+        assert found.folder.name in names
+
+
+def test_other_weights_make_another_key(data, tmp_path):
+    wanted = config(data, tmp_path, augment="none")
+    manifest, model, extractor = parts(wanted)
+    reader, images = split_of(wanted, manifest, "train")
+    first = extractor.plain(reader, images).folder
+    layer = model.get_layer("conv3")
+    kernel, bias = layer.get_weights()
+    kernel[0, 0, 0, 0] += 1e-3
+    layer.set_weights([kernel, bias])
+    from trainer.extractor import Extractor
+
+    other = Extractor(wanted, manifest, extractor._strategy, model)
+    assert other.plain(reader, images).folder != first
+
+
+def store(root, count=10, stop_after=None, **identity):
+    """Saves rows that hold their own number, in shards of 4."""
+    wanted = {"split": "train", "view": None, "augment": "none", **identity}
+    asked = []
+
+    def batches_from(done):
+        asked.append(done)
+        for start in range(done * 2, count, 2):
+            if stop_after is not None and start >= stop_after:
+                raise KeyboardInterrupt
+            rows = np.arange(start, min(start + 2, count), dtype=np.float16)
+            yield np.repeat(rows[:, None], 3, axis=1)
+
+    feature_store.save(
+        root,
+        wanted,
+        ids=np.arange(count) * 7,
+        labels=np.zeros(count, np.int32),
+        classes=["a"],
+        shape=(3,),
+        batch_size=2,
+        batches_from=batches_from,
+    )
+    return wanted, asked
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    monkeypatch.setattr(feature_store, "SHARD_BYTES", 4 * 3 * 2)
+
+
+def test_shards_are_read_as_one(tmp_path, small_shards):
+    wanted, _ = store(tmp_path)
+    found = feature_store.load(tmp_path, wanted, np.arange(10) * 7)
+    assert len(list(found.folder.glob("features-*.npy"))) == 3
+    order = np.array([9, 0, 4, 3, 9])
+    np.testing.assert_array_equal(found.take(order)[:, 1], order)
+
+
+def test_a_killed_extraction_goes_on(tmp_path, small_shards):
+    with pytest.raises(KeyboardInterrupt):
+        store(tmp_path, stop_after=6)
+    wanted = {"split": "train", "view": None, "augment": "none"}
+    ids = np.arange(10) * 7
+    assert feature_store.load(tmp_path, wanted, ids) is None  # not by halves
+    _, asked = store(tmp_path)
+    assert asked == [2]  # two batches, one shard, were there
+    found = feature_store.load(tmp_path, wanted, ids)
+    np.testing.assert_array_equal(found.take(np.arange(10))[:, 0], range(10))
+    assert [p.name for p in tmp_path.iterdir()] == [found.folder.name]
+
+
+def damage_json(folder):
+    (folder / "features.json").write_text("{")
+
+
+def flip_a_bit(folder):
+    path = folder / "features-00001.npy"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+def cut(folder):
+    path = folder / "features-00002.npy"
+    path.write_bytes(path.read_bytes()[:-2])
+
+
+def lose(folder):
+    (folder / "features-00000.npy").unlink()
+
+
+def shuffle_ids(folder):
+    ids = np.load(folder / "ids.npy")
+    np.save(folder / "ids.npy", ids[::-1])
+
+
+@pytest.mark.parametrize(
+    "harm, message",
+    [
+        (damage_json, "features.json is damaged"),
+        (flip_a_bit, "features-00001.npy is damaged: its checksum"),
+        (cut, "features-00002.npy has .* bytes, expected"),
+        (lose, "features-00000.npy has no bytes, expected"),
+        (shuffle_ids, "ids.npy is damaged"),
+    ],
+)
+def test_damage_is_named(tmp_path, small_shards, harm, message):
+    wanted, _ = store(tmp_path)
+    ids = np.arange(10) * 7
+    folder = feature_store.load(tmp_path, wanted, ids).folder
+    harm(folder)
+    with pytest.raises(DataError, match=message) as raised:
+        feature_store.load(tmp_path, wanted, ids)
+    assert f"Remove {folder}" in str(raised.value)
+
+
+def test_features_of_another_data_set_are_refused(tmp_path):
+    """A folder that was given a name which is not its own."""
+    wanted, _ = store(tmp_path, data_fingerprint="one")
+    other = {**wanted, "data_fingerprint": "two"}
+    shutil.move(
+        feature_store.folder_of(tmp_path, wanted),
+        feature_store.folder_of(tmp_path, other),
+    )
+    ids = np.arange(10) * 7
+    with pytest.raises(
+        DataError, match="data_fingerprint 'one', expected 'two'"
+    ):
+        feature_store.load(tmp_path, other, ids)
+    wanted, _ = store(tmp_path, data_fingerprint="three")
+    with pytest.raises(DataError, match="are not those of the data set"):
+        feature_store.load(tmp_path, wanted, ids + 1)
+
+
+def test_a_full_disk_loses_nothing(tmp_path, small_shards, monkeypatch):
+    real = feature_store.np.save
+    calls = []
+
+    def save(file, array):
+        calls.append(array.shape)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        real(file, array)
+
+    monkeypatch.setattr(feature_store.np, "save", save)
+    with pytest.raises(DataError, match="No space left.*is kept: free some"):
+        store(tmp_path)
+    (left,) = tmp_path.iterdir()
+    assert sorted(p.name for p in left.iterdir()) == [
+        "features-00000.npy",
+        "features-00001.npy",
+    ]
+    monkeypatch.undo()
+    monkeypatch.setattr(feature_store, "SHARD_BYTES", 4 * 3 * 2)
+    _, asked = store(tmp_path)
+    assert asked == [4]
+
+    usage = shutil._ntuple_diskusage(100, 100, 0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(DataError, match="0 MiB left.*--feature_dir"):
+        store(tmp_path, data_fingerprint="other")
+
+
+def blobs(classes, per_class, size, seed, spread=0.6):
+    generator = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(size=(classes, size))
+    labels = np.repeat(np.arange(classes), per_class)
+    noise = generator.normal(
+        scale=spread * np.sqrt(size), size=(len(labels), size)
+    )
+    return 5 + 3 * (centres[labels] + noise), labels
+
+
+@pytest.mark.parametrize("classifier", ["logistic_regression", "linear_svm"])
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("size", [12, 150])
+def test_classical_head_is_scikit_learns(classifier, classes, size):
+    """Folding, and the rotation of more values than images, change nothing."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.svm import LinearSVC
+
+    from trainer import classical
+
+    train, labels = blobs(classes, 30, size, 0)
+    valid, valid_labels = blobs(classes, 40, size, 1)
+    head = classical.fit(
+        classifier, train, labels, valid[:, None], valid_labels
+    )
+    chosen = head.chosen
+    mean, deviation = train.mean(axis=0), train.std(axis=0)
+    if chosen["scaling"] == "common":
+        deviation = np.sqrt((deviation**2).mean())
+    kind = {
+        "logistic_regression": LogisticRegression(
+            C=chosen["C"], max_iter=10000, tol=1e-8
+        ),
+        "linear_svm": LinearSVC(C=chosen["C"], dual=False, tol=1e-8),
+    }[classifier]
+    kind.fit((train - mean) / deviation, labels)
+    scaled = (valid - mean) / deviation
+    logits = valid @ head.kernel + head.bias
+    assert (logits.argmax(1) == kind.predict(scaled)).mean() > 0.98
+    if classifier == "logistic_regression":
+        exp = np.exp(logits - logits.max(axis=1, keepdims=True))
+        np.testing.assert_allclose(
+            exp / exp.sum(axis=1, keepdims=True),
+            kind.predict_proba(scaled),
+            atol=0.01,
+        )
+    losses = [c["val_loss"] for c in head.candidates]
+    assert chosen["val_loss"] == min(losses)
+    assert len(head.candidates) >= 6
+
+
+def test_temperature_makes_an_svm_honest():
+    from trainer import classical
+
+    train, labels = blobs(2, 100, 10, 0)
+    valid, valid_labels = blobs(2, 500, 10, 1)
+    head = classical.fit(
+        "linear_svm", train, labels, valid[:, None], valid_labels
+    )
+    logits = valid @ head.kernel + head.bias
+    best = classical._loss(logits, valid_labels)
+    for factor in (0.8, 1.25):
+        assert classical._loss(logits * factor, valid_labels) > best
+
+
+def test_a_classical_head_is_served(data, run, tmp_path):
+    """Features -> regression -> model.keras -> evaluate -> predict, as files."""
+    model = tmp_path / "model"
+    done = run(
+        "trainer.task",
+        f"--data_dir={data}",
+        f"--model_dir={model}",
+        *SMALL,
+        "--head_init=logistic_regression",
+        "--frozen_epochs=0",
+        "--finetune_epochs=0",
+        "--flip_average",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "logistic_regression: C=" in done.stdout
+    chosen = json.loads((model / "head_init.json").read_text())["chosen"]
+    result = json.loads((model / "evaluation.json").read_text())
+    assert result["accuracy"] == chosen["val_accuracy"]
+    assert result["loss"] == pytest.approx(chosen["val_loss"], abs=1e-3)
+    photos = data.parent / "photos"
+    out = tmp_path / "new.csv"
+    done = run(
+        "trainer.predict", f"--model_dir={model}", f"--output={out}", photos
+    )
+    assert done.returncode == 0, done.stderr
+
+    def read(path, prefix=""):
+        rows = [line.split(",") for line in path.read_text().splitlines()[1:]]
+        return {r[0].removeprefix(prefix): np.float64(r[3:]) for r in rows}
+
+    served, evaluated = read(out, f"{photos}/"), read(model / "predictions.csv")
+    assert len(served) == 36 and len(evaluated) == 14
+    for file, probabilities in evaluated.items():
+        np.testing.assert_allclose(served[file], probabilities, atol=1e-5)
+
+
+def test_the_exported_model_averages_over_the_mirror(tf, tmp_path):
+    import keras
+
+    from trainer.export import export
+    from trainer.model import build_classifier
+    from trainer.model import flip_averaged
+
+    keras.utils.set_random_seed(0)
+    model = build_classifier(
+        3,
+        SIZE,
+        base="scratch",
+        preprocessing="rescale",
+        head="flatten",
+        head_units=4,
+        dropout=0,
+    )
+    last = model.get_layer("logits")
+    shape = last.get_weights()[0].shape
+    kernel = np.random.default_rng(0).normal(size=shape)
+    last.set_weights([kernel, np.zeros(3)])
+    export(flip_averaged(model), ["a", "b", "c"], "stretch", str(tmp_path))
+    saved = keras.models.load_model(tmp_path / "model.keras")
+    image = np.random.default_rng(1).uniform(0, 255, (2, SIZE, SIZE, 3))
+    logits = (model(image).numpy() + model(image[:, :, ::-1]).numpy()) / 2
+    np.testing.assert_allclose(saved(image), tf.nn.softmax(logits), atol=1e-5)
+    np.testing.assert_allclose(
+        saved(image), saved(image[:, :, ::-1]), atol=1e-6
+    )
+    assert np.abs(model(image) - logits).max() > 1e-4  # a mirror does differ
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["step:2", "save:1"])
+def test_a_run_on_features_goes_on_exactly(tmp_path, moment):
+    """Killed in the frozen phase on features, or after a classical head."""
+    import training
+
+    data = training.prepare(tmp_path)
+    last = 3 * training.STEPS
+    flags = (
+        "--base=scratch",
+        f"--image_size={SIZE}",
+        "--deterministic",
+        "--checkpoint_steps=1",
+        "--augment=classic",
+        "--feature_cache",
+        "--feature_views=1",
+        "--flip_average",
+        "--head_init=logistic_regression",
+        "--frozen_learning_rate=0.05",
+    )
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    done = training.train(data, whole, *flags)
+    assert done.returncode == 0, done.stderr
+    killed = training.train(data, cut, *flags, fault=f"{moment}:SIGKILL")
+    assert killed.returncode == -9, killed.stderr
+    done = training.train(data, cut, *flags)
+    assert done.returncode == 0, done.stderr
+    training.assert_same(training.saved(cut, last), training.saved(whole, last))
+    assert training.curve(cut) == training.curve(whole)
+    first, second = (
+        json.loads((model / "DONE.json").read_text()) for model in (cut, whole)
+    )
+    assert first["evaluation"] == second["evaluation"]

@@ -1,0 +1,256 @@
+"""Runs the frozen base over the images of a split, once per image and view."""
+
+import hashlib
+import pathlib
+from collections.abc import Callable
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from data_prep.errors import Stopped
+from data_prep.errors import UsageError
+from data_prep.manifest import Manifest
+from data_prep.progress import Progress
+from trainer import feature_store
+from trainer import input_pipeline
+from trainer import loop
+from trainer import stop
+from trainer.augmentation import policies
+from trainer.bases import BASES
+from trainer.config import Config
+from trainer.feature_store import FeatureSet
+from trainer.model import base_of
+from trainer.reader import Reader
+
+MIRRORED = "mirrored"  # what flip averaging adds to the pictures as they are
+
+
+class Extractor:
+    """Runs the frozen base over splits, or takes what an earlier run kept.
+
+    Args:
+        config: Of the run.
+        manifest: Of its data set.
+        strategy: That the model was made under.
+        model: What `model.build_classifier` returned, its base's weights in
+            place.
+        may_extract: If false, only takes what is kept.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        manifest: Manifest,
+        strategy: tf.distribute.Strategy,
+        model: keras.Model,
+        may_extract: bool = True,
+    ):
+        self._config = config
+        self._manifest = manifest
+        self._strategy = strategy
+        self._base = base_of(model)
+        self._may_extract = may_extract
+        self.model_dir = pathlib.Path(config.model_dir)
+        self._steps: dict[str, Callable] = {}
+        self.root = pathlib.Path(
+            config.feature_dir or self.model_dir / "features"
+        )
+        preprocessing = config.preprocessing
+        if preprocessing == "auto":
+            preprocessing = BASES[config.base].preprocessing
+        self._identity = {
+            "format": 1,
+            "data_fingerprint": manifest.fingerprint,
+            "base": config.base,
+            "weights": _hash_weights(self._base),
+            "image_size": config.image_size,
+            "preprocessing": preprocessing,
+            "pooled": config.head == "gap",
+            "precision": keras.config.dtype_policy().name,
+        }
+
+    def views(self, epochs: int) -> int:
+        """Returns how many views of the training images a phase takes."""
+        if self._config.augment == "none":
+            return 1
+        return min(self._config.feature_views or epochs, epochs)
+
+    def augmented(
+        self, reader: Reader, images: Callable, epoch: int
+    ) -> FeatureSet:
+        """Returns the features of a split as an epoch augments it.
+
+        Args:
+            reader: Of the split.
+            images: Where its pixels come from, see `input_pipeline.create`.
+            epoch: Of the augmentation.
+        """
+        config = self._config
+        if config.augment == "none":
+            return self.plain(reader, images)
+        identity = {
+            "augment": config.augment,
+            "augment_strength": config.augment_strength,
+            "seed": config.seed,
+        }
+        return self._get(reader, images, identity, epoch)
+
+    def plain(self, reader: Reader, images: Callable) -> FeatureSet:
+        """Returns the features of a split's pictures as they are."""
+        return self._get(reader, images, {"augment": "none"}, None)
+
+    def mirrored(self, reader: Reader, images: Callable) -> FeatureSet:
+        """Returns the features of a split's pictures, mirrored."""
+        return self._get(reader, images, {"augment": MIRRORED}, None)
+
+    def _get(
+        self, reader: Reader, images: Callable, augment: dict, view: int | None
+    ) -> FeatureSet:
+        identity = {
+            **self._identity,
+            "split": reader.split,
+            **augment,
+            "view": view,
+        }
+        found = feature_store.load(self.root, identity, reader.ids)
+        if found is None and not self._may_extract:
+            raise UsageError(
+                f"{self.root} lacks features of the {reader.split} split. "
+                "Several workers do not extract them: run `python -m "
+                "trainer.features` with the same flags in one process first, "
+                "and pass its --output_dir as --feature_dir."
+            )
+        if found is None:
+            feature_store.save(
+                self.root,
+                identity,
+                ids=reader.ids,
+                labels=reader.labels,
+                classes=self._manifest.classes,
+                shape=self._base.output.shape[1:],
+                batch_size=self._config.batch_size,
+                batches_from=lambda done: self._extract(
+                    reader, images, augment["augment"], view, done
+                ),
+            )
+            found = feature_store.load(self.root, identity, reader.ids)
+        return found
+
+    def _extract(
+        self,
+        reader: Reader,
+        images: Callable,
+        augment: str,
+        view: int | None,
+        done: int,
+    ) -> Iterator[np.ndarray]:
+        """Yields the features of every batch but the first `done`."""
+        batch_size = self._config.batch_size
+        plan = input_pipeline.plan_evaluation(reader.count, batch_size)
+        dataset = input_pipeline.create(
+            reader,
+            plan.from_step(done),
+            images,
+            replicas=self._strategy.num_replicas_in_sync,
+        )
+        # Traced once for all views.
+        if augment not in self._steps:
+            self._steps[augment] = self._make_step(augment)
+        step = self._steps[augment]
+        epoch = tf.constant(view or 0, tf.int64)
+        what = f"features {reader.split}"
+        what += f", view {view + 1}" if view is not None else ""
+        what += f", {MIRRORED}" if augment == MIRRORED else ""
+        left = reader.count - done * batch_size
+        with Progress(what, left) as progress:
+            for batch in loop.distribute(self._strategy, dataset):
+                local = self._strategy.experimental_local_results(
+                    step(batch, epoch)
+                )
+                weights = self._strategy.experimental_local_results(
+                    batch.weight
+                )
+                features = np.concatenate(
+                    [
+                        part.numpy()[weight.numpy() > 0]
+                        for part, weight in zip(local, weights, strict=True)
+                    ]
+                )
+                progress.update(len(features))
+                yield features
+                if stop.asked():
+                    raise Stopped(
+                        f"stopped by {stop.asked()} while extracting features; "
+                        "whole files of them are kept. Run the same command "
+                        "again."
+                    )
+
+    def _make_step(self, augment: str) -> Callable:
+        """Returns the function of a batch and an epoch to its features."""
+        if augment == MIRRORED:
+
+            def change(image, label, ids, epoch):
+                return tf.reverse(image, axis=[2]), None
+
+        else:
+            policy = policies.Policy(
+                augment,
+                self._config.augment_strength,
+                seed=self._config.seed,
+            )
+            change = policies.create(policy, len(self._manifest.classes))
+
+        def replica_step(batch, epoch):
+            image, _ = change(batch.image, batch.label, batch.id, epoch)
+            features = self._base(image, training=False)
+            # What float16 cannot hold would become infinite.
+            features = tf.cast(features, tf.float32)
+            largest = tf.float16.max
+            features = tf.clip_by_value(features, -largest, largest)
+            return tf.cast(features, tf.float16)
+
+        @tf.function
+        def step(batch, epoch):
+            return self._strategy.run(replica_step, (batch, epoch))
+
+        return step
+
+
+def source(
+    features: FeatureSet, mirrored: FeatureSet | None = None
+) -> Callable:
+    """Returns the source of features for `input_pipeline.create`.
+
+    Args:
+        features: Of the split.
+        mirrored: Of its pictures mirrored, for flip averaging.
+
+    Returns:
+        A function of positions int64 `[b]` that returns float16
+        `[b, *shape]`, or `[b, 2, *shape]` with `mirrored`.
+    """
+
+    def take(positions: np.ndarray) -> np.ndarray:
+        if mirrored is None:
+            return features.take(positions)
+        both = (features.take(positions), mirrored.take(positions))
+        return np.stack(both, axis=1)
+
+    shape = features.shape if mirrored is None else (2, *features.shape)
+
+    def gather(positions: tf.Tensor) -> tf.Tensor:
+        result = tf.numpy_function(take, [positions], tf.float16)
+        return tf.ensure_shape(result, [positions.shape[0], *shape])
+
+    return gather
+
+
+def _hash_weights(base: keras.Model) -> str:
+    digest = hashlib.sha256()
+    for layer in base.layers:
+        for array in layer.get_weights():
+            digest.update(f"{layer.name} {array.shape} {array.dtype}".encode())
+            digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()

@@ -1,0 +1,130 @@
+"""Features: the frozen base run once per image, and kept.
+
+python -m trainer.features --data_dir=data --output_dir=features
+
+Takes the flags of trainer.task, so that the same flag file gives the features
+that its frozen phase trains on; those of training it leaves alone.
+"""
+
+import csv
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+from absl import flags
+
+from data_prep import command
+from data_prep import manifest as manifest_lib
+from data_prep import splits
+from data_prep.errors import UsageError
+from trainer import startup
+from trainer import task
+from trainer.config import Config
+from trainer.feature_store import FeatureSet
+
+
+def write_csv(features: FeatureSet, files: list[str]) -> pathlib.Path:
+    """Writes a set as `features.csv` into its folder: id, file, label, values.
+
+    Args:
+        features: The set.
+        files: Path of every image, in record order.
+    """
+    path = features.folder / "features.csv"
+    incomplete = path.with_name(f"incomplete.{path.name}")
+    size = int(np.prod(features.shape))
+    with open(
+        incomplete, "w", newline="", encoding="utf-8", errors="surrogateescape"
+    ) as output:
+        writer = csv.writer(output)
+        writer.writerow(
+            ["id", "file", "label"] + [f"feature_{n}" for n in range(size)]
+        )
+        for row, file in enumerate(files):
+            values = features.take(np.array([row])).reshape(-1)
+            writer.writerow(
+                [features.ids[row], file, features.labels[row]]
+                + [f"{value:g}" for value in values]
+            )
+    incomplete.replace(path)
+    return path
+
+
+def extract(config: Config, splits_wanted: list[str]) -> Iterator[tuple]:
+    """Extracts the features that a run of this config would use.
+
+    Args:
+        config: Of the run; `feature_dir` is where they go.
+        splits_wanted: Names of splits; empty takes all there are.
+
+    Yields:
+        Every `FeatureSet` and the `Reader` of its split: the views of the
+        training images, then the other splits.
+    """
+    from trainer import input_pipeline
+    from trainer import run
+    from trainer.extractor import Extractor
+    from trainer.reader import Reader
+
+    manifest = manifest_lib.load(config.data_dir)
+    strategy, model = run.make_model(config, manifest)
+    extractor = Extractor(config, manifest, strategy, model)
+    for split in splits_wanted or manifest.splits:
+        reader = Reader(config.data_dir, manifest, split)
+        if split != splits.TRAIN:
+            exact = input_pipeline.decoded_exactly(reader, config.image_size)
+            yield extractor.plain(reader, exact), reader
+            continue
+        fast = input_pipeline.decoded_fast(reader, config.image_size)
+        for view in range(extractor.views(config.frozen_epochs)):
+            yield extractor.augmented(reader, fast, view), reader
+
+
+def main() -> None:
+    """Extracts the features and says where they lie."""
+    values = flags.FLAGS
+    if not values.output_dir:
+        raise UsageError("--output_dir is missing: where the features go.")
+    values.model_dir = values.feature_dir = values.output_dir
+    config = command.config_from_flags(Config)
+    startup.import_tensorflow()
+    for features, reader in extract(config, values.split):
+        print(
+            f"{features.folder}: {features.count} images, "
+            f"{' x '.join(map(str, features.shape))} values each",
+            flush=True,
+        )
+        if values.csv:
+            print(write_csv(features, reader.files()), flush=True)
+
+
+def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the flags; imports no TensorFlow."""
+    task.define_flags(flag_values)
+    # One pass over the pictures as they are, unless asked for more.
+    flag_values.set_default("augment", "none")
+    flags.DEFINE_string(
+        "output_dir",
+        None,
+        "Where the features go, and are found again.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_bool(
+        "csv",
+        False,
+        "Write each set as features.csv too.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_multi_enum(
+        "split",
+        [],
+        splits.SPLITS,
+        "Which split to extract; may be repeated. All, unless given.",
+        flag_values=flag_values,
+    )
+
+
+if __name__ == "__main__":
+    define_flags()
+    flags.adopt_module_key_flags(command)
+    command.run(main)
