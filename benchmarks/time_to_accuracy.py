@@ -117,7 +117,9 @@ def peer(photos: str, weights: str, steps: int) -> dict[str, float]:
             learns = learns or layer.name == first
             layer.trainable = learns
         model.compile(
-            keras.optimizers.RMSprop(rate), "binary_crossentropy", ["accuracy"]
+            keras.optimizers.RMSprop(rate),
+            "binary_crossentropy",
+            metrics=["accuracy"],
         )
         model.fit(train, steps_per_epoch=WARM_UP, verbose=0)
         model.evaluate(validation, steps=WARM_UP, verbose=0)
