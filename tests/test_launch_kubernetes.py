@@ -26,6 +26,7 @@ def manifest(words=WORDS, volumes="claim:/mnt", **fields):
 def test_kinds_pass_their_schemas(kind):
     pytest.importorskip("kubernetes_validate")
     pytest.importorskip("kubeflow_trainer_api")
+    pytest.importorskip("kubeflow.training")
     text = manifest(kind=kind, workers=3)
     assert '"--seed=3"' in text
     assert ("LEGACY" in text) == (kind == "tfjob")

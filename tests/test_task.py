@@ -273,7 +273,7 @@ def test_a_model_directory_belongs_to_one_run(trained, data, tmp_path):
         (["--nofreeze_random_weights"], 64, "--finetune_from=block1_conv1"),
         (["--augment=lots"], 64, "none|flip|light|classic|jitter|randaugment"),
         (["--learning_rate=1"], 64, "Unknown command line flag"),
-        (["--deterministic", "False"], 64, r"Received: ['False']"),
+        (["--head=gap", "stray"], 64, r"Received: ['stray']"),
         (["--weights=gone.weights.h5"], 65, "gone.weights.h5 is no file"),
         (["--data_dir=nowhere"], 65, "python -m data_prep.task"),
         (["--data_dir="], 64, "--data_dir is missing"),
