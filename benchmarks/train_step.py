@@ -77,7 +77,7 @@ def make(
             metrics=["accuracy"],
             jit_compile=jit_compile,
         )
-        pairs = dataset.map(lambda *batch: Batch(*batch)[:2])
+        pairs = dataset.map(lambda batch: (batch.image, batch.label))
 
         def epoch() -> int:
             model.fit(pairs, verbose=0)
