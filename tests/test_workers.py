@@ -197,6 +197,32 @@ class TestRendezvous:
             rendezvous.meet(tuple(addresses), 0, "train", 2.0)
         thread.join()
 
+    def test_an_earlier_start_is_outwaited(self, addresses):
+        """Its TensorFlow still answers, in bytes that are no text."""
+        host, port = addresses[0].split(":")
+        purpose = "train"
+        errors = []
+
+        def late():
+            with socket.create_server((host, int(port))) as earlier:
+                connection, _ = earlier.accept()
+                with connection:
+                    connection.sendall(b"\x00\x00\x12\x04\xfe\n")
+            errors.append(self.meet_one(addresses, 0, purpose))
+
+        thread = threading.Thread(target=late)
+        thread.start()
+        errors.append(self.meet_one(addresses, 1, purpose))
+        thread.join()
+        assert errors == [None, None]
+
+    def meet_one(self, addresses, index, purpose):
+        try:
+            rendezvous.meet(tuple(addresses), index, purpose, 5.0)
+        except (Stopped, UsageError) as error:
+            return error
+        return None
+
     def test_a_port_in_use(self, addresses):
         host, port = addresses[0].split(":")
         with socket.create_server((host, int(port))):

@@ -119,13 +119,11 @@ def _report(
             with socket.create_connection((host, int(port)), left) as link:
                 link.settimeout(left)
                 link.sendall(hello.encode())
-                answer = link.makefile().readline()
-            if answer:
-                break
-        except OSError:
-            pass  # not there yet
+                theirs = json.loads(link.makefile().readline())["purpose"]
+            break
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # not there yet, or TensorFlow of an earlier start is
         time.sleep(_PAUSE)
-    theirs = json.loads(answer)["purpose"]
     if theirs != purpose:
         raise UsageError(
             f"worker 0 ({chief}) was started with another command than this "
