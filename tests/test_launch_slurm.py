@@ -97,7 +97,7 @@ def test_time_limit_saves_requeues_and_resumes(cluster, queue, data, tmp_path):
     number, log = queue(
         f"--data_dir={data}",
         f"--model_dir={model}",
-        "--frozen_epochs=40",
+        "--frozen_epochs=300",
         "--finetune_epochs=0",
         time_limit=1,
         grace_seconds=45,
@@ -105,14 +105,14 @@ def test_time_limit_saves_requeues_and_resumes(cluster, queue, data, tmp_path):
     # The notice comes 45 s before the limit of one minute, or earlier.
     wait_for(lambda: int(cluster.job(number)["Restarts"]) >= 1)
     metrics = model / "metrics.jsonl"
-    assert not metrics.exists() or len(epochs(model)) < 40
+    assert not metrics.exists() or len(epochs(model)) < 300
     # On a busy machine 15 s would end each run before its first step.
     cluster.run("scontrol", "update", f"jobid={number}", "TimeLimit=60")
     found = cluster.finish(number)
     text = log.read_text()
     assert found["JobState"] == "COMPLETED", (found, text)
     assert re.search(r"exit code 75: requeued after 0 restarts", text)
-    assert epochs(model) == list(range(1, 41))
+    assert epochs(model) == list(range(1, 301))
     assert (model / "DONE.json").exists()
 
 

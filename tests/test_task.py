@@ -92,10 +92,15 @@ def test_artefacts(trained):
     )
 
 
+def noise(errors):
+    """Returns the lines that are no progress, which a slow machine shows."""
+    return [n for n in errors.splitlines() if not n.endswith(" s left")]
+
+
 def test_output_is_quiet(trained):
     """Nothing on stderr: no noise of TensorFlow, absl or Keras."""
     _, done = trained
-    assert done.stderr == ""
+    assert noise(done.stderr) == []
     assert "\r" not in done.stdout
     assert "frozen 1/1: loss " in done.stdout
     assert "finetune 2/2: loss " in done.stdout
@@ -408,7 +413,7 @@ def test_mixing_and_randaugment_train(data, tmp_path):
         "--precision=mixed_bfloat16",
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert noise(done.stderr) == []
     assert all(np.isfinite(r["loss"]) for r in lines(model / "metrics.jsonl"))
 
 
