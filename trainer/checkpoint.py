@@ -145,10 +145,26 @@ def load_model(model: keras.Model, path: pathlib.Path) -> dict:
     Raises:
         DataError: If one of the two is missing, damaged or of another model.
     """
-    start = path.with_name(START)
     arrays, state = load(path)
-    assign(model_variables(model), {**load(start)[0], **arrays}, start)
+    assign_model(model, arrays, path)
     return state
+
+
+def assign_model(
+    model: keras.Model, arrays: Mapping[str, np.ndarray], path: pathlib.Path
+) -> None:
+    """Sets all of a model's variables to what a checkpoint and `START` hold.
+
+    Args:
+        model: Of the run.
+        arrays: What `load` returned.
+        path: Where from; `START` lies beside it.
+
+    Raises:
+        DataError: If `START` is missing, damaged or of another model.
+    """
+    start, _ = load(path.with_name(START))
+    assign(model_variables(model), {**start, **arrays}, path)
 
 
 def step_path(directory: pathlib.Path, step: int) -> pathlib.Path:

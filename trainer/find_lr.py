@@ -50,12 +50,12 @@ def find_lr(
     from data_prep import manifest as manifest_lib
     from trainer import devices
     from trainer import loop
-    from trainer import optimizers
     from trainer import run
-    from trainer.augmentation import policies
     from trainer.feed import Feed
     from trainer.model import set_trainable
     from trainer.reader import Reader
+    from trainer.stage import make_optimizer
+    from trainer.stage import of_pictures
 
     stages = {stage.name: stage for stage in config.phases}
     if phase not in stages:
@@ -74,26 +74,13 @@ def find_lr(
     )
     set_trainable(model, stage.train_from)
     with strategy.scope():
-        optimizer = optimizers.create(
-            stage.optimizer,
-            stage.name,
-            model.trainable_variables,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            factors=optimizers.layer_factors(model, config.layer_decay),
-        )
-    policy = policies.Policy(
-        config.augment,
-        config.augment_strength,
-        config.mixup,
-        config.cutmix,
-        config.seed,
-    )
+        optimizer = make_optimizer(config, stage, model)
+    pictures = of_pictures(config, len(manifest.classes), model, feed)
     train = loop.make_train(
         strategy,
         model,
         optimizer,
-        policies.create(policy, len(manifest.classes)),
+        pictures.augment,
         loop.StepOptions(
             seed=config.seed,
             jit_compile=devices.compiles(config.jit_compile),

@@ -80,7 +80,8 @@ class _Run:
     directory: pathlib.Path
     writer: checkpoint.Writer | None  # of the chief; the others write nothing
     learned: set[str] = dataclasses.field(default_factory=set)
-    resumed: bool = False  # the next stage starts from a checkpoint
+    # What `checkpoint.newest` found for the next stage to start from.
+    resumed: tuple[pathlib.Path, dict, dict] | None = None
     saved_at: float = dataclasses.field(default_factory=time.monotonic)
 
 
@@ -222,7 +223,7 @@ def _begin(
     run.callbacks.begin()
     found = checkpoint.newest(directory)
     if found:
-        run.resumed = True
+        run.resumed = found
         run.state = State(**found[2])
         _say(
             run,
@@ -264,14 +265,7 @@ def _begin_phase(run: _Run) -> _PhaseRun:
             if id(variable) in learns
         }
     with run.strategy.scope():
-        optimizer = optimizers.create(
-            phase.optimizer,
-            phase.name,
-            model.trainable_variables,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            factors=optimizers.layer_factors(model, config.layer_decay),
-        )
+        optimizer = stages.make_optimizer(config, phase, model)
         averages = None
         if config.average_decay:
             averages = optimizers.Averages(
@@ -304,17 +298,14 @@ def _begin_phase(run: _Run) -> _PhaseRun:
 
 def _restore(run: _Run, stage: _PhaseRun) -> None:
     """Sets everything to what the newest checkpoint holds."""
-    path, arrays, state = checkpoint.newest(run.directory)
-    start, _ = checkpoint.load(run.directory / checkpoint.START)
-    checkpoint.assign(
-        checkpoint.model_variables(run.model), {**start, **arrays}, path
-    )
+    path, arrays, state = run.resumed
+    checkpoint.assign_model(run.model, arrays, path)
     if state["phase_epoch"] or state["step"]:
         checkpoint.assign(_variables(stage), arrays, path)
     elif stage.averages:
         stage.averages.restart()
     run.callbacks.restore(state["callbacks"])
-    run.resumed = False
+    run.resumed = None
 
 
 def _run_epoch(run: _Run, stage: _PhaseRun) -> dict:
@@ -454,9 +445,9 @@ def _go_back(run: _Run, phase: Phase, error: checkpoint.NotFinite) -> None:
             f"good state is kept in {run.directory}; pass another --model_dir "
             "to start anew."
         )
-    path, _, state = checkpoint.newest(run.directory)
+    run.resumed = checkpoint.newest(run.directory)
+    path, _, state = run.resumed
     vars(run.state).update(State(**{**state, "retries": retries + 1}).__dict__)
-    run.resumed = True
     _say(
         run,
         f"warning: {error}. Going back to {path.name} with half the learning "

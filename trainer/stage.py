@@ -16,8 +16,10 @@ from data_prep.errors import DataError
 from trainer import atomic
 from trainer import cache
 from trainer import classical
+from trainer import optimizers
 from trainer.augmentation import policies
 from trainer.config import Config
+from trainer.config import Phase
 from trainer.extractor import Extractor
 from trainer.extractor import source as feature_source
 from trainer.feature_store import FeatureSet
@@ -104,6 +106,26 @@ def of_features(
         _averaged_head(head) if config.flip_average else head,
         feed.on(source),
         policies.create(policies.Policy("none"), model.output.shape[1]),
+    )
+
+
+def make_optimizer(
+    config: Config, phase: Phase, model: keras.Model
+) -> keras.optimizers.Optimizer:
+    """Makes the optimizer of a phase; under the strategy's scope.
+
+    Args:
+        config: Of the run.
+        phase: One of its phases.
+        model: With the phase's layers unfrozen.
+    """
+    return optimizers.create(
+        phase.optimizer,
+        phase.name,
+        model.trainable_variables,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        factors=optimizers.layer_factors(model, config.layer_decay),
     )
 
 
