@@ -256,7 +256,7 @@ def growth(numbers: list[int]) -> None:
 NAMES = """
 import json, os, random, resource, sys, tempfile, time
 from data_prep import assignment, audit, findings, fingerprint, splits, writing
-from data_prep.catalogue import Catalogue
+from data_prep.catalogue import Catalogue, facts_row
 from data_prep.config import PrepareConfig
 from data_prep.sources.listing import ImageFile
 count, place = int(sys.argv[1]), sys.argv[2]
@@ -273,8 +273,7 @@ with Catalogue(place) as catalogue:
         print_ = fingerprint.Fingerprint(
             generator.getrandbits(64) - (1 << 63), generator.randbytes(256))
         facts = audit.Facts(20_000, 200, 150, "", content, True, (), print_)
-        catalogue.add_facts(row, facts, splits.rank(content, 0),
-                            splits.place(row.file, 0))
+        catalogue.insert("facts", [facts_row(row, facts, 0)])
     findings.find(catalogue, splits_kept=False)
     assignment.anew(catalogue, splits.parse_spec("train:0.8,test:0.2"))
     planned = {s: list(writing._plan(config, catalogue, s)) for s in splits.SPLITS}

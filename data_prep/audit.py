@@ -91,7 +91,7 @@ def inspect(path: str) -> Facts:
         return Facts(0, problem="is empty")
     if not kind:
         return Facts(size, problem="is no image of a known format")
-    facts = Facts(size, sha256=hashlib.sha256(content).digest())
+    digest = hashlib.sha256(content).digest()
     findings = []
     ending = os.path.splitext(path)[1][1:].lower()
     if ending and ending not in _ENDINGS[kind]:
@@ -101,15 +101,10 @@ def inspect(path: str) -> Facts:
     # A damaged file can raise nearly anything in a decoder: OSError,
     # SyntaxError, struct.error, ValueError and more were seen.
     except Exception as error:
-        return dataclasses.replace(facts, problem=_reason(error))
-    return dataclasses.replace(
-        facts,
-        width=width,
-        height=height,
-        kept=kept,
-        findings=tuple(findings),
-        fingerprint=fingerprint.of(grey),
-    )
+        return Facts(size, problem=_reason(error), sha256=digest)
+    print_ = fingerprint.of(grey)
+    found = tuple(findings)
+    return Facts(size, width, height, "", digest, kept, found, print_)
 
 
 def encode(
@@ -288,10 +283,30 @@ def _check_size(width: int, height: int) -> None:
 
 def _is_turned(content: bytes) -> bool:
     """Tells whether a JPEG asks to be turned: by EXIF, or by XMP."""
-    if b"Exif\0\0" not in content and b"tiff:Orientation" not in content:
+    header = content[: _header_bytes(content)]
+    if b"Exif\0\0" not in header and b"tiff:Orientation" not in header:
         return False  # without parsing it
     with _open(content) as image:
         return _orientation(image) != 1
+
+
+def _header_bytes(content: bytes) -> int:
+    """Returns where the coefficients of a JPEG begin, or its end.
+
+    ITU-T T.81, annex B.1.1: segments of a marker, a length and content, up to
+    the start of scan.
+    """
+    position = 2
+    while content[position : position + 1] == b"\xff":
+        marker = content[position : position + 2]
+        if marker == b"\xff\xda":
+            return position
+        if marker == b"\xff\xff":  # a fill byte
+            position += 1
+            continue
+        length = int.from_bytes(content[position + 2 : position + 4], "big")
+        position += 2 + length
+    return len(content)  # not as the standard has it: let all be searched
 
 
 def _orientation(image: Image.Image) -> int:

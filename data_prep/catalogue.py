@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from data_prep import splits
 from data_prep.audit import Facts
 from data_prep.errors import DataError
 from data_prep.sources.listing import ImageFile
@@ -107,24 +108,31 @@ class Catalogue:
         Raises:
             DataError: If a file is listed twice.
         """
-        for image in images:
-            file = os.fsencode(image.file)
-            if image.label is None:
-                self.insert("findings", [("ignored", file, "")])
-                continue
-            row = (None, file, os.fsencode(image.path), image.label)
-            try:
-                self.insert("files", [(*row, image.split, image.problem)])
-            except UnicodeEncodeError:
-                raise DataError(
-                    f"the class name {shown(image.label)} is no UTF-8. Rename "
-                    "the folder."
-                ) from None
-            except sqlite3.IntegrityError:
-                raise DataError(
-                    f"{shown(file)} is listed twice. Expected every file once: "
-                    "remove one of the two lines."
-                ) from None
+        image = None
+
+        def rows() -> Iterator[tuple]:
+            nonlocal image
+            for image in images:
+                file = os.fsencode(image.file)
+                if image.label is None:
+                    self.insert("findings", [("ignored", file, "")])
+                    continue
+                path = os.fsencode(image.path)
+                row = (None, file, path, image.label, image.split)
+                yield (*row, image.problem)
+
+        try:
+            self.insert("files", rows())
+        except UnicodeEncodeError:
+            raise DataError(
+                f"the class name {shown(image.label)} is no UTF-8. Rename "
+                "the folder."
+            ) from None
+        except sqlite3.IntegrityError:
+            raise DataError(
+                f"{shown(image.file)} is listed twice. Expected every file "
+                "once: remove one of the two lines."
+            ) from None
 
     def files(self) -> Iterator[Row]:
         """Yields every file of a class, sorted by name."""
@@ -133,33 +141,43 @@ class Catalogue:
         ):
             yield Row(id_, os.fsdecode(path), os.fsdecode(file), problem)
 
-    def add_facts(
-        self, row: Row, facts: Facts, rank: int | None, place: int
-    ) -> None:
-        """Adds what the audit found of one file.
-
-        Args:
-            row: The file.
-            facts: What was found.
-            rank: `splits.rank` of its content, None where that is not known.
-            place: `splits.place` of its name.
-        """
-        print_ = facts.fingerprint
-        values = (row.id, facts.problem, facts.bytes, facts.width)
-        values += (facts.height, facts.kept, facts.sha256)
-        values += (print_.hash, print_.thumbnail) if print_ else (None, None)
-        self.insert("facts", [(*values, rank, place)])
-        found = facts.findings
-        if facts.problem:
-            found = (("bad_image", facts.problem), *found)
-        file = os.fsencode(row.file)
-        for kind, detail in found:
-            self.insert("findings", [(kind, file, detail)])
-
     def thumbnails(self, *ranks: int) -> list[bytes]:
         """Returns the thumbnail of each of several contents."""
         sql = "SELECT thumbnail FROM facts WHERE rank = ? LIMIT 1"
         return [self.value(sql, (rank,)) for rank in ranks]
+
+
+def facts_row(row: Row, facts: Facts, seed: int) -> tuple:
+    """Returns what the audit found of one file, for the table `facts`.
+
+    Args:
+        row: The file.
+        facts: What was found.
+        seed: Of the orders of contents and of names.
+    """
+    print_ = facts.fingerprint
+    return (
+        row.id,
+        facts.problem,
+        facts.bytes,
+        facts.width,
+        facts.height,
+        facts.kept,
+        facts.sha256,
+        print_.hash if print_ else None,
+        print_.thumbnail if print_ else None,
+        splits.rank(facts.sha256, seed) if facts.sha256 else None,
+        splits.place(row.file, seed),
+    )
+
+
+def finding_rows(row: Row, facts: Facts) -> list[tuple]:
+    """Returns what is odd about one file, for the table `findings`."""
+    file = os.fsencode(row.file)
+    found = [(kind, file, detail) for kind, detail in facts.findings]
+    if facts.problem:
+        found.insert(0, ("bad_image", file, facts.problem))
+    return found
 
 
 def shown(file: bytes | str) -> str:

@@ -60,6 +60,8 @@ def alike(one: bytes, other: bytes) -> bool:
 
     Their correlation does not see a change of brightness or contrast.
     """
+    if one == other:
+        return True
     a, b = (np.frombuffer(t, np.uint8).astype(np.float64) for t in (one, other))
     a, b = a - a.mean(), b - b.mean()
     norm = np.sqrt((a @ a) * (b @ b))

@@ -1,6 +1,7 @@
 """The story: source -> audit -> splits -> shards -> manifest."""
 
 import dataclasses
+import functools
 import importlib.metadata
 import itertools
 import os
@@ -21,6 +22,8 @@ from data_prep import writing
 from data_prep.beam import Beam
 from data_prep.catalogue import Catalogue
 from data_prep.catalogue import Row
+from data_prep.catalogue import facts_row
+from data_prep.catalogue import finding_rows
 from data_prep.config import DEFAULT_SPLITS
 from data_prep.config import PrepareConfig
 from data_prep.errors import DataError
@@ -138,26 +141,29 @@ def _audit(config: PrepareConfig, catalogue: Catalogue, runner) -> None:
     """Opens every image."""
     total = catalogue.value("SELECT COUNT(*) FROM files")
     chunks = _chunks(catalogue.files(), CHUNK)
+    inspect = functools.partial(_inspect, seed=config.seed)
     with Progress("audit", total) as progress:
-        for found in runner.map(_inspect, chunks):
-            for row, facts in found:
-                content = facts.sha256
-                rank = splits.rank(content, config.seed) if content else None
-                place = splits.place(row.file, config.seed)
-                catalogue.add_facts(row, facts, rank, place)
-            progress.update(len(found))
+        for facts, found in runner.map(inspect, chunks):
+            catalogue.insert("facts", facts)
+            catalogue.insert("findings", found)
+            progress.update(len(facts))
 
 
-def _inspect(rows: list[Row]) -> list[tuple[Row, audit.Facts]]:
-    return [
-        (
-            row,
-            audit.Facts(0, problem=row.problem)
-            if row.problem
-            else audit.inspect(row.path),
-        )
-        for row in rows
-    ]
+def _inspect(rows: list[Row], seed: int) -> tuple[list[tuple], list[tuple]]:
+    """Returns what goes into two tables of the catalogue.
+
+    As plain tuples: they pass between processes in a tenth of the time that
+    objects take.
+    """
+    facts, found = [], []
+    for row in rows:
+        if row.problem:
+            fact = audit.Facts(0, problem=row.problem)
+        else:
+            fact = audit.inspect(row.path)
+        facts.append(facts_row(row, fact, seed))
+        found += finding_rows(row, fact)
+    return facts, found
 
 
 def _chunks(items: Iterator, size: int) -> Iterator[list]:

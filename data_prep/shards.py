@@ -5,6 +5,7 @@ import hashlib
 import os
 import uuid
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,8 +22,7 @@ MIN_SHARDS, MIN_SHARD_BYTES = 4, 4 * MIB
 MAX_RECORDS = 1 << 13
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """One image on its way into a record.
 
     Attributes:
