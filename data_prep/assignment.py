@@ -46,7 +46,7 @@ def pin(catalogue: Catalogue, data_dir: str, seed: int) -> None:
     Raises:
         DataError: If that is no whole data set.
     """
-    manifest = manifest_lib.load(data_dir)
+    manifest = manifest_lib.read(data_dir)
     for name in manifest.splits:
         for sha256 in manifest_lib.load_fingerprints(manifest, data_dir, name):
             # The first split wins where the former set had a picture twice.

@@ -35,6 +35,7 @@ _ENDINGS = {name: endings for name, _, endings in _MAGIC}
 # TensorFlow's decoders give the same pixels for these as Pillow does.
 _KEPT_FORMATS = ("JPEG", "PNG")
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+_UNKNOWN = "is no image of a known format"
 _ORIENTATION = 0x0112  # EXIF tag
 _THUMBNAIL_SIDE = 32  # pixels; a JPEG is decoded at a scale that covers them
 
@@ -81,16 +82,31 @@ def inspect(path: str) -> Facts:
     try:
         with open(path, "rb") as file:
             content = file.read(16)
-            kind = _format(content)
-            if kind:  # what is no image is not read on, however large
-                content += file.read()
-            size = os.fstat(file.fileno()).st_size
+            if content and not _format(content):
+                # It is not read on, however large.
+                size = os.fstat(file.fileno()).st_size
+                return Facts(size, problem=_UNKNOWN)
+            content += file.read()
     except OSError as error:
-        return Facts(0, problem=f"cannot be read: {error.strerror}")
+        return inspect_content(error, path)
+    return inspect_content(content, path)
+
+
+def inspect_content(content: bytes | OSError, path: str) -> Facts:
+    """Does what `inspect` does, for a file that was read.
+
+    Args:
+        content: Of the file, or why it cannot be read.
+        path: Its name, whose ending is compared with the content.
+    """
+    if isinstance(content, OSError):
+        return Facts(0, problem=f"cannot be read: {content.strerror}")
+    size = len(content)
     if not content:
         return Facts(0, problem="is empty")
+    kind = _format(content)
     if not kind:
-        return Facts(size, problem="is no image of a known format")
+        return Facts(size, problem=_UNKNOWN)
     digest = hashlib.sha256(content).digest()
     findings = []
     ending = os.path.splitext(path)[1][1:].lower()
@@ -323,7 +339,7 @@ def _is_kept(image: Image.Image) -> bool:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        return "is no image of a known format"
+        return _UNKNOWN
     if isinstance(error, _TooLarge):
         return str(error)
     return f"cannot be decoded: {error}"

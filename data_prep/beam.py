@@ -1,19 +1,23 @@
 """The work of data_prep on Apache Beam instead of local processes.
 
 The story is the same; what runs on Beam is the two parts that look at every
-image. Work and results travel in files of a shared folder, so neither the
-pipeline's graph nor the machine that starts it holds all of them.
+image. Work and results travel in files that all workers see, on a shared file
+system or in object storage, so neither the pipeline's graph nor the machine
+that starts it holds all of them.
 """
 
+import io
+import itertools
 import os
 import pickle
 import shlex
-import tempfile
+import uuid
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import Any
 
+from data_prep import remote
 from data_prep.errors import DataError
 from data_prep.errors import UsageError
 
@@ -25,9 +29,10 @@ class Beam:
 
     Args:
         options: Of the pipeline, as on its command line. Empty is the
-            DirectRunner. Its workers must see source and output folder under
-            the same paths as this process does, and have this package.
-        folder: Where to exchange files with the workers.
+            DirectRunner. Its workers must have this package, and see source
+            and output under the same names as this process does: in object
+            storage, or on a shared file system.
+        folder: Where to exchange files with the workers; also in a store.
 
     Raises:
         UsageError: If Apache Beam is not installed, or the options are wrong.
@@ -68,7 +73,9 @@ class Beam:
         """
         import apache_beam
 
-        folder = tempfile.mkdtemp(dir=self._folder)
+        folder = f"{self._folder}/{uuid.uuid4().hex}"
+        if not remote.is_url(folder):
+            os.mkdir(folder)
         batches = list(_write_batches(items, folder))
         with apache_beam.Pipeline(options=self._options) as pipeline:
             _ = (
@@ -78,52 +85,46 @@ class Beam:
                 | "work" >> apache_beam.Map(_work, pickle.dumps(function))
             )
         for batch in batches:
-            with open(f"{batch}.done", "rb") as results:
-                while True:
-                    try:
-                        result = pickle.load(results)
-                    except EOFError:
-                        break
-                    if isinstance(result, DataError):
-                        raise result
-                    yield result
+            for result in _unpickle(remote.read(f"{batch}.done")):
+                if isinstance(result, DataError):
+                    raise result
+                yield result
 
 
 def _write_batches(items: Iterable, folder: str) -> Iterator[str]:
     """Writes the items to files of about equal size; yields their paths."""
-    file = None
-    number = 0
-    for item in items:
-        if file is None:
-            path = os.path.join(folder, f"{number:06d}")
-            file = open(path, "wb")
-            number += 1
-        pickle.dump(item, file)
-        if file.tell() >= BATCH_BYTES:
-            file.close()
-            file = None
-            yield path
-    if file is not None:
-        file.close()
+    items = iter(items)
+    for number in itertools.count():
+        content = io.BytesIO()
+        while content.tell() < BATCH_BYTES:
+            try:
+                pickle.dump(next(items), content)
+            except StopIteration:
+                break
+        if not content.tell():
+            return
+        path = f"{folder}/{number:06d}"
+        remote.write(path, content.getvalue())
         yield path
 
 
 def _work(batch: str, function: bytes) -> None:
     """Runs the function on the items of one file, on some worker."""
     run = pickle.loads(function)
-    # A worker that was given up for lost may still write: whoever renames
-    # last leaves a whole file.
-    handle, path = tempfile.mkstemp(dir=os.path.dirname(batch))
-    with open(batch, "rb") as items, os.fdopen(handle, "wb") as results:
-        while True:
-            try:
-                item = pickle.load(items)
-            except EOFError:
-                break
-            try:
-                result = run(item)
-            except DataError as error:
-                # No fault of the worker, so Beam need not try again.
-                result = error
-            pickle.dump(result, results)
-    os.replace(path, f"{batch}.done")
+    results = io.BytesIO()
+    for item in _unpickle(remote.read(batch)):
+        try:
+            result = run(item)
+        except DataError as error:
+            # No fault of the worker, so Beam need not try again.
+            result = error
+        pickle.dump(result, results)
+    # A worker that was given up for lost may write it too: the same.
+    remote.write(f"{batch}.done", results.getvalue())
+
+
+def _unpickle(content: bytes) -> Iterator[Any]:
+    """Yields the objects that were pickled one behind the other."""
+    file = io.BytesIO(content)
+    while file.tell() < len(content):
+        yield pickle.load(file)

@@ -5,6 +5,7 @@ import pathlib
 import re
 
 from data_prep import findings
+from data_prep import remote
 from data_prep import splits
 from data_prep.errors import UsageError
 from data_prep.sources import file_names
@@ -91,6 +92,15 @@ class PrepareConfig:
             raise UsageError(
                 f"--beam_options={self.beam_options} has no meaning with "
                 f"--runner={self.runner}. Pass --runner=beam."
+            )
+        _, name = self.source_kind
+        distant = remote.is_url(name) and remote.is_url(self.output_dir)
+        if "dataflow" in self.beam_options.lower() and not distant:
+            raise UsageError(
+                "Dataflow sees no folder of this machine. Received --source="
+                f"{self.source} and --output_dir={self.output_dir}; expected "
+                "gs://BUCKET/PHOTOS or csv:gs://BUCKET/TABLE, and "
+                "gs://BUCKET/DATA."
             )
 
     def _check_layout(self) -> None:

@@ -1,31 +1,114 @@
 """The output folder: whole or absent, and written by one run at a time."""
 
 import contextlib
+import dataclasses
 import fcntl
 import os
 import pathlib
 import shutil
 import sqlite3
+import tempfile
+import uuid
 from collections.abc import Iterator
 
+from data_prep import remote
 from data_prep.errors import DataError
 
 SCRATCH = "scratch"  # folder in the working folder; gone when that is renamed
+_INCOMPLETE = "incomplete"  # folder of an unfinished data set in a store
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a run writes.
+
+    Attributes:
+        folder: Local; what is written to it is part of the result.
+        scratch: Local, on the same file system; what is not.
+        shards: Where the shards go: `folder`, or an address in a store.
+        exchange: What all workers see, for what is not part of the result:
+            `scratch`, or an address in a store.
+    """
+
+    folder: str
+    scratch: str
+    shards: str
+    exchange: str
 
 
 @contextlib.contextmanager
-def claim(output_dir: str) -> Iterator[str]:
-    """Yields a working folder that becomes `output_dir` if all goes well.
+def claim(output_dir: str, last: str) -> Iterator[Place]:
+    """Yields where to write what becomes `output_dir` if all goes well.
+
+    Args:
+        output_dir: Must not exist, or be an empty folder.
+        last: Name of the file whose presence means that all are there.
+
+    Raises:
+        DataError: If the folder is taken or cannot be written.
+    """
+    if remote.is_url(output_dir):
+        with _claim_remote(output_dir.rstrip("/"), last) as place:
+            yield place
+    else:
+        with _claim_local(output_dir) as folder:
+            scratch = os.path.join(folder, SCRATCH)
+            yield Place(folder, scratch, folder, scratch)
+
+
+@contextlib.contextmanager
+def _claim_remote(url: str, last: str) -> Iterator[Place]:
+    """Writes into the address itself: a store renames no folder.
+
+    A mark in it says that it is not finished, so that a run sweeps what a
+    killed one left. A store has no locks: of two runs the later one takes the
+    place over, and the earlier one finds another mark at its end.
+    """
+    mark, own = f"{url}/{_INCOMPLETE}/run", uuid.uuid4().hex.encode()
+    if remote.exists(f"{url}/{last}") or not remote.exists(mark):
+        if next(remote.files(url), None):
+            raise _taken(url)
+    remote.delete(url)
+    remote.write(mark, own)
+    try:
+        with tempfile.TemporaryDirectory() as local:
+            folder, scratch = (f"{local}/{name}" for name in ("data", SCRATCH))
+            os.mkdir(folder)
+            os.mkdir(scratch)
+            yield Place(folder, scratch, url, f"{url}/{_INCOMPLETE}")
+            _check_mark(mark, own, url)
+            names = sorted(os.listdir(folder))
+            for name in sorted(names, key=lambda name: name == last):
+                remote.move(f"{folder}/{name}", f"{url}/{name}")
+        remote.delete(f"{url}/{_INCOMPLETE}")
+    except BaseException:
+        # Whatever stops this run may be why the store cannot be reached; then
+        # the mark stays, and the next run sweeps.
+        with contextlib.suppress(Exception):
+            _check_mark(mark, own, url)
+            remote.delete(url)
+        raise
+
+
+def _check_mark(mark: str, own: bytes, url: str) -> None:
+    try:
+        if remote.read(mark) == own:
+            return
+    except FileNotFoundError:
+        pass
+    raise DataError(
+        f"another run has begun to write {url} and took it over. Wait for it, "
+        "or pass another --output_dir."
+    )
+
+
+@contextlib.contextmanager
+def _claim_local(output_dir: str) -> Iterator[str]:
+    """Yields a working folder that becomes `output_dir`.
 
     The folder has a fixed name, so that a run sweeps what a killed one left,
     and is locked, so that two runs cannot write it at once. It holds an empty
     folder `SCRATCH`, for what is not part of the result.
-
-    Args:
-        output_dir: Must not exist, or be an empty folder.
-
-    Raises:
-        DataError: If the folder is taken or cannot be written.
     """
     target = pathlib.Path(output_dir).absolute()
     _refuse_taken(target, output_dir)
@@ -61,10 +144,14 @@ def claim(output_dir: str) -> Iterator[str]:
 
 def _refuse_taken(target: pathlib.Path, output_dir: str) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise DataError(
-            f"{output_dir} already exists and is not empty. Pass another "
-            "--output_dir, or remove it first."
-        )
+        raise _taken(output_dir)
+
+
+def _taken(output_dir: str) -> DataError:
+    return DataError(
+        f"{output_dir} already exists and is not empty. Pass another "
+        "--output_dir, or remove it first."
+    )
 
 
 def _lock(lock: int, working: pathlib.Path, output_dir: str) -> None:

@@ -1,6 +1,5 @@
 """The story: source -> audit -> splits -> shards -> manifest."""
 
-import dataclasses
 import functools
 import importlib.metadata
 import itertools
@@ -49,34 +48,23 @@ def prepare(config: PrepareConfig) -> Manifest:
             is taken; nothing is left in its place but `audit.json`, beside
             it, where the audit stopped the run.
     """
-    if not remote.is_url(config.output_dir):
-        return _prepare(config)
-    remote.refuse_taken(config.output_dir)
-    with tempfile.TemporaryDirectory() as place:
-        local = os.path.join(place, "data")
-        manifest = _prepare(dataclasses.replace(config, output_dir=local))
-        remote.publish(local, config.output_dir, manifest_lib.FILE_NAME)
-    return manifest
-
-
-def _prepare(config: PrepareConfig) -> Manifest:
     _refuse_output_in_source(config)
     with (
-        output.claim(config.output_dir) as directory,
-        Catalogue(os.path.join(directory, output.SCRATCH)) as catalogue,
-        _runner(config, os.path.join(directory, output.SCRATCH)) as runner,
+        output.claim(config.output_dir, manifest_lib.FILE_NAME) as place,
+        Catalogue(place.scratch) as catalogue,
+        _runner(config, place.exchange) as runner,
     ):
-        listing = _list(config, os.path.join(directory, output.SCRATCH))
+        listing = _list(config, place.scratch)
         catalogue.add_files(listing.images)
         _audit(config, catalogue, runner)
         classes = _classes(config, catalogue, listing.classes)
         _group(config, catalogue)
-        _assign(config, catalogue)
+        _assign(config, catalogue, place.scratch)
         written = writing.write_splits(
-            config, directory, catalogue, classes, runner
+            config, place, catalogue, classes, runner
         )
-        manifest = _describe(config, directory, catalogue, classes, written)
-        manifest.save(directory)
+        manifest = _describe(config, place.folder, catalogue, classes, written)
+        manifest.save(place.folder)
     return manifest
 
 
@@ -109,8 +97,13 @@ def summary(manifest: Manifest) -> str:
 
 def _refuse_output_in_source(config: PrepareConfig) -> None:
     kind, path = config.source_kind
-    target = pathlib.Path(config.output_dir).resolve()
-    if kind == "folder" and target.is_relative_to(pathlib.Path(path).resolve()):
+    inside = False
+    if kind == "folder" and remote.is_url(config.output_dir):
+        inside = f"{config.output_dir}/".startswith(f"{path.rstrip('/')}/")
+    elif kind == "folder":
+        target = pathlib.Path(config.output_dir).resolve()
+        inside = target.is_relative_to(pathlib.Path(path).resolve())
+    if inside:
         raise UsageError(
             f"--output_dir={config.output_dir} lies in --source="
             f"{config.source}, where it would pass for a class. Pass a folder "
@@ -118,20 +111,23 @@ def _refuse_output_in_source(config: PrepareConfig) -> None:
         )
 
 
-def _runner(config: PrepareConfig, scratch: str) -> Processes | Beam:
+def _runner(config: PrepareConfig, exchange: str) -> Processes | Beam:
     if config.runner == "beam":
-        return Beam(config.beam_options, scratch)
+        return Beam(config.beam_options, exchange)
     return Processes(config.workers)
 
 
 def _list(config: PrepareConfig, scratch: str) -> Listing:
     kind, name = config.source_kind
     if kind == "csv":
-        return table.list_table(name)
+        file = name
+        if remote.is_url(name):
+            url, _, base = name.rpartition("/")
+            remote.fetch(url, scratch, [base])
+            file = os.path.join(scratch, base)
+        return table.list_table(name, file)
     if kind == "tfds":
         return tfds.list_tfds(name, os.path.join(scratch, "tfds"))
-    if remote.is_url(name):
-        name = remote.fetch(name, os.path.join(scratch, "source"))
     if config.layout == "file_names":
         return file_names.list_file_names(name, config.label_pattern)
     return folder.list_folder(name, config.layout)
@@ -156,9 +152,13 @@ def _inspect(rows: list[Row], seed: int) -> tuple[list[tuple], list[tuple]]:
     objects take.
     """
     facts, found = [], []
+    distant = [r.path for r in rows if not r.problem and remote.is_url(r.path)]
+    contents = remote.contents(distant)
     for row in rows:
         if row.problem:
             fact = audit.Facts(0, problem=row.problem)
+        elif remote.is_url(row.path):
+            fact = audit.inspect_content(next(contents), row.path)
         else:
             fact = audit.inspect(row.path)
         facts.append(facts_row(row, fact, seed))
@@ -222,17 +222,22 @@ def _stop(
     config: PrepareConfig, catalogue: Catalogue, kinds: list[str]
 ) -> None:
     """Ends the run if there are such findings; names all of them in a file."""
-    path = pathlib.Path(config.output_dir).absolute()
-    path = path.with_name(f"{path.name}.{findings.FILE_NAME}")
+    target = config.output_dir.rstrip("/")
+    if not remote.is_url(target):
+        target = str(pathlib.Path(target).absolute())
+    path = f"{target}.{findings.FILE_NAME}"
     try:
         findings.stop(catalogue, kinds)
     except DataError as error:
-        findings.save(catalogue, str(path))
+        with tempfile.TemporaryDirectory() as folder:
+            listed = os.path.join(folder, findings.FILE_NAME)
+            findings.save(catalogue, listed)
+            remote.write(path, pathlib.Path(listed).read_bytes())
         raise DataError(f"{error} All findings: {path}") from None
-    path.unlink(missing_ok=True)  # of a run before this one
+    remote.delete(path)  # of a run before this one
 
 
-def _assign(config: PrepareConfig, catalogue: Catalogue) -> None:
+def _assign(config: PrepareConfig, catalogue: Catalogue, scratch: str) -> None:
     given = catalogue.value("SELECT COUNT(given) FROM images")
     if given and not config.splits:
         if config.splits_from:
@@ -244,7 +249,16 @@ def _assign(config: PrepareConfig, catalogue: Catalogue) -> None:
         assignment.keep(catalogue)
     else:
         if config.splits_from:
-            assignment.pin(catalogue, config.splits_from, config.seed)
+            former = config.splits_from
+            if remote.is_url(former):
+                former = os.path.join(scratch, "splits_from")
+                os.mkdir(former)
+                url = config.splits_from.rstrip("/")
+                remote.fetch(url, former, [manifest_lib.FILE_NAME])
+                names = manifest_lib.read(former).splits.values()
+                names = [split.fingerprints.name for split in names]
+                remote.fetch(url, former, names)
+            assignment.pin(catalogue, former, config.seed)
         amounts = splits.parse_spec(config.splits or DEFAULT_SPLITS)
         assignment.anew(catalogue, amounts)
     assignment.check(catalogue, config.source)

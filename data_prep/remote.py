@@ -1,92 +1,217 @@
-"""Folders in object storage, such as gs://bucket/photos, by way of fsspec.
+"""Files in object storage, such as gs://bucket/photos/1.jpg, by way of fsspec.
 
-A source is copied to the local disk and then read as any folder; a data set
-is made on the local disk and then copied, its manifest last: in a store that
-knows no rename, that one object says that all others are there.
+What reads and writes whole files takes local paths too: then who calls it need
+not know where they lie.
 """
 
 import itertools
 import os
 import pathlib
 import posixpath
+import uuid
+from collections.abc import Iterable
 from collections.abc import Iterator
 
 from data_prep.errors import DataError
 from data_prep.errors import UsageError
 
-_BATCH = 256  # files that are copied at once
+# Objects that are read at once: a store answers each after tens of
+# milliseconds, and many at the same time.
+_BATCH = 32
+# Of one object. Nothing that may be decoded is larger; a film that lies among
+# the photos would fill the memory.
+MAX_BYTES = 1 << 29
 
 
 def is_url(path: str) -> bool:
     """Tells an address in object storage from a path."""
-    return "://" in path
+    return "://" in str(path)
 
 
-def fetch(url: str, folder: str) -> str:
-    """Copies all that is below an address; returns the local folder.
+def contents(paths: Iterable[str]) -> Iterator[bytes | OSError]:
+    """Yields the content of every file, or why that one cannot be read.
 
     Args:
-        url: Such as gs://bucket/photos.
-        folder: Where to; must not exist.
+        paths: Local, or of one store.
 
     Raises:
-        DataError: If there is nothing, it cannot be read, or the name of an
-            object leads out of the folder.
+        DataError: If the store does not answer, or not to us: that is no
+            fault of one file.
+    """
+    paths = iter(paths)
+    while batch := list(itertools.islice(paths, _BATCH)):
+        if not is_url(batch[0]):
+            yield from map(_local_content, batch)
+            continue
+        system, _ = _open(batch[0])
+        try:
+            found = system.cat(batch, on_error="return")
+        except FileNotFoundError:
+            found = {}
+        except Exception as error:  # each store has errors of its own
+            raise _unread(batch[0], error) from None
+        # The keys are spelt as the store spells them.
+        by_name = {system._strip_protocol(k): v for k, v in found.items()}
+        for path in batch:
+            name = system._strip_protocol(path)
+            content = by_name.get(name, FileNotFoundError(2, "does not exist"))
+            if isinstance(content, FileNotFoundError):
+                yield FileNotFoundError(2, "does not exist")
+            elif isinstance(content, Exception):
+                raise _unread(path, content)
+            else:
+                yield content
+
+
+def read(path: str) -> bytes:
+    """Returns the content of a file.
+
+    Raises:
+        OSError: If that one file cannot be read.
+        DataError: If the store cannot.
+    """
+    (content,) = contents([path])
+    if isinstance(content, OSError):
+        raise content
+    return content
+
+
+def write(path: str, content: bytes) -> None:
+    """Writes a file, which appears whole or not at all."""
+    if is_url(path):
+        system, name = _open(path)
+        _call(path, system.pipe_file, name, content)
+        return
+    # Two may write it: whoever renames last leaves a whole file.
+    incomplete = pathlib.Path(f"{path}.{uuid.uuid4().hex}")
+    try:
+        incomplete.write_bytes(content)
+        incomplete.replace(path)
+    finally:
+        incomplete.unlink(missing_ok=True)
+
+
+def move(path: str, target: str) -> None:
+    """Moves a local file to a path on the same file system, or to a store."""
+    if not is_url(target):
+        os.replace(path, target)
+        return
+    system, name = _open(target)
+    _call(target, system.put_file, path, name)
+    os.unlink(path)
+
+
+def exists(path: str) -> bool:
+    """Tells whether there is such a file."""
+    system, name = _open(path)
+    system.invalidate_cache()
+    return _call(path, system.exists, name)
+
+
+def delete(path: str) -> None:
+    """Deletes a file, or all that is below a folder in a store, if any."""
+    if not is_url(path):
+        pathlib.Path(path).unlink(missing_ok=True)
+        return
+    system, name = _open(path)
+    system.invalidate_cache()
+    try:
+        _call(path, system.rm, name, True)
+    except FileNotFoundError:
+        pass
+
+
+def fetch(url: str, folder: str, names: Iterable[str]) -> None:
+    """Copies files of a folder in a store to a local one.
+
+    Raises:
+        DataError: If one is missing, or cannot be read.
     """
     system, root = _open(url)
-    os.makedirs(folder)
+    for name in names:
+        target = os.path.join(folder, name)
+        try:
+            _call(url, system.get_file, f"{root}/{name}", target)
+        except FileNotFoundError:
+            raise DataError(f"{url}/{name} does not exist.") from None
+
+
+def files(url: str) -> Iterator[tuple[str, str, str]]:
+    """Yields all that lies below a folder in a store.
+
+    Yields:
+        Address, path relative to the folder, and why it may not be read or "".
+    """
+    system, root = _open(url)
+    system.invalidate_cache()
+    scheme = url.partition("://")[0]
+    places = [root]
+    while places:
+        place = places.pop()
+        try:
+            entries = _call(url, system.ls, place, True)
+        except FileNotFoundError:
+            continue  # a root that is none
+        for entry in entries:
+            name = entry["name"].rstrip("/")
+            if name == place:
+                continue  # what some tools leave to stand for a folder
+            if entry["type"] == "directory":
+                places.append(name)
+                continue
+            problem = ""
+            if (entry["size"] or 0) > MAX_BYTES:
+                problem = f"is larger than {MAX_BYTES >> 20} MiB"
+            if leads_out(name[len(root) + 1 :]):
+                problem = "leads out of the source"
+            address = f"{scheme}://{name.lstrip('/')}"
+            yield address, name[len(root) + 1 :], problem
+
+
+def folders(url: str) -> list[str]:
+    """Returns the sorted names of the folders right below one in a store."""
+    system, root = _open(url)
+    system.invalidate_cache()
     try:
-        pairs = _files(system, root, os.path.realpath(folder))
-        while batch := list(itertools.islice(pairs, _BATCH)):
-            remote, local = zip(*batch, strict=True)
-            for path in local:
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-            system.get(list(remote), list(local))
-    except DataError:
+        entries = _call(url, system.ls, root, True)
+    except FileNotFoundError:
+        return []
+    names = [
+        posixpath.basename(entry["name"].rstrip("/"))
+        for entry in entries
+        if entry["type"] == "directory"
+    ]
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def leads_out(file: str) -> bool:
+    """Tells whether a relative path leaves the folder that it starts from."""
+    path = pathlib.PurePosixPath(file)
+    return path.is_absolute() or ".." in path.parts
+
+
+def _local_content(path: str) -> bytes | OSError:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        return error
+
+
+def _call(url: str, function, *words):
+    try:
+        return function(*words)
+    except FileNotFoundError:
         raise
     except Exception as error:  # each store has errors of its own
-        raise DataError(f"{url} cannot be read: {error!r}.") from None
-    if not os.listdir(folder):
-        raise DataError(f"{url} holds nothing. Expected a folder of images.")
-    return folder
+        raise _unread(url, error) from None
 
 
-def refuse_taken(url: str) -> None:
-    """Raises a DataError unless there is nothing below an address."""
-    system, root = _open(url)
-    try:
-        taken = system.exists(root) and any(system.ls(root, detail=False))
-    except Exception as error:
-        raise DataError(f"{url} cannot be read: {error!r}.") from None
-    if taken:
-        raise DataError(
-            f"{url} already exists and is not empty. Pass another "
-            "--output_dir, or remove it first."
-        )
-
-
-def publish(folder: str, url: str, last: str) -> None:
-    """Copies a folder's files to an address.
-
-    Args:
-        folder: Holds files only.
-        url: Where to.
-        last: Name of the file whose presence means that all are there.
-
-    Raises:
-        DataError: If they cannot be written.
-    """
-    system, root = _open(url)
-    names = sorted(os.listdir(folder), key=lambda name: (name == last, name))
-    try:
-        for name in names:
-            system.put_file(os.path.join(folder, name), f"{root}/{name}")
-    except Exception as error:
-        raise DataError(
-            f"{url} could not be written: {error!r}. It holds no {last}, so "
-            "nobody takes it for whole; remove what is there, and run the "
-            "command again."
-        ) from None
+def _unread(url: str, error: Exception) -> DataError:
+    return DataError(
+        f"{url} cannot be reached: {error!r}. Check the address, the "
+        "credentials and the network."
+    )
 
 
 def _open(url: str):
@@ -96,25 +221,12 @@ def _open(url: str):
 
         system, root = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
+        scheme = url.partition("://")[0]
+        extra = {"gs": "gcs"}.get(scheme, scheme)
         raise UsageError(
-            f"{url} cannot be opened: {error}. gs:// takes "
-            "`pip install 'shardtune[gcs]'`."
+            f"{url} cannot be opened: {error}. Expected gs:// or s3://, and "
+            f"`pip install 'shardtune[{extra}]'`."
         ) from None
     except Exception as error:  # credentials
-        raise DataError(f"{url} cannot be opened: {error!r}.") from None
+        raise _unread(url, error) from None
     return system, root.rstrip("/")
-
-
-def _files(system, root: str, folder: str) -> Iterator[tuple[str, str]]:
-    """Yields every object below `root`, and where it goes."""
-    for place, _, names in system.walk(root):
-        for name in names:
-            remote = f"{place}/{name}"
-            file = posixpath.relpath(remote, root)
-            local = pathlib.Path(os.path.normpath(os.path.join(folder, file)))
-            if ".." in remote.split("/") or not local.is_relative_to(folder):
-                raise DataError(
-                    f"the object {remote!r} has a name that leads out of its "
-                    "folder. Rename it."
-                )
-            yield remote, str(local)

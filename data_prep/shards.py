@@ -2,15 +2,18 @@
 
 import dataclasses
 import hashlib
-import os
+import pathlib
+import tempfile
 import uuid
 from collections.abc import Iterator
+from typing import BinaryIO
 from typing import NamedTuple
 
 import numpy as np
 
 from data_prep import audit
 from data_prep import records
+from data_prep import remote
 from data_prep.errors import DataError
 from data_prep.manifest import File
 
@@ -102,7 +105,7 @@ def plan(prefix: str, count: int, size: int, shard_mb: int) -> Iterator[tuple]:
 def write(
     shard: Shard,
     directory: str,
-    scratch: str,
+    scratch: str | None,
     image_size: int,
     resize: str,
     encoding: str,
@@ -111,8 +114,10 @@ def write(
 
     Args:
         shard: What to write.
-        directory: Where to; nothing but this shard's file is touched.
-        scratch: Folder on the same file system, for what is not finished.
+        directory: Where to, also in object storage; nothing but this shard's
+            file is touched.
+        scratch: Local folder for what is not finished, on the same file system
+            as a local directory; None is that of the system.
         image_size: As in `audit.encode`.
         resize: As in `audit.encode`.
         encoding: As in `audit.encode`.
@@ -120,46 +125,54 @@ def write(
     Raises:
         DataError: If a file is no longer the one that was audited.
     """
-    index = np.zeros(len(shard.items), records.INDEX_DTYPE)
+    # Of two workers that were given one shard, each leaves a whole file.
+    incomplete = pathlib.Path(scratch or tempfile.gettempdir())
+    incomplete /= f"{shard.name}.{uuid.uuid4().hex}"
+    try:
+        with incomplete.open("wb") as file:
+            written = _fill(file, shard, image_size, resize, encoding)
+        remote.move(str(incomplete), f"{directory}/{shard.name}")
+    finally:
+        incomplete.unlink(missing_ok=True)
+    return written
+
+
+def _fill(
+    file: BinaryIO, shard: Shard, image_size: int, resize: str, encoding: str
+) -> Written:
+    """Writes the records of a shard to a file."""
     rows = []
     digest = hashlib.sha256()
     position = 0
-    # Of two workers that were given one shard, each leaves a whole file.
-    incomplete = os.path.join(scratch, f"{shard.name}.{uuid.uuid4().hex}")
-    with open(incomplete, "wb") as file:
-        for item in shard.items:
-            image, width, height = _stored(item, image_size, resize, encoding)
-            record = records.Record(
-                image=image,
-                label=item.label,
-                id=records.image_id(item.file),
-                file=item.file,
-                width=width,
-                height=height,
+    contents = remote.contents(item.path for item in shard.items)
+    for item, content in zip(shard.items, contents, strict=True):
+        image, width, height = _stored(
+            item, content, image_size, resize, encoding
+        )
+        id_ = records.image_id(item.file)
+        payload = records.serialize(
+            records.Record(image, item.label, id_, item.file, width, height)
+        )
+        framed = records.frame(payload)
+        file.write(framed)
+        digest.update(framed)
+        rows.append(
+            (
+                shard.number,
+                item.label,
+                position + records.HEADER_BYTES,
+                len(payload),
+                _offset(payload, image),
+                len(image),
+                id_,
+                width,
+                height,
             )
-            payload = records.serialize(record)
-            framed = records.frame(payload)
-            file.write(framed)
-            digest.update(framed)
-            rows.append(
-                (
-                    shard.number,
-                    record.label,
-                    position + records.HEADER_BYTES,
-                    len(payload),
-                    _offset(payload, image),
-                    len(image),
-                    record.id,
-                    width,
-                    height,
-                )
-            )
-            position += len(framed)
-    os.replace(incomplete, os.path.join(directory, shard.name))
-    index[:] = rows
+        )
+        position += len(framed)
     return Written(
-        File(shard.name, len(index), position, digest.hexdigest()),
-        index,
+        File(shard.name, len(rows), position, digest.hexdigest()),
+        np.array(rows, records.INDEX_DTYPE),
         b"".join(item.sha256 for item in shard.items),
     )
 
@@ -173,13 +186,14 @@ def _offset(payload: bytes, image: bytes) -> int:
 
 
 def _stored(
-    item: Item, image_size: int, resize: str, encoding: str
+    item: Item,
+    content: bytes | OSError,
+    image_size: int,
+    resize: str,
+    encoding: str,
 ) -> tuple[bytes, int, int]:
-    try:
-        with open(item.path, "rb") as file:
-            content = file.read()
-    except OSError as error:
-        raise _changed(item, str(error.strerror)) from None
+    if isinstance(content, OSError):
+        raise _changed(item, str(content.strerror))
     if hashlib.sha256(content).digest() != item.sha256:
         raise _changed(item, "has another content")
     if encoding == "original" and item.kept:

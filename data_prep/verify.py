@@ -5,12 +5,14 @@ python -m data_prep.verify --data_dir=data
 
 import itertools
 import pathlib
+import tempfile
 from collections.abc import Iterator
 
 from absl import flags
 
 from data_prep import command
 from data_prep import manifest as manifest_lib
+from data_prep import remote
 from data_prep.errors import DataError
 from data_prep.errors import UsageError
 from data_prep.manifest import Manifest
@@ -21,6 +23,10 @@ MANY = 10  # problems named in a message before "and more"
 def verify(data_dir: str) -> int:
     """Reads every file of a data set and compares its SHA-256.
 
+    Args:
+        data_dir: Of the data set. One in object storage is copied to the
+            system's folder for temporary files first.
+
     Returns:
         The number of files, all of them whole.
 
@@ -28,6 +34,16 @@ def verify(data_dir: str) -> int:
         DataError: If files are missing, too many, or not what the manifest
             says; it names shard and byte.
     """
+    if remote.is_url(data_dir):
+        url = data_dir.rstrip("/")
+        with tempfile.TemporaryDirectory() as copy:
+            for _, name, _ in remote.files(url):
+                if "/" not in name:
+                    remote.fetch(url, copy, [name])
+            try:
+                return verify(copy)
+            except DataError as error:
+                raise DataError(str(error).replace(copy, url)) from None
     manifest = manifest_lib.read(data_dir)
     found = list(itertools.islice(_problems(manifest, data_dir), MANY + 1))
     if found:

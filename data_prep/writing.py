@@ -12,6 +12,7 @@ import numpy as np
 from data_prep import audit
 from data_prep import manifest as manifest_lib
 from data_prep import output
+from data_prep import remote
 from data_prep import shards
 from data_prep import splits
 from data_prep.catalogue import Catalogue
@@ -21,7 +22,7 @@ from data_prep.progress import Progress
 
 def write_splits(
     config: PrepareConfig,
-    directory: str,
+    place: output.Place,
     catalogue: Catalogue,
     classes: list[str],
     runner,
@@ -30,7 +31,7 @@ def write_splits(
 
     Args:
         config: What is asked for.
-        directory: Where to.
+        place: Where to.
         catalogue: Says which image is in which split.
         classes: Sorted names.
         runner: `workers.Processes`, or what has a `map` like it.
@@ -43,8 +44,9 @@ def write_splits(
     }
     write = functools.partial(
         shards.write,
-        directory=directory,
-        scratch=os.path.join(directory, output.SCRATCH),
+        directory=place.shards,
+        # A worker of another machine has a place of its own.
+        scratch=None if remote.is_url(place.shards) else place.scratch,
         image_size=config.image_size,
         resize=config.resize,
         encoding=config.encoding,
@@ -57,7 +59,7 @@ def write_splits(
         for split, plan in planned.items():
             if not plan:
                 continue
-            prefix = os.path.join(directory, f"{config.name}-{split}")
+            prefix = os.path.join(place.folder, f"{config.name}-{split}")
             counts = np.zeros(len(classes), int)
             files = []
             with (

@@ -1,12 +1,18 @@
-"""Object storage in and out, on the file system of fsspec in memory."""
+"""Object storage in and out: Google's protocol, and fsspec's in memory."""
 
-import dataclasses
-import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
 
+import gcs_server
 import pytest
+from conftest import ROOT
 from conftest import hash_tree
 from conftest import write_classes
 
+from data_prep import output
 from data_prep import remote
 from data_prep import verify
 from data_prep.config import PrepareConfig
@@ -25,67 +31,229 @@ def memory():
     system.store.clear()
 
 
-def test_in_and_out(memory, tmp_path):
-    """The same bytes as from a folder, into one."""
+@pytest.fixture(scope="module")
+def server():
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield from gcs_server.bucket(monkeypatch)
+
+
+@pytest.fixture
+def bucket(server, tmp_path):
+    """A folder of a bucket that nothing lies in."""
+    return f"{server}/{tmp_path.name}"
+
+
+def put(folder: pathlib.Path, url: str) -> None:
+    system, root = fsspec.core.url_to_fs(url)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            name = path.relative_to(folder).as_posix()
+            system.put_file(str(path), f"{root}/{name}")
+
+
+def get(url: str, folder: pathlib.Path) -> pathlib.Path:
+    system, root = fsspec.core.url_to_fs(url)
+    system.invalidate_cache()
+    folder.mkdir()
+    for name in system.find(root):
+        path = folder / name[len(root) + 1 :]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        system.get_file(name, str(path))
+    return folder
+
+
+def names(url: str) -> list[str]:
+    return sorted(name for _, name, _ in remote.files(url))
+
+
+def without_manifest(folder: pathlib.Path) -> dict:
+    found = hash_tree(folder)
+    found.pop("manifest.json")  # it names the source
+    return found
+
+
+def test_in_and_out(run, bucket, tmp_path):
+    """The same bytes as from a folder into one, by the command."""
     source = write_classes(tmp_path / "photos", count=8)
-    local = tmp_path / "local"
-    prepare(PrepareConfig(str(source), str(local), workers=1))
-    memory.put(str(source), "/bucket/", recursive=True)
-    config = PrepareConfig("memory://bucket/photos", "memory://out/data")
-    prepare(dataclasses.replace(config, workers=1))
-    with pytest.raises(DataError, match="already exists and is not empty"):
-        prepare(config)
-    memory.get("/out/data/", str(tmp_path / "back") + "/", recursive=True)
-    assert verify.verify(tmp_path / "back")
-    found, wanted = hash_tree(tmp_path / "back"), hash_tree(local)
-    for tree in (found, wanted):
-        tree.pop("manifest.json")  # it names the source
-    assert found == wanted
-    with pytest.raises(DataError, match="holds nothing"):
-        prepare(PrepareConfig("memory://bucket/empty", str(tmp_path / "no")))
-    assert not (tmp_path / "no").exists()
+    (source / "cat" / ".hidden").write_bytes(b"x")
+    (source / "cat" / "bad # 100%.jpg").write_bytes(b"no image")
+    local = tmp_path / "local" / "data"
+    skip = "--on_bad_image=skip"
+    done = run(
+        "data_prep.task", f"--source={source}", f"--output_dir={local}", skip
+    )
+    assert done.returncode == 0, done.stderr
+    put(source, f"{bucket}/photos")
+    data = f"{bucket}/data"
+    words = (f"--source={bucket}/photos", f"--output_dir={data}", skip)
+    done = run("data_prep.task", *words)
+    assert done.returncode == 0, done.stderr
+    back = get(data, tmp_path / "back")
+    assert without_manifest(back) == without_manifest(local)
+    again = run("data_prep.task", *words)
+    assert again.returncode == 65
+    assert "already exists and is not empty" in again.stderr
+    checked = run("data_prep.verify", f"--data_dir={data}")
+    assert checked.returncode == 0, checked.stderr
+    shard = next(name for name in names(data) if "tfrecord" in name)
+    content = bytearray(remote.read(f"{data}/{shard}"))
+    content[60] ^= 1
+    remote.write(f"{data}/{shard}", bytes(content))
+    checked = run("data_prep.verify", f"--data_dir={data}")
+    assert checked.returncode == 65
+    assert f"{data}/{shard} is damaged at byte 0" in checked.stderr
+    more = run(
+        "data_prep.task",
+        f"--source={bucket}/photos",
+        f"--splits_from={bucket}/data",
+        f"--output_dir={tmp_path / 'more'}",
+        skip,
+    )
+    assert more.returncode == 0, more.stderr
+    assert without_manifest(tmp_path / "more") == without_manifest(local)
 
 
-def test_an_object_whose_name_leads_out(memory, tmp_path):
-    memory.store["/photos/cat/1.png"] = None
+def test_a_table_in_a_bucket(bucket, tmp_path):
+    source = write_classes(tmp_path / "photos", count=8)
+    files = sorted(p.relative_to(source) for p in source.rglob("*.png"))
+    rows = [f"{path},{path.parts[0]}" for path in files]
+    rows[1] = f"{bucket}/photos/{rows[1]}"  # a whole address
+    table = "\n".join(["path,label", *rows])
+    (source / "table.csv").write_text(table)
+    put(source, f"{bucket}/photos")
+    url = f"csv:{bucket}/photos/table.csv"
+    manifest = prepare(PrepareConfig(url, str(tmp_path / "data"), workers=1))
+    assert sum(split.count for split in manifest.splits.values()) == len(files)
+    wrong = ["../cat/0.png", "gs://other/cat/0.png", "/etc/hosts", "gone.png"]
+    rows = [f"{path},cat" for path in wrong]
+    remote.write(
+        f"{bucket}/photos/wrong.csv",
+        "\n".join(["path,label", *rows, "cat/000.png,dog"]).encode(),
+    )
+    with pytest.raises(DataError, match="4 of 5 images are bad") as caught:
+        url = f"csv:{bucket}/photos/wrong.csv"
+        prepare(PrepareConfig(url, str(tmp_path / "no"), workers=1))
+    assert str(caught.value).count("leads out of the source") == 3
+    assert "gs://other/cat/0.png leads" in str(caught.value)
+    assert "gone.png cannot be read: does not exist" in str(caught.value)
+
+
+def test_layouts(bucket, tmp_path):
+    for split in ("training", "evaluation"):
+        write_classes(tmp_path / "photos" / split, count=6)
+    put(tmp_path / "photos", f"{bucket}/photos")
+    url = f"{bucket}/photos/"
+    manifest = prepare(PrepareConfig(url, str(tmp_path / "data"), workers=1))
+    assert list(manifest.splits) == ["train", "test"]
+    for path in (tmp_path / "photos").rglob("*.png"):
+        name = f"{path.parent.name}.{path.name}"
+        put_at = f"{bucket}/flat/{path.parent.parent.name}/{name}"
+        remote.write(put_at, path.read_bytes())
+    config = PrepareConfig(
+        f"{bucket}/flat",
+        str(tmp_path / "flat"),
+        label_pattern="kaggle",
+        workers=1,
+    )
+    assert prepare(config).classes == ["cat", "dog"]
+    with pytest.raises(DataError, match="holds no class folder"):
+        prepare(PrepareConfig(f"{bucket}/none", str(tmp_path / "no")))
+
+
+def test_a_store_that_refuses_is_no_bad_image(memory, tmp_path, monkeypatch):
+    """--on_bad_image=skip leaves out bad images, not what it cannot reach."""
+    source = write_classes(tmp_path / "photos", count=8)
+    put(source, "memory://bucket/photos")
+    config = PrepareConfig(
+        "memory://bucket/photos",
+        str(tmp_path / "data"),
+        on_bad_image="skip",
+        workers=1,
+    )
+    with monkeypatch.context() as broken:
+        broken.setattr(type(memory), "cat_file", forbidden)
+        with pytest.raises(DataError, match="cannot be reached.*Forbidden"):
+            prepare(config)
+    assert prepare(config).skipped == 0  # the control
+
+
+def forbidden(*_, **__):
+    raise PermissionError("Forbidden")
+
+
+def test_an_object_whose_name_leads_out(memory):
     memory.pipe_file("/photos/cat/1.png", b"x")
-    memory.store["/photos/../../outside.png"] = memory.store[
+    memory.store["/photos/cat/../../outside.png"] = memory.store[
         "/photos/cat/1.png"
     ]
-    with pytest.raises(DataError, match="leads out of its folder"):
-        remote.fetch("memory://photos", str(tmp_path / "in"))
-    assert os.listdir(tmp_path) == ["in"]
+    found = {
+        name: problem for _, name, problem in remote.files("memory://photos")
+    }
+    assert found.pop("cat/1.png") == ""
+    assert set(found.values()) <= {"leads out of the source"}
 
 
-def test_the_manifest_comes_last(memory, tmp_path, monkeypatch):
-    """A copy that breaks off leaves no manifest, and says so."""
+def test_killed_and_run_again(bucket, tmp_path):
+    """What a killed run leaves is no data set, and the next one sweeps it."""
+    source = write_classes(tmp_path / "photos", count=40)
+    data = f"{bucket}/data"
+    command = [sys.executable, "-m", "data_prep.task", f"--source={source}"]
+    command += [f"--output_dir={data}"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
+    while not names(data):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    left = names(data)
+    assert left and "manifest.json" not in left
+    remote.write(f"{data}/left.tfrecord-00000-of-00001", b"x")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert verify.verify(data)
+    assert not [name for name in names(data) if "left" in name or "/" in name]
+    # The control: without the mark it is somebody's, and nothing is deleted.
+    remote.write(f"{bucket}/photos/1.jpg", b"x")
+    with pytest.raises(DataError, match="already exists and is not empty"):
+        prepare(PrepareConfig(str(source), f"{bucket}/photos", workers=1))
+    assert names(f"{bucket}/photos") == ["1.jpg"]
+
+
+def test_of_two_runs_the_later_one_wins(memory):
+    url = "memory://bucket/data"
+    with pytest.raises(DataError, match="took it over"):
+        with output.claim(url, "last") as first:
+            pathlib.Path(first.folder, "last").write_text("first")
+            with output.claim(url, "last") as second:
+                pathlib.Path(second.folder, "last").write_text("second")
+    assert names(url) == ["last"]
+    assert remote.read(f"{url}/last") == b"second"
+
+
+def test_a_copy_that_breaks_off(memory, tmp_path, monkeypatch):
+    """The manifest comes last; what was written before it is swept."""
     source = write_classes(tmp_path / "photos", count=8)
-    put = type(memory).put_file
-    names = []
+    put_file = type(memory).put_file
+    written = []
 
     def put_some(self, local, path, **options):
-        names.append(path.split("/")[-1])
-        if len(names) > limit:
+        written.append(path.split("/")[-1])
+        if len(written) > limit:
             raise OSError("the network is gone")
-        return put(self, local, path, **options)
+        return put_file(self, local, path, **options)
 
     monkeypatch.setattr(type(memory), "put_file", put_some)
-    config = PrepareConfig(
-        source=str(source), output_dir="memory://bucket/data", workers=1
-    )
+    config = PrepareConfig(str(source), "memory://bucket/data", workers=1)
     limit = 5
-    with pytest.raises(DataError, match="It holds no manifest.json"):
+    with pytest.raises(DataError, match="the network is gone"):
         prepare(config)
-    assert not memory.exists("/bucket/data/manifest.json")
-    assert memory.exists("/bucket/data")  # the control: it did begin
-    memory.rm("/bucket/data", recursive=True)
-    names, limit = [], 100
+    assert names("memory://bucket/data") == []
+    written, limit = [], 100
     prepare(config)
-    assert names[-1] == "manifest.json"
-    memory.get("/bucket/data/", str(tmp_path / "back") + "/", recursive=True)
-    assert verify.verify(tmp_path / "back")
+    assert written[-1] == "manifest.json"
+    assert verify.verify("memory://bucket/data")
 
 
-def test_an_address_of_no_store(tmp_path):
+def test_an_address_of_no_store():
     with pytest.raises(UsageError, match="cannot be opened"):
-        remote.fetch("nostore://bucket/photos", str(tmp_path / "in"))
+        list(remote.files("nostore://bucket/photos"))

@@ -1,6 +1,5 @@
 """Labelled images whose file names carry the label, such as cat.123.jpg."""
 
-import os
 import re
 from collections.abc import Iterator
 
@@ -10,6 +9,7 @@ from data_prep.sources.listing import SPLIT_NAMES
 from data_prep.sources.listing import ImageFile
 from data_prep.sources.listing import Listing
 from data_prep.sources.listing import folders
+from data_prep.sources.listing import root_of
 from data_prep.sources.listing import walk
 
 PRESETS = {
@@ -59,12 +59,12 @@ def list_file_names(source: str, label_pattern: str) -> Listing:
         UsageError: If the pattern cannot be used.
     """
     pattern = compile_pattern(label_pattern)
-    if not os.path.isdir(source):
+    root = root_of(source)
+    if root is None:
         raise DataError(
             f"--source={source} is no folder. Expected a folder of images "
             f"whose names match --label_pattern={label_pattern}."
         )
-    root = os.path.realpath(source)
     below = folders(root)
     with_splits = bool(below) and all(n.lower() in SPLIT_NAMES for n in below)
     return Listing(_images(root, pattern, with_splits), [])

@@ -1,6 +1,5 @@
 """Labelled images in folders: class/file or split/class/file."""
 
-import os
 from collections.abc import Iterator
 
 from data_prep.errors import DataError
@@ -8,6 +7,7 @@ from data_prep.sources.listing import SPLIT_NAMES
 from data_prep.sources.listing import ImageFile
 from data_prep.sources.listing import Listing
 from data_prep.sources.listing import folders
+from data_prep.sources.listing import root_of
 from data_prep.sources.listing import walk
 
 
@@ -26,13 +26,13 @@ def list_folder(source: str, layout: str) -> Listing:
     Raises:
         DataError: If there is no such folder, or no class folder in it.
     """
-    if not os.path.isdir(source):
+    root = root_of(source)
+    if root is None:
         raise DataError(
             f"--source={source} is no folder. Expected a folder with one "
             "folder of images per class, or train, validation and test "
             "folders that hold those; or csv:FILE or tfds:NAME."
         )
-    root = os.path.realpath(source)
     below = folders(root)
     unknown = [name for name in below if name.lower() not in SPLIT_NAMES]
     if layout == "auto":

@@ -4,6 +4,8 @@ import dataclasses
 import os
 from collections.abc import Iterator
 
+from data_prep import remote
+
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -20,7 +22,7 @@ class ImageFile:
     """One file of a source.
 
     Attributes:
-        path: Where it lies on this machine.
+        path: Where it lies, on this machine or in object storage.
         file: Path relative to the source, with forward slashes.
         label: Class name, or None where the file belongs to no class.
         split: The split it was found in, or None where the source has none.
@@ -48,6 +50,16 @@ class Listing:
     classes: list[str]
 
 
+def root_of(source: str) -> str | None:
+    """Returns a folder as `walk` and `folders` take it; None where it is none.
+
+    Of an address in object storage only reading it can tell.
+    """
+    if remote.is_url(source):
+        return source.rstrip("/")
+    return os.path.realpath(source) if os.path.isdir(source) else None
+
+
 def walk(root: str, below: str = "") -> Iterator[tuple[str, str, str]]:
     """Yields every file below a folder that may be opened, and what may not.
 
@@ -56,12 +68,15 @@ def walk(root: str, below: str = "") -> Iterator[tuple[str, str, str]]:
     entered.
 
     Args:
-        root: The folder that must not be left, as `os.path.realpath` gives it.
+        root: The folder that must not be left, from `root_of`.
         below: Where to begin, relative to `root`; "" is `root`.
 
     Yields:
         Path, path relative to `root`, and why it may not be opened or "".
     """
+    if remote.is_url(root):
+        yield from remote.files(root)
+        return
     with os.scandir(os.path.join(root, below)) as entries:
         for entry in entries:
             file = f"{below}/{entry.name}" if below else entry.name
@@ -95,6 +110,8 @@ def refuse(path: str, root: str) -> str:
 
 def folders(parent: str) -> list[str]:
     """Returns the sorted names of the folders in one that are not hidden."""
+    if remote.is_url(parent):
+        return remote.folders(parent)
     with os.scandir(parent) as entries:
         return sorted(
             entry.name

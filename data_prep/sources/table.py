@@ -5,6 +5,7 @@ import os
 import posixpath
 from collections.abc import Iterator
 
+from data_prep import remote
 from data_prep.errors import DataError
 from data_prep.sources.listing import SPLIT_NAMES
 from data_prep.sources.listing import ImageFile
@@ -17,12 +18,13 @@ _EXPECTED = (
 )
 
 
-def list_table(file: str) -> Listing:
+def list_table(table: str, file: str) -> Listing:
     """Lists the images that a table names.
 
     Args:
-        file: A CSV or TSV file in UTF-8 whose first line names its columns.
+        table: A CSV or TSV file in UTF-8 whose first line names its columns.
             Paths are relative to its folder, which they must not leave.
+        file: Where it lies on this machine: `table`, or a copy of it.
 
     Raises:
         DataError: If the table cannot be read; also while its images are run
@@ -33,18 +35,20 @@ def list_table(file: str) -> Listing:
             header = lines.readline().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"--source=csv:{file} cannot be read: {error}. {_EXPECTED}"
+            f"--source=csv:{table} cannot be read: {error}. {_EXPECTED}"
         ) from None
     delimiter = "\t" if "\t" in header else ","
     columns = next(csv.reader([header], delimiter=delimiter), [])
     if "path" not in columns or "label" not in columns:
-        raise DataError(f"the first line of {file} is {header!r}. {_EXPECTED}")
-    return Listing(_images(file, delimiter), [])
+        raise DataError(f"the first line of {table} is {header!r}. {_EXPECTED}")
+    return Listing(_images(table, file, delimiter), [])
 
 
-def _images(table: str, delimiter: str) -> Iterator[ImageFile]:
-    root = os.path.dirname(os.path.realpath(table))
-    with open(table, encoding="utf-8-sig", newline="") as lines:
+def _images(table: str, file: str, delimiter: str) -> Iterator[ImageFile]:
+    root = table.rpartition("/")[0]
+    if not remote.is_url(table):
+        root = os.path.dirname(os.path.realpath(table))
+    with open(file, encoding="utf-8-sig", newline="") as lines:
         rows = csv.DictReader(lines, delimiter=delimiter)
         try:
             for row in rows:
@@ -61,13 +65,26 @@ def _image(row: dict[str, str], root: str, place: str) -> ImageFile:
     if not path or "\0" in path:
         raise DataError(f"{place} names no path. {_EXPECTED}")
     name = row.get("split")
-    full = os.path.join(root, path)  # an absolute path stays what it is
-    file = posixpath.normpath(os.path.relpath(full, root).replace(os.sep, "/"))
+    full, file, refused = _locate(path, root)
     split = SPLIT_NAMES.get(name.strip().lower()) if name else None
     if not label:
         problem = f"has no label ({place})"
     elif name and not split:
         problem = f"is in an unknown split {name!r} ({place})"
     else:
-        problem = refuse(full, root)
+        problem = refused
     return ImageFile(full, file, label, split, problem)
+
+
+def _locate(path: str, root: str) -> tuple[str, str, str]:
+    """Returns where an image lies, its name, and why it may not be read."""
+    if remote.is_url(root):
+        # Tables for Google's services hold whole addresses.
+        path = path.removeprefix(f"{root}/")
+        if remote.is_url(path) or remote.leads_out(path):
+            return path, path, "leads out of the source"
+        file = posixpath.normpath(path)
+        return f"{root}/{file}", file, ""
+    full = os.path.join(root, path)  # an absolute path stays what it is
+    file = posixpath.normpath(os.path.relpath(full, root).replace(os.sep, "/"))
+    return full, file, refuse(full, root)

