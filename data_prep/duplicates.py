@@ -96,12 +96,16 @@ def join_near(catalogue: Catalogue) -> Iterator[tuple[int, int]]:
         Ranks of two contents that were found alike, and so joined two groups.
     """
     catalogue.execute("CREATE INDEX facts_rank ON facts (rank)")
+    # Short rows, which are sorted once for every band.
+    catalogue.execute(
+        "CREATE TABLE hashes AS SELECT rank, MIN(hash) AS hash FROM facts "
+        "WHERE hash IS NOT NULL GROUP BY rank"
+    )
     groups = Groups()
     for low, mask in bands():
         rows = catalogue.execute(
-            "SELECT hash >> ? & ? AS band, rank, hash FROM "
-            "(SELECT rank, MIN(hash) AS hash FROM facts "
-            "WHERE hash IS NOT NULL GROUP BY rank) ORDER BY band, hash, rank",
+            "SELECT hash >> ? & ? AS band, rank, hash FROM hashes "
+            "ORDER BY band, hash, rank",
             (low, mask),
         )
         for _, bucket in itertools.groupby(rows, key=lambda row: row[0]):

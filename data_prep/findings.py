@@ -43,9 +43,8 @@ def find(catalogue: Catalogue, splits_kept: bool) -> None:
         splits_kept: Whether the splits of the source are kept, so that one
             picture in two of them is a leak.
     """
-    alike = [*_near_duplicates(catalogue)]
+    catalogue.insert("findings", _near_duplicates(catalogue))
     _same(catalogue, "duplicate", "rank", "file", "has the bytes of {}")
-    catalogue.insert("findings", alike)
     _same(
         catalogue,
         "label_conflict",
