@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-import gcs_server
+import object_stores
 import pytest
 from conftest import ROOT
 from conftest import hash_tree
@@ -104,7 +104,7 @@ def test_without_beam_it_says_what_to_install(tmp_path):
 @pytest.fixture
 def bucket():
     with pytest.MonkeyPatch.context() as monkeypatch:
-        yield from gcs_server.bucket(monkeypatch)
+        yield from object_stores.gs_bucket(monkeypatch)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-import gcs_server
+import object_stores
 import pytest
 from conftest import ROOT
 from conftest import hash_tree
@@ -31,10 +31,11 @@ def memory():
     system.store.clear()
 
 
-@pytest.fixture(scope="module")
-def server():
+@pytest.fixture(scope="module", params=["gs", "s3"])
+def server(request):
+    start = getattr(object_stores, f"{request.param}_bucket")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        yield from gcs_server.bucket(monkeypatch)
+        yield from start(monkeypatch)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A Google Cloud Storage of this machine, for clients that speak HTTP."""
+"""Object stores of this machine, for clients that speak HTTP."""
 
 import pathlib
 import subprocess
@@ -10,8 +10,27 @@ import pytest
 from launch.workers import free_ports
 
 
-def bucket(monkeypatch) -> Iterator[str]:
-    """Yields the address of a bucket; clients find it by their variables."""
+def s3_bucket(monkeypatch) -> Iterator[str]:
+    """Yields the address of a bucket of moto; clients find it by variables."""
+    s3fs = pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    s3fs.S3FileSystem().mkdir("bucket")
+    yield "s3://bucket"
+    server.stop()
+
+
+def gs_bucket(monkeypatch) -> Iterator[str]:
+    """Yields the address of a bucket of fake-gcs-server, likewise."""
     # Before gcsfs is imported: otherwise it asks a gRPC service that no
     # emulator has.
     monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
