@@ -5,17 +5,19 @@
 # Without GPUs: --build-arg BASE=tensorflow/tensorflow:2.21.0
 # With the ImageNet weights inside, for machines without network:
 #   --build-arg WEIGHTS=imagenet
+# For data_prep on Dataflow: --build-arg EXTRAS=gcs,s3,beam
 ARG BASE=tensorflow/tensorflow:2.21.0-gpu
 FROM ${BASE}
 
 # Options of pip, such as --index-url=https://a.mirror/simple
 ARG PIP_OPTIONS=""
+ARG EXTRAS=gcs,s3
 WORKDIR /opt/shardtune
 
 # The libraries in a layer of their own, which a change of the code keeps.
 COPY setup.py pyproject.toml README.md constraints.txt ./
 RUN python -m pip install --no-cache-dir --constraint=constraints.txt \
-    ${PIP_OPTIONS} ".[gcs,s3]" cloudml-hypertune
+    ${PIP_OPTIONS} ".[${EXTRAS}]" cloudml-hypertune
 
 COPY data_prep data_prep
 COPY trainer trainer

@@ -131,6 +131,22 @@ def value_of(arguments: tuple[str, ...], name: str) -> str:
     return found
 
 
+def local_path(value: str) -> tuple[str, str]:
+    """Returns the path in the value of a flag, and what stands before it.
+
+    Args:
+        value: A path, an address in object storage, or a source of data_prep
+            such as csv:FILE.
+
+    Returns:
+        "", "csv:" or "tfds:", and the path, "" where it names none here.
+    """
+    prefix = next((p for p in ("csv:", "tfds:") if value.startswith(p)), "")
+    path = value.removeprefix(prefix)
+    named = prefix == "tfds:" and "/" not in path  # a data set of TFDS
+    return prefix, "" if "://" in path or named else path
+
+
 def replaced(
     arguments: tuple[str, ...], values: Mapping[str, str | None]
 ) -> tuple[str, ...]:

@@ -111,6 +111,51 @@ def test_data_prep_is_launched_the_same_way():
         render("slurm", words, job="data_prep", workers=2)
 
 
+@pytest.mark.parametrize(
+    "source, volume, inside",
+    [
+        ("/a/photos", "/a/photos:/job/source:ro", "/job/source"),
+        ("csv:/a/t.csv", "/a:/job/source:ro", "csv:/job/source/t.csv"),
+        ("tfds:/a/set", "/a/set:/job/source:ro", "tfds:/job/source"),
+        ("tfds:mnist", None, "tfds:mnist"),
+        ("csv:gs://b/t.csv", None, "csv:gs://b/t.csv"),
+    ],
+)
+def test_sources_of_data_prep(source, volume, inside):
+    """Each job sees the source, and where it could not it is refused."""
+    words = [f"--source={source}", "--output_dir=/a/data"]
+    script = render("docker", words, job="data_prep").files["run.sh"]
+    assert f"--source={inside}" in script
+    assert ("/job/source:ro" in script) == bool(volume)
+    assert not volume or f"--volume={volume}" in script
+    elsewhere = {"job": "data_prep", "image": "i", "volumes": "claim:/a"}
+    assert render("kubernetes", words, **elsewhere)
+    elsewhere["volumes"] = "claim:/b"
+    words[1] = "--output_dir=/b/data"
+    if not volume:
+        assert render("kubernetes", words, **elsewhere)
+        return
+    with pytest.raises(UsageError, match="lies on no volume"):
+        render("kubernetes", words, **elsewhere)
+
+
+def test_dataflow_from_a_job_of_vertex():
+    """data_prep reads gs:// itself: no folder of the job is in its way."""
+    words = ["--source=gs://b/photos", "--output_dir=gs://b/data"]
+    words += ["--runner=beam", "--beam_options=--runner=DataflowRunner"]
+    files = render(
+        "vertex", words, job="data_prep", image="r/i", output_uri="gs://b/out"
+    ).files
+    text = next(iter(files.values()))
+    assert "--source=gs://b/photos" in text
+    assert "/gcs/" not in text
+    words[1] = "--output_dir=/data"
+    with pytest.raises(UsageError, match="Dataflow sees no folder"):
+        render(
+            "vertex", words, job="data_prep", image="r/i", output_uri="gs://b/o"
+        )
+
+
 def test_grid():
     found = arguments.grid("dropout=0,0.5 batch_size=16,32")
     assert found == [

@@ -9,6 +9,7 @@ from launch import render as render_lib
 from launch.job import Job
 from launch.job import Rendered
 from launch.job import Work
+from launch.job import local_path
 from launch.job import replaced
 
 # Flags that name files or folders of this machine, and whether only to read.
@@ -32,17 +33,20 @@ def render(job: Job, work: Work) -> Rendered:
     options = ["--gpus=all"] if job.gpus else []
     inside: dict[str, str | None] = {}
     for name, mode in _PATHS[work.module].items():
-        path = work.value(name)
-        if path and "://" not in path:
+        prefix, path = local_path(work.value(name))
+        if path:
             host = pathlib.Path(path).absolute()
             place = f"/job/{name}"
+            file = ""
+            if prefix == "csv:":  # its images lie beside it
+                host, file = host.parent, f"/{host.name}"
             if mode == "rw":
                 # The folder above, which Docker would make as root's own.
                 options.append(f"--volume={host.parent}:{place}")
                 place = f"{place}/{host.name}"
             else:
                 options.append(f"--volume={host}:{place}:ro")
-            inside[name] = place
+            inside[name] = f"{prefix}{place}{file}"
     weights = work.value("weights")
     if weights not in ("", "imagenet", "none") and "://" not in weights:
         path = pathlib.Path(weights).absolute()

@@ -10,6 +10,7 @@ from launch import render as render_lib
 from launch.job import Job
 from launch.job import Rendered
 from launch.job import Work
+from launch.job import local_path
 from launch.targets import kubernetes_rules
 from trainer.cluster_env import WORKERS_VARIABLE
 
@@ -148,9 +149,10 @@ def _check_paths(job: Job, work: Work) -> None:
     for flag in _FLAGS_OF_PATHS[work.module]:
         for argument in given:
             name, _, value = argument.partition("=")
-            if name != f"--{flag}" or "://" in value:
+            _, path = local_path(value)
+            if name != f"--{flag}" or not path:
                 continue
-            if not any(f"{value}/".startswith(place) for place in places):
+            if not any(f"{path}/".startswith(place) for place in places):
                 raise UsageError(
                     f"{argument} lies on no volume, so a pod would not see it "
                     "or lose it. Mount one with --volumes=CLAIM:/path and "

@@ -155,7 +155,8 @@ def _takes_fractions(name: str, work: Work) -> bool:
 
 
 def _spec(job: Job, work: Work, given: tuple[str, ...]) -> str:
-    given = _mounted(given)
+    if work.module == "trainer.task":  # data_prep reads gs:// itself
+        given = _mounted(given)
     words = {
         "image": render_lib.quoted(job.image),
         "module": render_lib.quoted(work.module),
@@ -281,7 +282,8 @@ def _check_pools(file: str, spec: dict) -> None:
         else:
             command, words = container["command"], container["args"]
             module = rules.module_of(command, file)
-        arguments.check(module, words, ["--model_dir=/gcs/given/by/vertex"])
+        given = ["--model_dir=/gcs/given/by/vertex"]
+        arguments.check(module, words, given * (module == "trainer.task"))
 
 
 def _indented(text: str, spaces: int) -> str:
