@@ -47,6 +47,22 @@ def test_request_passes_botocore(spot):
     assert found["CheckpointConfig"]["S3Uri"] == "s3://bucket/out/shardtune"
 
 
+def test_data_prep_reads_and_writes_s3_itself():
+    words = ["--source=csv:s3://bucket/t.csv", "--output_dir=s3://bucket/data"]
+    found = request(words, job="data_prep")  # checked by botocore, too
+    assert found["AlgorithmSpecification"] == {
+        "TrainingImage": FIELDS["image"],
+        "TrainingInputMode": "File",
+        "ContainerEntrypoint": ["python", "-m", "data_prep.task"],
+        "ContainerArguments": words,
+    }
+    assert "InputDataConfig" not in found and "CheckpointConfig" not in found
+    for number, flag in ((0, "--source"), (1, "--output_dir")):
+        local = [f"{flag}=/data" if i == number else words[i] for i in (0, 1)]
+        with pytest.raises(UsageError, match=f"{flag}=/data is nothing that"):
+            render(local, job="data_prep")
+
+
 # Path and new value; None deletes the key. botocore's validator, the walk over
 # its choices and patterns, or our own rules refuse each.
 MUTANTS = {

@@ -39,17 +39,15 @@ def render(job: Job, work: Work) -> Rendered:
     Raises:
         UsageError: If the role, the image or a folder is missing.
     """
+    folders = ("data_dir",)
+    if work.module == "data_prep.task":
+        folders = ("source", "output_dir")
     for flag, value, start, example in (
         ("role_arn", job.role_arn, "arn:", "arn:aws:iam::ACCOUNT:role/NAME"),
         ("output_uri", job.output_uri, "s3://", "s3://BUCKET/FOLDER"),
-        ("data_dir", work.value("data_dir"), "s3://", "s3://BUCKET/DATA"),
+        *((f, work.value(f), "s3://", "s3://BUCKET/DATA") for f in folders),
     ):
-        if work.module != "trainer.task":
-            raise UsageError(
-                "--target=sagemaker trains; run data_prep elsewhere and copy "
-                "its output to S3."
-            )
-        if not value.startswith(start):
+        if not value.removeprefix("csv:").startswith(start):
             raise UsageError(
                 f"--{flag}={value} is nothing that SageMaker can use: expected "
                 f"{example}."
@@ -63,9 +61,10 @@ def render(job: Job, work: Work) -> Rendered:
     files, commands = {}, []
     for number, run in enumerate(work.runs or ((),)):
         part = f"-{number:03d}" if work.runs else ""
-        request = _request(
-            job, (*work.arguments, *run), f"{job.name}{part}-{stamp}"
-        )
+        given = (*work.arguments, *run)
+        request = _request(job, work.module, given, f"{job.name}{part}-{stamp}")
+        if work.module == "trainer.task":
+            request |= _folders(job, given)
         name = f"job{part}.json"
         files[name] = json.dumps(request, indent=1) + "\n"
         commands.append(
@@ -100,14 +99,9 @@ def check(files: Mapping[str, str]) -> None:
         _check_rules(name, request)
 
 
-def _request(job: Job, given: tuple[str, ...], name: str) -> dict:
-    model_dir = value_of(given, "model_dir")
-    if not model_dir.startswith("s3://"):
-        raise UsageError(
-            f"--model_dir={model_dir} would be lost with the machine: expected "
-            "an s3:// folder, or leave it out for a folder of --output_uri."
-        )
-    # The platform's folders, which cluster_env finds.
+def _request(job: Job, module: str, given: tuple[str, ...], name: str) -> dict:
+    # The platform's folders, which cluster_env finds. data_prep reads and
+    # writes S3 itself.
     words = replaced(given, {"data_dir": None, "model_dir": None})
     seconds = 60 * job.time_limit
     stopping = {"MaxRuntimeInSeconds": seconds}
@@ -117,18 +111,41 @@ def _request(job: Job, given: tuple[str, ...], name: str) -> dict:
     algorithm = {
         "TrainingImage": job.image,
         "TrainingInputMode": "File",
-        "ContainerEntrypoint": ["python", "-m", "trainer.task"],
-        "MetricDefinitions": [
-            {"Name": metric, "Regex": regex} for metric, regex in _METRICS
-        ],
+        "ContainerEntrypoint": ["python", "-m", module],
     }
+    if module == "trainer.task":
+        algorithm["MetricDefinitions"] = [
+            {"Name": metric, "Regex": regex} for metric, regex in _METRICS
+        ]
     if words:
         algorithm["ContainerArguments"] = list(words)
-    output = job.output_uri.rstrip("/")
     return {
         "TrainingJobName": name,
         "RoleArn": job.role_arn,
         "AlgorithmSpecification": algorithm,
+        "OutputDataConfig": {"S3OutputPath": job.output_uri.rstrip("/")},
+        "ResourceConfig": {
+            "InstanceType": job.machine_type or DEFAULT_INSTANCE,
+            "InstanceCount": job.workers,
+            "VolumeSizeInGB": 100,
+        },
+        "StoppingCondition": stopping,
+        "RetryStrategy": {
+            "MaximumRetryAttempts": min(max(job.restarts, 1), 30)
+        },
+        "EnableManagedSpotTraining": job.spot,
+    }
+
+
+def _folders(job: Job, given: tuple[str, ...]) -> dict:
+    """Returns what SageMaker copies in and out for the trainer."""
+    model_dir = value_of(given, "model_dir")
+    if not model_dir.startswith("s3://"):
+        raise UsageError(
+            f"--model_dir={model_dir} would be lost with the machine: expected "
+            "an s3:// folder, or leave it out for a folder of --output_uri."
+        )
+    return {
         "InputDataConfig": [
             {
                 "ChannelName": "train",
@@ -141,22 +158,11 @@ def _request(job: Job, given: tuple[str, ...], name: str) -> dict:
                 },
             }
         ],
-        "OutputDataConfig": {"S3OutputPath": output},
         "CheckpointConfig": {"S3Uri": model_dir, "LocalPath": CHECKPOINTS},
         "TensorBoardOutputConfig": {
-            "S3OutputPath": f"{output}/tensorboard",
+            "S3OutputPath": f"{job.output_uri.rstrip('/')}/tensorboard",
             "LocalPath": TENSORBOARD,
         },
-        "ResourceConfig": {
-            "InstanceType": job.machine_type or DEFAULT_INSTANCE,
-            "InstanceCount": job.workers,
-            "VolumeSizeInGB": 100,
-        },
-        "StoppingCondition": stopping,
-        "RetryStrategy": {
-            "MaximumRetryAttempts": min(max(job.restarts, 1), 30)
-        },
-        "EnableManagedSpotTraining": job.spot,
     }
 
 
@@ -207,12 +213,20 @@ def _bounds(size: int, shape: object, path: str, unit: str) -> Iterator[str]:
 
 def _check_rules(name: str, request: dict) -> None:
     algorithm = request["AlgorithmSpecification"]
-    entry = algorithm.get("ContainerEntrypoint", [])
-    arguments.check(
-        rules.module_of(entry, name),
-        algorithm.get("ContainerArguments", []),
-        ["--data_dir=/opt/ml/input/data/train", f"--model_dir={CHECKPOINTS}"],
-    )
+    module = rules.module_of(algorithm.get("ContainerEntrypoint", []), name)
+    words = algorithm.get("ContainerArguments", [])
+    if module == "trainer.task":
+        words = [
+            "--data_dir=/opt/ml/input/data/train",
+            f"--model_dir={CHECKPOINTS}",
+            *words,
+        ]
+        _check_folders(name, request)
+    arguments.check(module, words)
+    _check_stopping(name, request)
+
+
+def _check_folders(name: str, request: dict) -> None:
     channels = [c["ChannelName"] for c in request["InputDataConfig"]]
     rules.require("train" in channels, name, "no channel is called train")
     rules.require(
@@ -230,6 +244,9 @@ def _check_rules(name: str, request: dict) -> None:
         name,
         f"without CheckpointConfig at {CHECKPOINTS} a restart begins anew",
     )
+
+
+def _check_stopping(name: str, request: dict) -> None:
     stopping = request["StoppingCondition"]
     runtime = stopping["MaxRuntimeInSeconds"]
     if request.get("EnableManagedSpotTraining"):
