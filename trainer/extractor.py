@@ -105,6 +105,17 @@ class Extractor:
         """Returns the features of a split's pictures, mirrored."""
         return self._get(reader, images, {"augment": MIRRORED}, None)
 
+    def served(self, reader: Reader, images: Callable) -> list[FeatureSet]:
+        """Returns the features that predictions average over.
+
+        Those of the pictures as they are, and of their mirrors with
+        `flip_average`.
+        """
+        result = [self.plain(reader, images)]
+        if self._config.flip_average:
+            result.append(self.mirrored(reader, images))
+        return result
+
     def _get(
         self, reader: Reader, images: Callable, augment: dict, view: int | None
     ) -> FeatureSet:

@@ -13,7 +13,6 @@ used again, and by nothing else.
 import hashlib
 import itertools
 import json
-import os
 import pathlib
 import shutil
 from collections.abc import Callable
@@ -26,7 +25,6 @@ from data_prep.errors import DataError
 from trainer import atomic
 
 SHARD_BYTES = 64 << 20
-INCOMPLETE = "incomplete."
 _JSON = "features.json"
 # What else may be written meanwhile, and the JSON, ids and labels.
 _SPARE_BYTES = 16 << 20
@@ -177,7 +175,7 @@ def save(
         DataError: If the disk is full; finished shards stay for the next run.
     """
     folder = folder_of(root, identity)
-    incomplete = folder.with_name(INCOMPLETE + folder.name)
+    incomplete = folder.with_name(atomic.INCOMPLETE + folder.name)
     row_bytes = 2 * int(np.prod(shape))
     batches = max(1, SHARD_BYTES // (row_bytes * batch_size))
     rows = batches * batch_size
@@ -199,8 +197,7 @@ def save(
             _write(incomplete / _name(shard), np.concatenate(part))
         _write(incomplete / "ids.npy", ids)
         _write(incomplete / "labels.npy", labels)
-        for left_by_a_kill in incomplete.glob(f"{INCOMPLETE}*"):
-            left_by_a_kill.unlink()
+        atomic.sweep(incomplete)
         names = [_name(shard) for shard in range(shards)]
         content = {
             "identity": identity,
@@ -251,15 +248,8 @@ def _name(shard: int) -> str:
 
 
 def _write(path: pathlib.Path, array: np.ndarray) -> None:
-    incomplete = path.with_name(f"{INCOMPLETE}{os.getpid()}.{path.name}")
-    try:
-        with open(incomplete, "wb") as file:
-            np.save(file, array)
-            file.flush()
-            os.fsync(file.fileno())
-        incomplete.replace(path)
-    finally:
-        incomplete.unlink(missing_ok=True)
+    with atomic.replacing(path) as incomplete, open(incomplete, "wb") as file:
+        np.save(file, array)
 
 
 def _checksum(path: pathlib.Path) -> int:

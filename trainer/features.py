@@ -6,7 +6,6 @@ Takes the flags of trainer.task, so that the same flag file gives the features
 that its frozen phase trains on; those of training it leaves alone.
 """
 
-import csv
 import pathlib
 from collections.abc import Iterator
 
@@ -17,6 +16,7 @@ from data_prep import command
 from data_prep import manifest as manifest_lib
 from data_prep import splits
 from data_prep.errors import UsageError
+from trainer import atomic
 from trainer import startup
 from trainer import task
 from trainer.config import Config
@@ -31,12 +31,8 @@ def write_csv(features: FeatureSet, files: list[str]) -> pathlib.Path:
         files: Path of every image, in record order.
     """
     path = features.folder / "features.csv"
-    incomplete = path.with_name(f"incomplete.{path.name}")
     size = int(np.prod(features.shape))
-    with open(
-        incomplete, "w", newline="", encoding="utf-8", errors="surrogateescape"
-    ) as output:
-        writer = csv.writer(output)
+    with atomic.open_csv(path) as writer:
         writer.writerow(
             ["id", "file", "label"] + [f"feature_{n}" for n in range(size)]
         )
@@ -46,7 +42,6 @@ def write_csv(features: FeatureSet, files: list[str]) -> pathlib.Path:
                 [features.ids[row], file, features.labels[row]]
                 + [f"{value:g}" for value in values]
             )
-    incomplete.replace(path)
     return path
 
 

@@ -140,6 +140,7 @@ def _train(
         _warn_of_changes(model_dir / "environment.json", environment)
         identity = _identity(config, manifest)
         atomic.write_json(model_dir / "config.json", identity)
+        atomic.sweep(model_dir)
         atomic.write_json(model_dir / "environment.json", environment)
     state = run_phases(
         config,
