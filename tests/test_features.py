@@ -12,6 +12,7 @@ from conftest import write_noise
 from data_prep import manifest as manifest_lib
 from data_prep.errors import DataError
 from trainer import feature_store
+from trainer import feature_writer
 from trainer.config import Config
 
 SIZE = 62  # the small network gives maps of 2 x 2 x 128
@@ -65,11 +66,18 @@ def config(data, tmp_path, **options):
 def parts(wanted):
     """What an extraction works with, made as `run` makes it."""
     from trainer import run
-    from trainer.extractor import Extractor
 
     manifest = manifest_lib.load(wanted.data_dir)
     strategy, model = run.make_model(wanted, manifest)
-    return manifest, model, Extractor(wanted, manifest, strategy, model)
+    return manifest, model, extractor_of(wanted, manifest, strategy, model)
+
+
+def extractor_of(wanted, manifest, strategy, model):
+    from trainer.extractor import Extractor
+    from trainer.workers import Workers
+
+    workers = Workers(strategy, None)
+    return Extractor(wanted, manifest, strategy, model, workers)
 
 
 def split_of(wanted, manifest, split):
@@ -162,7 +170,6 @@ def test_features_are_those_of_their_image(tf, tmp_path):
 @pytest.mark.parametrize("head", ["gap", "flatten"])
 @pytest.mark.parametrize("strategy", ["one_device", "mirrored"])
 def test_replicas_change_nothing(data, tf, tmp_path, head, strategy):
-    from trainer.extractor import Extractor
     from trainer.model import base_of
     from trainer.run import build
 
@@ -175,7 +182,7 @@ def test_replicas_change_nothing(data, tf, tmp_path, head, strategy):
     tf.keras.utils.set_random_seed(0)
     with strategy.scope():
         model = build(wanted, manifest)
-    extractor = Extractor(wanted, manifest, strategy, model)
+    extractor = extractor_of(wanted, manifest, strategy, model)
     reader, images = split_of(wanted, manifest, "train")
     found = extractor.augmented(reader, images, 1).take(np.arange(22))
 
@@ -291,41 +298,40 @@ def test_other_weights_make_another_key(data, tmp_path):
     kernel, bias = layer.get_weights()
     kernel[0, 0, 0, 0] += 1e-3
     layer.set_weights([kernel, bias])
-    from trainer.extractor import Extractor
-
-    other = Extractor(wanted, manifest, extractor._strategy, model)
+    other = extractor_of(wanted, manifest, extractor._strategy, model)
     assert other.plain(reader, images).folder != first
 
 
-def store(root, count=10, stop_after=None, **identity):
+def store(root, count=10, stop_after=None, workers=1, only=None, **identity):
     """Saves rows that hold their own number, in shards of 4."""
     wanted = {"split": "train", "view": None, "augment": "none", **identity}
     asked = []
 
-    def batches_from(done):
-        asked.append(done)
-        for start in range(done * 2, count, 2):
+    def batches(numbers):
+        asked.extend(numbers)
+        for start in (2 * number for number in numbers):
             if stop_after is not None and start >= stop_after:
                 raise KeyboardInterrupt
             rows = np.arange(start, min(start + 2, count), dtype=np.float16)
             yield np.repeat(rows[:, None], 3, axis=1)
 
-    feature_store.save(
-        root,
-        wanted,
+    writer = feature_writer.Writer(
+        root, wanted, count=count, shape=(3,), batch_size=2
+    )
+    for worker in range(workers) if only is None else only:
+        writer.write_share(batches, worker, workers)
+    writer.finish(
         ids=np.arange(count) * 7,
         labels=np.zeros(count, np.int32),
         classes=["a"],
-        shape=(3,),
-        batch_size=2,
-        batches_from=batches_from,
     )
     return wanted, asked
 
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr(feature_store, "SHARD_BYTES", 4 * 3 * 2)
+    monkeypatch.setattr(feature_writer, "SHARD_BYTES", 4 * 3 * 2)
+    monkeypatch.setattr(feature_writer, "LEAST_SHARDS", 1)
 
 
 def test_shards_are_read_as_one(tmp_path, small_shards):
@@ -343,10 +349,47 @@ def test_a_killed_extraction_goes_on(tmp_path, small_shards):
     ids = np.arange(10) * 7
     assert feature_store.load(tmp_path, wanted, ids) is None  # not by halves
     _, asked = store(tmp_path)
-    assert asked == [2]  # two batches, one shard, were there
+    assert asked == [2, 3, 4]  # two batches, one shard, were there
     found = feature_store.load(tmp_path, wanted, ids)
     np.testing.assert_array_equal(found.take(np.arange(10))[:, 0], range(10))
     assert [p.name for p in tmp_path.iterdir()] == [found.folder.name]
+
+
+def test_workers_write_the_same_set_as_one(tmp_path, small_shards):
+    alone, _ = store(tmp_path / "one")
+    shared, _ = store(tmp_path / "three", workers=3)
+    assert hash_tree(tmp_path / "three") == hash_tree(tmp_path / "one")
+    # Another number of them goes on, and a share that lacks is named.
+    root = tmp_path / "lost"
+    with pytest.raises(DataError, match="lacks features-00001.npy and 0 other"):
+        store(root, workers=3, only=[0, 2])
+    assert feature_store.load(root, shared, np.arange(10) * 7) is None
+    with pytest.raises(DataError, match="not seen by this one.*workers share"):
+        feature_store.wait_for(root, shared, np.arange(10) * 7, 0.0)
+    _, asked = store(root, workers=2)
+    assert asked == [2, 3]
+    assert hash_tree(root) == hash_tree(tmp_path / "one")
+
+
+@pytest.mark.parametrize(
+    "count, batch_size, shape, shards, rows",
+    [
+        (5000, 32, (512,), 32, 160),  # averages: little is lost by a kill
+        (22, 8, (512,), 3, 8),  # never less than a batch
+        (200_000, 32, (7, 7, 512), 153, 1312),  # 64 MiB, in whole batches
+    ],
+)
+def test_shards_are_small_in_small_sets(
+    tmp_path, count, batch_size, shape, shards, rows
+):
+    writer = feature_writer.Writer(
+        tmp_path,
+        {"split": "train", "view": None},
+        count=count,
+        shape=shape,
+        batch_size=batch_size,
+    )
+    assert (len(writer._shards), writer._rows) == (shards, rows)
 
 
 def damage_json(folder):
@@ -413,7 +456,7 @@ def test_features_of_another_data_set_are_refused(tmp_path):
 
 
 def test_a_full_disk_loses_nothing(tmp_path, small_shards, monkeypatch):
-    real = feature_store.np.save
+    real = feature_writer.np.save
     calls = []
 
     def save(file, array):
@@ -422,7 +465,7 @@ def test_a_full_disk_loses_nothing(tmp_path, small_shards, monkeypatch):
             raise OSError(28, "No space left on device")
         real(file, array)
 
-    monkeypatch.setattr(feature_store.np, "save", save)
+    monkeypatch.setattr(feature_writer.np, "save", save)
     with pytest.raises(DataError, match="No space left.*is kept: free some"):
         store(tmp_path)
     (left,) = tmp_path.iterdir()
@@ -430,8 +473,7 @@ def test_a_full_disk_loses_nothing(tmp_path, small_shards, monkeypatch):
         "features-00000.npy",
         "features-00001.npy",
     ]
-    monkeypatch.undo()
-    monkeypatch.setattr(feature_store, "SHARD_BYTES", 4 * 3 * 2)
+    monkeypatch.setattr(feature_writer.np, "save", real)
     _, asked = store(tmp_path)
     assert asked == [4]
 

@@ -6,14 +6,13 @@ import time
 from collections.abc import Mapping
 
 import keras
-import tensorflow as tf
 
 from data_prep.errors import TrainingError
 from trainer import checkpoint
-from trainer import devices
 from trainer import history
 from trainer.callbacks import Callbacks
 from trainer.config import Config
+from trainer.workers import Workers
 
 
 @dataclasses.dataclass
@@ -46,11 +45,10 @@ class Checkpointer:
 
     Args:
         config: Of the run.
-        strategy: That the model was made under.
         model: Of the run.
+        workers: Of the run, the first of which writes.
         steps: Of an epoch.
         callbacks: Whose state is saved too.
-        writes: Whether this process is the one that writes.
 
     Attributes:
         state: How far the run has come.
@@ -62,23 +60,22 @@ class Checkpointer:
     def __init__(
         self,
         config: Config,
-        strategy: tf.distribute.Strategy,
         model: keras.Model,
+        workers: Workers,
         *,
         steps: int,
         callbacks: Callbacks,
-        writes: bool,
     ):
         self._config = config
-        self._strategy = strategy
         self._model = model
+        self._workers = workers
         self._steps = steps
         self._callbacks = callbacks
         self._learned: set[str] = set()
         self._saved_at = time.monotonic()
         self.directory = pathlib.Path(config.model_dir, "checkpoints")
         self._writer = None
-        if writes:
+        if workers.is_first:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._writer = checkpoint.Writer(self.directory)
         self.resumed = checkpoint.newest(self.directory)
@@ -155,7 +152,7 @@ class Checkpointer:
         """Returns, in every worker, when all to be saved is on disk."""
         if self._writer:
             self._writer.wait()
-        devices.barrier(self._strategy)
+        self._workers.barrier()
 
     def go_back(self, error: checkpoint.NotFinite, rate: float) -> str:
         """Makes the newest checkpoint the next start, with half the rate.

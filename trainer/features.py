@@ -6,7 +6,17 @@ Takes the flags of trainer.task, so that the same flag file gives the features
 that its frozen phase trains on; those of training it leaves alone.
 """
 
+import os
 import pathlib
+
+from data_prep.errors import EXIT_STOPPED
+
+if __name__ == "__main__":  # before all that takes time to import
+    from trainer import stop
+
+    stop.watch(EXIT_STOPPED)
+
+# ruff: noqa: E402
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,10 +25,15 @@ from absl import flags
 from data_prep import command
 from data_prep import manifest as manifest_lib
 from data_prep import splits
+from data_prep.errors import DataError
 from data_prep.errors import UsageError
+from data_prep.manifest import Manifest
 from trainer import atomic
+from trainer import cluster_env
 from trainer import startup
+from trainer import stop
 from trainer import task
+from trainer.cluster_env import Cluster
 from trainer.config import Config
 from trainer.feature_store import FeatureSet
 
@@ -45,25 +60,43 @@ def write_csv(features: FeatureSet, files: list[str]) -> pathlib.Path:
     return path
 
 
-def extract(config: Config, splits_wanted: list[str]) -> Iterator[tuple]:
+def extract(
+    config: Config, splits_wanted: list[str], cluster: Cluster | None = None
+) -> Iterator[tuple]:
     """Extracts the features that a run of this config would use.
 
     Args:
         config: Of the run; `feature_dir` is where they go.
         splits_wanted: Names of splits; empty takes all there are.
+        cluster: Of the processes that extract together, each a share; None
+            for one.
 
     Yields:
         Every `FeatureSet` and the `Reader` of its split: the views of the
         training images, then the other splits.
     """
     from trainer import input_pipeline
+    from trainer import model_directory
+    from trainer import rendezvous
     from trainer import run
     from trainer.extractor import Extractor
     from trainer.reader import Reader
+    from trainer.workers import Workers
 
     manifest = manifest_lib.load(config.data_dir)
-    strategy, model = run.make_model(config, manifest)
-    extractor = Extractor(config, manifest, strategy, model)
+    _check_splits(manifest, splits_wanted)
+    if cluster:
+        purpose = model_directory.purpose(config, manifest)
+        rendezvous.meet(
+            cluster.workers,
+            cluster.index,
+            f"features of {splits_wanted or 'all splits'} {purpose}",
+            config.startup_timeout,
+        )
+    strategy, model = run.make_model(config, manifest, cluster)
+    workers = Workers(strategy, cluster)
+    extractor = Extractor(config, manifest, strategy, model, workers)
+    stop.begin_training()
     for split in splits_wanted or manifest.splits:
         reader = Reader(config.data_dir, manifest, split)
         if split != splits.TRAIN:
@@ -73,6 +106,17 @@ def extract(config: Config, splits_wanted: list[str]) -> Iterator[tuple]:
         fast = input_pipeline.decoded_fast(reader, config.image_size)
         for view in range(extractor.views(config.frozen_epochs)):
             yield extractor.augmented(reader, fast, view), reader
+    workers.barrier()  # the first serves the others until the end
+
+
+def _check_splits(manifest: Manifest, wanted: list[str]) -> None:
+    missing = sorted(set(wanted) - set(manifest.splits))
+    if missing:
+        raise DataError(
+            f"the data set has no {', '.join(missing)} split, only "
+            f"{', '.join(manifest.splits)}. Leave --split out, or make the "
+            "data set again with --splits."
+        )
 
 
 def main() -> None:
@@ -82,15 +126,23 @@ def main() -> None:
         raise UsageError("--output_dir is missing: where the features go.")
     values.model_dir = values.feature_dir = values.output_dir
     config = command.config_from_flags(Config)
+    cluster = cluster_env.cluster(os.environ)
     startup.import_tensorflow()
-    for features, reader in extract(config, values.split):
-        print(
-            f"{features.folder}: {features.count} images, "
-            f"{' x '.join(map(str, features.shape))} values each",
-            flush=True,
-        )
-        if values.csv:
-            print(write_csv(features, reader.files()), flush=True)
+    from trainer import devices
+    from trainer import workers
+
+    cluster = devices.joined(cluster, config.strategy)
+    with workers.left_at_once(cluster), workers.lost_ones_named(cluster):
+        for features, reader in extract(config, values.split, cluster):
+            if not workers.is_first(cluster):
+                continue
+            print(
+                f"{features.folder}: {features.count} images, "
+                f"{' x '.join(map(str, features.shape))} values each",
+                flush=True,
+            )
+            if values.csv:
+                print(write_csv(features, reader.files()), flush=True)
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:

@@ -12,6 +12,7 @@ from trainer.config import Config
 from trainer.extractor import Extractor
 from trainer.feature_store import FeatureSet
 from trainer.feed import Feed
+from trainer.workers import Workers
 
 
 def initialise(
@@ -19,7 +20,7 @@ def initialise(
     model: keras.Model,
     feed: Feed,
     extractor: Extractor,
-    write: bool = True,
+    workers: Workers,
 ) -> dict:
     """Sets the head to a classical classifier, fitted on features.
 
@@ -31,7 +32,7 @@ def initialise(
         model: What `build_classifier` returned, without a hidden layer.
         feed: Of pictures.
         extractor: Of the model.
-        write: Whether to write `head_init.json`.
+        workers: Of the run; what the first one fits is what all get.
 
     Returns:
         The row of what it reached, as in `metrics.jsonl`, epoch 0.
@@ -71,8 +72,11 @@ def initialise(
         validation.labels,
         config.seed,
     )
-    model.get_layer("logits").set_weights([head.kernel, head.bias])
-    if write:
+    # All fit, at once; another library's last bits must not part them.
+    mine = float(workers.is_first)
+    fitted = [workers.sum(mine * part) for part in (head.kernel, head.bias)]
+    model.get_layer("logits").set_weights(fitted)
+    if workers.is_first:
         atomic.write_json(
             extractor.model_dir / "head_init.json",
             {

@@ -11,7 +11,6 @@ from data_prep import splits
 from data_prep.errors import DataError
 from data_prep.manifest import Manifest
 from trainer import checkpoint
-from trainer import devices
 from trainer import head_init
 from trainer import history
 from trainer import stage as stages
@@ -28,6 +27,7 @@ from trainer.model import set_trainable
 from trainer.phase import PhaseRun
 from trainer.reader import Reader
 from trainer.stage import Stage
+from trainer.workers import Workers
 
 
 def run_phases(
@@ -59,9 +59,8 @@ def run_phases(
         TrainingError: If the loss is no number any more.
         DataError: If no checkpoint can be read.
     """
-    worker = cluster.index if cluster else 0
-    workers = len(cluster.workers) if cluster else 1
-    say = _print if worker == 0 else _be_silent
+    workers = Workers(strategy, cluster)
+    say = _print if workers.is_first else _be_silent
     readers = {
         split: Reader(config.data_dir, manifest, split)
         for split in (splits.TRAIN, splits.VALIDATION)
@@ -69,16 +68,13 @@ def run_phases(
     feed = Feed(
         config,
         readers,
-        replicas=strategy.num_replicas_in_sync // workers,
-        worker=worker,
-        workers=workers,
+        replicas=workers.replicas,
+        worker=workers.index,
+        workers=workers.count,
     )
     extractor = None
     if config.feature_cache or config.head_init != "zeros":
-        # Several processes would extract the same over each other.
-        extractor = Extractor(
-            config, manifest, strategy, model, may_extract=cluster is None
-        )
+        extractor = Extractor(config, manifest, strategy, model, workers)
     heard = Callbacks(
         callbacks,
         model,
@@ -88,17 +84,16 @@ def run_phases(
     heard.begin()
     saved = Checkpointer(
         config,
-        strategy,
         model,
+        workers,
         steps=feed.steps[splits.TRAIN],
         callbacks=heard,
-        writes=worker == 0,
     )
-    _begin(config, model, feed, extractor, saved, say)
-    _check_same_everywhere(strategy, saved, workers)
+    _begin(config, model, feed, extractor, workers, saved, say)
+    _check_same_everywhere(workers, saved)
     model_dir = pathlib.Path(config.model_dir)
     events = pathlib.Path(log_dir or model_dir / "tensorboard")
-    if worker == 0:
+    if workers.is_first:
         history.write_metrics(model_dir, saved.state.epochs)
 
     classes = len(manifest.classes)
@@ -116,7 +111,7 @@ def run_phases(
         try:
             while saved.state.phase == number:
                 row = phase_run.run_epoch()
-                if worker == 0:
+                if workers.is_first:
                     history.write_metrics(model_dir, saved.state.epochs)
                     history.write_tensorboard(events, row)
         except checkpoint.NotFinite as error:
@@ -133,6 +128,7 @@ def _begin(
     model: keras.Model,
     feed: Feed,
     extractor: Extractor | None,
+    workers: Workers,
     saved: Checkpointer,
     say: Callable[[str], None],
 ) -> None:
@@ -144,9 +140,7 @@ def _begin(
         )
         return
     if config.head_init != "zeros":
-        best = head_init.initialise(
-            config, model, feed, extractor, write=say is _print
-        )
+        best = head_init.initialise(config, model, feed, extractor, workers)
         saved.state.best = best
         say(history.head_line(config.head_init, best))
     saved.begin()
@@ -173,18 +167,16 @@ def _stage(
     return pictures
 
 
-def _check_same_everywhere(
-    strategy: tf.distribute.Strategy, saved: Checkpointer, workers: int
-) -> None:
+def _check_same_everywhere(workers: Workers, saved: Checkpointer) -> None:
     """Refuses workers that found different checkpoints."""
-    mine = float(saved.steps_done)
-    total = devices.sum_over_workers(strategy, mine, workers)
-    if total != mine * workers:
+    mine = saved.steps_done
+    total = round(float(workers.sum(mine)))
+    if total != mine * workers.count:
         raise DataError(
             f"the workers found different checkpoints in {saved.directory}: "
-            f"this one stands at step {mine:g}, the mean is "
-            f"{total / workers:g}. --model_dir has to be a folder that all "
-            "workers share."
+            f"this one stands at step {mine}, the mean is "
+            f"{total / workers.count:g}. --model_dir has to be a folder that "
+            "all workers share."
         )
 
 
