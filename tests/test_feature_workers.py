@@ -139,10 +139,11 @@ def test_one_of_two_stops(data, tmp_path, fault, codes, texts):
     assert len(files(out)) >= 4
 
 
-@pytest.mark.parametrize("other", ["--batch_size=8", "--split=validation"])
-def test_another_command_is_refused(data, tmp_path, other):
+@pytest.mark.slow
+def test_another_command_is_refused(data, tmp_path):
     words = extraction(data, tmp_path / "features")
-    codes, outputs = finish(start_workers([words, [*words, other]]))
+    other = [*words, "--split=validation"]
+    codes, outputs = finish(start_workers([words, other]))
     assert codes == [64, 64], outputs
     assert "another command" in outputs[0]
 
