@@ -456,16 +456,16 @@ def test_features_of_another_data_set_are_refused(tmp_path):
 
 
 def test_a_full_disk_loses_nothing(tmp_path, small_shards, monkeypatch):
-    real = feature_writer.np.save
+    real = feature_writer._write
     calls = []
 
-    def save(file, array):
+    def write(path, array):
         calls.append(array.shape)
         if len(calls) == 3:
             raise OSError(28, "No space left on device")
-        real(file, array)
+        real(path, array)
 
-    monkeypatch.setattr(feature_writer.np, "save", save)
+    monkeypatch.setattr(feature_writer, "_write", write)
     with pytest.raises(DataError, match="No space left.*is kept: free some"):
         store(tmp_path)
     (left,) = tmp_path.iterdir()
@@ -473,7 +473,7 @@ def test_a_full_disk_loses_nothing(tmp_path, small_shards, monkeypatch):
         "features-00000.npy",
         "features-00001.npy",
     ]
-    monkeypatch.setattr(feature_writer.np, "save", real)
+    monkeypatch.setattr(feature_writer, "_write", real)
     _, asked = store(tmp_path)
     assert asked == [4]
 

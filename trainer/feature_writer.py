@@ -193,5 +193,9 @@ def _name(shard: int) -> str:
 
 
 def _write(path: pathlib.Path, array: np.ndarray) -> None:
+    array = np.ascontiguousarray(array)
+    header = np.lib.format.header_data_from_array_1_0(array)
     with atomic.replacing(path) as incomplete, open(incomplete, "wb") as file:
-        np.save(file, array)
+        # Not np.save: where the disk refuses the last bytes it says nothing.
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(array.data)

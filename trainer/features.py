@@ -44,19 +44,28 @@ def write_csv(features: FeatureSet, files: list[str]) -> pathlib.Path:
     Args:
         features: The set.
         files: Path of every image, in record order.
+
+    Raises:
+        DataError: If the disk is full.
     """
     path = features.folder / "features.csv"
     size = int(np.prod(features.shape))
-    with atomic.open_csv(path) as writer:
-        writer.writerow(
-            ["id", "file", "label"] + [f"feature_{n}" for n in range(size)]
-        )
-        for row, file in enumerate(files):
-            values = features.take(np.array([row])).reshape(-1)
+    try:
+        with atomic.open_csv(path) as writer:
             writer.writerow(
-                [features.ids[row], file, features.labels[row]]
-                + [f"{value:g}" for value in values]
+                ["id", "file", "label"] + [f"feature_{n}" for n in range(size)]
             )
+            for row, file in enumerate(files):
+                values = features.take(np.array([row])).reshape(-1)
+                writer.writerow(
+                    [features.ids[row], file, features.labels[row]]
+                    + [f"{value:g}" for value in values]
+                )
+    except OSError as error:
+        raise DataError(
+            f"{path} could not be written: {error}. The features themselves "
+            "are kept: free some space and run the same command again."
+        ) from error
     return path
 
 
