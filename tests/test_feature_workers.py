@@ -168,9 +168,9 @@ def test_training_on_features_by_two_workers(data, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     done = train(data, one, *flags)
     assert done.returncode == 0, done.stderr
-    # A signal while the second view is extracted, in the frozen phase.
+    # In the frozen phase, while the second view is extracted: its third file.
     stopped = command(
-        data, two, *flags, program=(str(FAULTS), "shard:8:SIGTERM")
+        data, two, *flags, program=(str(FAULTS), "shard:3:SIGTERM")
     )
     codes, outputs = finish(
         start_workers([command(data, two, *flags), stopped])
