@@ -11,6 +11,7 @@ from conftest import write_noise
 
 from data_prep import manifest as manifest_lib
 from data_prep.errors import DataError
+from data_prep.errors import UsageError
 from trainer import feature_store
 from trainer import feature_writer
 from trainer.config import Config
@@ -532,6 +533,132 @@ def test_classical_head_is_scikit_learns(classifier, classes, size):
     losses = [c["val_loss"] for c in head.candidates]
     assert chosen["val_loss"] == min(losses)
     assert len(head.candidates) >= 6
+
+
+@pytest.mark.parametrize("classifier", ["logistic_regression", "linear_svm"])
+def test_class_weights_are_in_the_fit(classifier):
+    """Nine of ten images are of one class; balanced, the other is heard."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.svm import LinearSVC
+
+    from trainer import classical
+
+    train, labels = blobs(2, 90, 8, 0, spread=1.5)
+    few = np.r_[0:90, 90:100]
+    train, labels = train[few], labels[few]
+    valid, valid_labels = blobs(2, 60, 8, 1, spread=1.5)
+    recall = {}
+    for weights in ("none", "balanced"):
+        head = classical.fit(
+            classifier,
+            train,
+            labels,
+            valid[:, None],
+            valid_labels,
+            class_weights=weights,
+        )
+        chosen = head.chosen
+        deviation = train.std(axis=0)
+        if chosen["scaling"] == "common":
+            deviation = np.sqrt((deviation**2).mean())
+        options = {
+            "C": chosen["C"],
+            "class_weight": None if weights == "none" else weights,
+        }
+        kind = (
+            LogisticRegression(max_iter=10000, tol=1e-8, **options)
+            if classifier == "logistic_regression"
+            else LinearSVC(dual=False, tol=1e-8, **options)
+        )
+        kind.fit((train - train.mean(axis=0)) / deviation, labels)
+        theirs = kind.predict((valid - train.mean(axis=0)) / deviation)
+        ours = (valid @ head.kernel + head.bias).argmax(1)
+        assert (ours == theirs).mean() > 0.98
+        recall[weights] = (ours == 1)[valid_labels == 1].mean()
+    assert recall["balanced"] > recall["none"] + 0.1
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"feature_views": 3, "augment": "none"}, "augments nothing"),
+        (
+            {"feature_cache": True, "frozen_epochs": 0, "finetune_epochs": 1},
+            "leaves that phase out",
+        ),
+        ({"feature_cache": True, "mixup": 0.2}, "mixes two"),
+        ({"head_init": "linear_svm", "head_units": 4}, "a hidden layer"),
+    ],
+)
+def test_flags_that_cannot_go_together(data, tmp_path, options, message):
+    with pytest.raises(UsageError, match=message):
+        config(data, tmp_path, **options)
+
+
+def test_a_fitted_head_is_what_fine_tuning_starts_from(data, tmp_path):
+    """With averages, the mirror and class weights: a rate of 0 keeps it."""
+    from trainer.run import run
+
+    for number, options in enumerate(
+        (
+            {"finetune_epochs": 2, "frozen_epochs": 0},
+            {"finetune_epochs": 0, "frozen_epochs": 2, "feature_cache": True},
+        )
+    ):
+        place = tmp_path / str(number)
+        wanted = config(
+            data,
+            place,
+            head_init="logistic_regression",
+            class_weights="balanced",
+            average_decay=0.9,
+            flip_average=True,
+            dropout=0.3,
+            label_smoothing=0.1,
+            frozen_learning_rate=0.0,
+            finetune_learning_rate=0.0,
+            **options,
+        )
+        done = run(wanted)
+        model = place / "model"
+        head = json.loads((model / "head_init.json").read_text())["chosen"]
+        rows = (model / "metrics.jsonl").read_text().splitlines()
+        assert len(rows) == 2
+        for row in map(json.loads, rows):
+            assert row["val_loss"] == pytest.approx(head["val_loss"], abs=1e-3)
+            assert row["val_accuracy"] == head["val_accuracy"]
+        assert done["evaluation"]["loss"] == pytest.approx(
+            head["val_loss"], abs=1e-3
+        )
+
+
+def test_the_command_extracts_what_the_run_takes(data, tmp_path):
+    """Then the run finds all of it, and extracts nothing."""
+    from trainer import features
+    from trainer.run import run
+
+    kept = tmp_path / "kept"
+    wanted = config(
+        data,
+        tmp_path,
+        feature_dir=str(kept),
+        feature_cache=True,
+        feature_views=3,
+        frozen_epochs=2,
+        head_init="logistic_regression",
+        flip_average=True,
+        augment="flip",
+    )
+    made = [found.folder.name for found, _ in features.extract(wanted, [])]
+    assert [name.rpartition("-")[0] for name in made] == [
+        "train",
+        *(f"train-view{n:03d}" for n in range(3)),
+        "validation",
+        "validation",
+    ]
+    before = {p: p.stat().st_mtime_ns for p in kept.rglob("*")}
+    run(wanted)
+    assert {p: p.stat().st_mtime_ns for p in kept.rglob("*")} == before
 
 
 def test_temperature_makes_an_svm_honest():

@@ -81,8 +81,8 @@ def extract(
             for one.
 
     Yields:
-        Every `FeatureSet` and the `Reader` of its split: the views of the
-        training images, then the other splits.
+        Every `FeatureSet` and the `Reader` of its split: what the head is
+        fitted on and the frozen phase trains on, then what validation takes.
     """
     from trainer import input_pipeline
     from trainer import model_directory
@@ -110,11 +110,17 @@ def extract(
         reader = Reader(config.data_dir, manifest, split)
         if split != splits.TRAIN:
             exact = input_pipeline.decoded_exactly(reader, config.image_size)
-            yield extractor.plain(reader, exact), reader
+            for found in extractor.served(reader, exact):
+                yield found, reader
             continue
         fast = input_pipeline.decoded_fast(reader, config.image_size)
-        for view in range(extractor.views(config.frozen_epochs)):
-            yield extractor.augmented(reader, fast, view), reader
+        # What is asked for, though the phase may take fewer.
+        views = config.feature_views or extractor.views(config.frozen_epochs)
+        if config.head_init != "zeros" or not views:
+            yield extractor.plain(reader, fast), reader
+        if config.head_init == "zeros" or config.augment != "none":
+            for view in range(views):
+                yield extractor.augmented(reader, fast, view), reader
     workers.barrier()  # the first serves the others until the end
 
 

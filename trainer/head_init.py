@@ -50,12 +50,13 @@ def initialise(
             "the train split has no image of it. Make the data set again "
             "with other --splits."
         )
-    sets = [extractor.plain(train, pixels)]
-    if config.augment != "none":
-        sets += [
+    sets = [
+        extractor.plain(train, pixels),
+        *(
             extractor.augmented(train, pixels, view)
             for view in range(config.feature_views)
-        ]
+        ),
+    ]
     _check_memory(sets)
     validation = feed.readers[splits.VALIDATION]
     views = [
@@ -71,6 +72,7 @@ def initialise(
         np.stack(views, axis=1),
         validation.labels,
         config.seed,
+        config.class_weights,
     )
     # All fit, at once; another library's last bits must not part them.
     mine = float(workers.is_first)
