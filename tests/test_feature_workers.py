@@ -53,7 +53,7 @@ def alone(data, tmp_path_factory):
 def files(out):
     return {
         path.name: path.stat().st_mtime_ns
-        for path in out.glob("incomplete.train-*/features-*.npy")
+        for path in out.glob("incomplete.4.train-*/features-*.npy")
     }
 
 
@@ -93,7 +93,7 @@ def test_what_a_killed_run_left_is_what_is_used(data, tmp_path, alone):
     (words,) = [extraction(data, out, fault="shard:3:SIGKILL")]
     codes, outputs = finish(start_workers([words]))
     assert codes == [-9], outputs
-    (path,) = out.glob("incomplete.train-*/features-00001.npy")
+    (path,) = out.glob("incomplete.4.train-*/features-00001.npy")
     np.save(path, np.load(path) + np.float16(1))
     codes, outputs = finish(start_workers([extraction(data, out)] * 2))
     assert codes == [0, 0], outputs

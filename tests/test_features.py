@@ -372,6 +372,20 @@ def test_workers_write_the_same_set_as_one(tmp_path, small_shards):
     assert hash_tree(root) == hash_tree(tmp_path / "one")
 
 
+def test_files_of_another_batch_size_are_not_taken(
+    tmp_path, small_shards, monkeypatch
+):
+    """The third file holds two images in either layout, but not the same."""
+    with pytest.raises(DataError, match="lacks"):
+        store(tmp_path, workers=3, only=[2])
+    monkeypatch.setattr(feature_writer, "SHARD_BYTES", 2 * 3 * 2)
+    wanted, asked = store(tmp_path)
+    assert asked == [0, 1, 2, 3, 4]
+    found = feature_store.load(tmp_path, wanted, np.arange(10) * 7)
+    np.testing.assert_array_equal(found.take(np.arange(10))[:, 0], range(10))
+    assert [p.name for p in tmp_path.iterdir()] == [found.folder.name]
+
+
 @pytest.mark.parametrize(
     "count, batch_size, shape, shards, rows",
     [

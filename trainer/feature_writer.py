@@ -59,8 +59,10 @@ class Writer:
         self._all_batches = range(batches)
         self._shards = range(-(-count // self._rows))
         self._folder = feature_store.folder_of(root, identity)
+        # A run of another batch size, which cuts the files elsewhere, must
+        # not take these for its own.
         self._incomplete = self._folder.with_name(
-            atomic.INCOMPLETE + self._folder.name
+            f"{atomic.INCOMPLETE}{self._rows}.{self._folder.name}"
         )
 
     def write_share(
@@ -151,6 +153,10 @@ class Writer:
             }
             atomic.write_json(folder / feature_store.JSON, content)
             folder.rename(self._folder)
+        for other in self._root.glob(
+            f"{atomic.INCOMPLETE}*.{self._folder.name}"
+        ):
+            shutil.rmtree(other, ignore_errors=True)
 
     def _slice(self, shard: int) -> slice:
         return slice(shard * self._batches, (shard + 1) * self._batches)

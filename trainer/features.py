@@ -26,6 +26,7 @@ from data_prep import command
 from data_prep import manifest as manifest_lib
 from data_prep import splits
 from data_prep.errors import DataError
+from data_prep.errors import Stopped
 from data_prep.errors import UsageError
 from data_prep.manifest import Manifest
 from trainer import atomic
@@ -47,6 +48,7 @@ def write_csv(features: FeatureSet, files: list[str]) -> pathlib.Path:
 
     Raises:
         DataError: If the disk is full.
+        Stopped: If a signal asked to stop.
     """
     path = features.folder / "features.csv"
     size = int(np.prod(features.shape))
@@ -56,6 +58,11 @@ def write_csv(features: FeatureSet, files: list[str]) -> pathlib.Path:
                 ["id", "file", "label"] + [f"feature_{n}" for n in range(size)]
             )
             for row, file in enumerate(files):
+                if stop.asked():
+                    raise Stopped(
+                        f"stopped by {stop.asked()}. The features are kept, "
+                        f"{path} is not. Run the same command again."
+                    )
                 values = features.take(np.array([row])).reshape(-1)
                 writer.writerow(
                     [features.ids[row], file, features.labels[row]]
@@ -153,7 +160,8 @@ def main() -> None:
                 continue
             print(
                 f"{features.folder}: {features.count} images, "
-                f"{' x '.join(map(str, features.shape))} values each",
+                f"{' x '.join(map(str, features.shape))} values each, "
+                f"augmentation {features.identity['augment']}",
                 flush=True,
             )
             if values.csv:
