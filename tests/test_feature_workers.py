@@ -57,6 +57,7 @@ def files(out):
     }
 
 
+@pytest.mark.slow
 def test_a_killed_worker_goes_on_with_its_share(data, tmp_path, alone):
     """The other one ends with 75; started again, both make the set of one."""
     out = tmp_path / "features"
@@ -137,15 +138,6 @@ def test_one_of_two_stops(data, tmp_path, fault, codes, texts):
             assert "Traceback" not in output
     assert not list(out.glob("train-*"))
     assert len(files(out)) >= 4
-
-
-@pytest.mark.slow
-def test_another_command_is_refused(data, tmp_path):
-    words = extraction(data, tmp_path / "features")
-    other = [*words, "--split=validation"]
-    codes, outputs = finish(start_workers([words, other]))
-    assert codes == [64, 64], outputs
-    assert "another command" in outputs[0]
 
 
 @pytest.mark.slow
