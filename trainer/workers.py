@@ -132,11 +132,18 @@ def lost_ones_named(cluster: Cluster | None) -> Iterator[None]:
     except _PEER_ERRORS as error:
         if not cluster:
             raise
-        reason = str(error).strip().partition("\n")[0]
         raise Stopped(
-            f"another worker is gone ({reason}). What was saved before is "
+            f"another worker is gone ({_reason(str(error))}). What was saved before is "
             "kept; start all workers again with the same command."
         ) from None
+
+
+def _reason(text: str) -> str:
+    """Returns what TensorFlow says of an error, without where it was traced."""
+    where = ("Graph execution error", "Detected at node", "File ", "[[")
+    lines = [line.strip() for line in text.splitlines()]
+    said = [line for line in lines if line and not line.startswith(where)]
+    return " ".join(said[:2])
 
 
 @contextlib.contextmanager
