@@ -372,6 +372,26 @@ def test_workers_write_the_same_set_as_one(tmp_path, small_shards):
     assert hash_tree(root) == hash_tree(tmp_path / "one")
 
 
+def test_two_runs_at_once_make_one_set(tmp_path, small_shards):
+    """The slower one takes what the faster one has finished meanwhile."""
+    wanted = {"split": "train", "view": None, "augment": "none"}
+    slower = feature_writer.Writer(
+        tmp_path, wanted, count=10, shape=(3,), batch_size=2
+    )
+
+    def batches(numbers):
+        for number in numbers:
+            if number == 2:
+                store(tmp_path)
+            yield np.full((2, 3), number, np.float16)
+
+    slower.write_share(batches)
+    slower.finish(ids=np.arange(10), labels=np.zeros(10, np.int32), classes=[])
+    (folder,) = tmp_path.iterdir()
+    found = feature_store.load(tmp_path, wanted, np.arange(10) * 7)
+    assert found.folder == folder
+
+
 def test_files_of_another_batch_size_are_not_taken(
     tmp_path, small_shards, monkeypatch
 ):

@@ -87,13 +87,14 @@ class Writer:
             self._incomplete.mkdir(parents=True, exist_ok=True)
             missing = [s for s in self._shards if not self._is_whole(s)]
             self._check_room(missing)
-            share = [s for s in missing if s % workers == worker]
-            parts = [self._all_batches[self._slice(shard)] for shard in share]
-            stream = batches(list(itertools.chain.from_iterable(parts)))
-            for shard, part in zip(share, parts, strict=True):
-                arrays = list(itertools.islice(stream, len(part)))
-                if self._folder.is_dir():
-                    return  # another run was faster, with the same content
+        share = [s for s in missing if s % workers == worker]
+        parts = [self._all_batches[self._slice(shard)] for shard in share]
+        stream = batches(list(itertools.chain.from_iterable(parts)))
+        for shard, part in zip(share, parts, strict=True):
+            arrays = list(itertools.islice(stream, len(part)))
+            if self._folder.is_dir():
+                return  # another run was faster, with the same content
+            with self._full_disk_named():
                 _write(self._incomplete / _name(shard), np.concatenate(arrays))
 
     def finish(
@@ -116,12 +117,12 @@ class Writer:
         Raises:
             DataError: If one does not, or the disk is full.
         """
-        if self._folder.is_dir():
-            shutil.rmtree(self._incomplete, ignore_errors=True)
-            return
         folder = self._incomplete
         until = time.monotonic() + patience
         while missing := [s for s in self._shards if not self._is_whole(s)]:
+            if self._folder.is_dir():  # another run was faster
+                shutil.rmtree(folder, ignore_errors=True)
+                return
             if time.monotonic() >= until:
                 raise DataError(
                     f"{folder} lacks {_name(missing[0])} and "
@@ -152,7 +153,8 @@ class Writer:
                 ],
             }
             atomic.write_json(folder / feature_store.JSON, content)
-            folder.rename(self._folder)
+            if not self._folder.is_dir():
+                folder.rename(self._folder)
         for other in self._root.glob(
             f"{atomic.INCOMPLETE}*.{self._folder.name}"
         ):
