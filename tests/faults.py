@@ -1,6 +1,8 @@
-"""Runs `trainer.task` and lets something happen at a named moment.
+"""Runs a command and lets something happen at a named moment.
 
-python tests/faults.py WHERE:NUMBER:WHAT FLAGS...
+python tests/faults.py WHERE:NUMBER:WHAT[:MODULE] FLAGS...
+
+MODULE is `task`, of trainer, unless given.
 
 WHERE is a function that the run calls; before its NUMBERth call, counted from
 1, WHAT happens: a signal's name, "nan" (that step's loss is no number) or
@@ -8,6 +10,7 @@ WHERE is a function that the run calls; before its NUMBERth call, counted from
 """
 
 import errno
+import importlib
 import os
 import pathlib
 import signal
@@ -21,7 +24,6 @@ if __name__ == "__main__":
 
 from data_prep import command  # noqa: E402
 from trainer import startup  # noqa: E402
-from trainer import task  # noqa: E402
 
 
 def happen(what):
@@ -66,12 +68,14 @@ def in_the_middle(owner, name, number, what):
 
 
 def main():
-    where, number, what = sys.argv.pop(1).split(":")
+    where, number, what, *module = sys.argv.pop(1).split(":")
+    command_of = importlib.import_module(f"trainer.{(module or ['task'])[0]}")
     startup.import_tensorflow()
     import numpy as np
 
     from trainer import checkpoint
     from trainer import evaluate
+    from trainer import feature_writer
     from trainer import loop
     from trainer import run
 
@@ -86,10 +90,11 @@ def main():
             "remove": (pathlib.Path, "unlink"),
             "export": (run, "export"),
             "evaluate": (evaluate, "evaluate"),
+            "shard": (feature_writer, "_write"),
         }[where]
         before(owner, name, int(number), what)
-    task.define_flags()
-    command.run(task.main)
+    command_of.define_flags()
+    command.run(command_of.main)
 
 
 if __name__ == "__main__":

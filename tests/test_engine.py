@@ -422,6 +422,44 @@ def test_find_lr(data, tmp_path, run):
         assert message in refused.stderr
 
 
+def test_find_lr_trains_as_a_phase_does(data, tmp_path, tf, monkeypatch):
+    """The same options of a step, class weights included."""
+    from trainer import find_lr
+    from trainer import loop
+    from trainer import run
+    from trainer.config import Config
+
+    seen = []
+    real = loop.make_train
+
+    def make_train(strategy, model, optimizer, augment, options, *rest):
+        seen.append(options)
+        return real(strategy, model, optimizer, augment, options, *rest)
+
+    monkeypatch.setattr(loop, "make_train", make_train)
+    config = Config(
+        str(data),
+        str(tmp_path / "model"),
+        base="scratch",
+        weights="none",
+        freeze_random_weights=True,
+        image_size=62,
+        batch_size=8,
+        precision="float32",
+        strategy="one_device",
+        frozen_epochs=1,
+        finetune_epochs=0,
+        class_weights="balanced",
+        label_smoothing=0.1,
+        clip_norm=1.0,
+        seed=3,
+    )
+    find_lr.find_lr(config, "frozen", 1e-4, 1e-3, 2)
+    run.run(config)
+    assert seen[0] == seen[1]
+    assert seen[0].class_weights == (1.0, 1.0)
+
+
 def test_suggested_rate_is_where_the_loss_falls_fastest():
     from trainer.find_lr import suggest
 

@@ -11,7 +11,9 @@ from conftest import write_noise
 
 from data_prep import manifest as manifest_lib
 from data_prep.errors import DataError
+from data_prep.errors import UsageError
 from trainer import feature_store
+from trainer import feature_writer
 from trainer.config import Config
 
 SIZE = 62  # the small network gives maps of 2 x 2 x 128
@@ -65,11 +67,18 @@ def config(data, tmp_path, **options):
 def parts(wanted):
     """What an extraction works with, made as `run` makes it."""
     from trainer import run
-    from trainer.extractor import Extractor
 
     manifest = manifest_lib.load(wanted.data_dir)
     strategy, model = run.make_model(wanted, manifest)
-    return manifest, model, Extractor(wanted, manifest, strategy, model)
+    return manifest, model, extractor_of(wanted, manifest, strategy, model)
+
+
+def extractor_of(wanted, manifest, strategy, model):
+    from trainer.extractor import Extractor
+    from trainer.workers import Workers
+
+    workers = Workers(strategy, None)
+    return Extractor(wanted, manifest, strategy, model, workers)
 
 
 def split_of(wanted, manifest, split):
@@ -162,7 +171,6 @@ def test_features_are_those_of_their_image(tf, tmp_path):
 @pytest.mark.parametrize("head", ["gap", "flatten"])
 @pytest.mark.parametrize("strategy", ["one_device", "mirrored"])
 def test_replicas_change_nothing(data, tf, tmp_path, head, strategy):
-    from trainer.extractor import Extractor
     from trainer.model import base_of
     from trainer.run import build
 
@@ -175,7 +183,7 @@ def test_replicas_change_nothing(data, tf, tmp_path, head, strategy):
     tf.keras.utils.set_random_seed(0)
     with strategy.scope():
         model = build(wanted, manifest)
-    extractor = Extractor(wanted, manifest, strategy, model)
+    extractor = extractor_of(wanted, manifest, strategy, model)
     reader, images = split_of(wanted, manifest, "train")
     found = extractor.augmented(reader, images, 1).take(np.arange(22))
 
@@ -291,41 +299,40 @@ def test_other_weights_make_another_key(data, tmp_path):
     kernel, bias = layer.get_weights()
     kernel[0, 0, 0, 0] += 1e-3
     layer.set_weights([kernel, bias])
-    from trainer.extractor import Extractor
-
-    other = Extractor(wanted, manifest, extractor._strategy, model)
+    other = extractor_of(wanted, manifest, extractor._strategy, model)
     assert other.plain(reader, images).folder != first
 
 
-def store(root, count=10, stop_after=None, **identity):
+def store(root, count=10, stop_after=None, workers=1, only=None, **identity):
     """Saves rows that hold their own number, in shards of 4."""
     wanted = {"split": "train", "view": None, "augment": "none", **identity}
     asked = []
 
-    def batches_from(done):
-        asked.append(done)
-        for start in range(done * 2, count, 2):
+    def batches(numbers):
+        asked.extend(numbers)
+        for start in (2 * number for number in numbers):
             if stop_after is not None and start >= stop_after:
                 raise KeyboardInterrupt
             rows = np.arange(start, min(start + 2, count), dtype=np.float16)
             yield np.repeat(rows[:, None], 3, axis=1)
 
-    feature_store.save(
-        root,
-        wanted,
+    writer = feature_writer.Writer(
+        root, wanted, count=count, shape=(3,), batch_size=2
+    )
+    for worker in range(workers) if only is None else only:
+        writer.write_share(batches, worker, workers)
+    writer.finish(
         ids=np.arange(count) * 7,
         labels=np.zeros(count, np.int32),
         classes=["a"],
-        shape=(3,),
-        batch_size=2,
-        batches_from=batches_from,
     )
     return wanted, asked
 
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr(feature_store, "SHARD_BYTES", 4 * 3 * 2)
+    monkeypatch.setattr(feature_writer, "SHARD_BYTES", 4 * 3 * 2)
+    monkeypatch.setattr(feature_writer, "LEAST_SHARDS", 1)
 
 
 def test_shards_are_read_as_one(tmp_path, small_shards):
@@ -343,10 +350,81 @@ def test_a_killed_extraction_goes_on(tmp_path, small_shards):
     ids = np.arange(10) * 7
     assert feature_store.load(tmp_path, wanted, ids) is None  # not by halves
     _, asked = store(tmp_path)
-    assert asked == [2]  # two batches, one shard, were there
+    assert asked == [2, 3, 4]  # two batches, one shard, were there
     found = feature_store.load(tmp_path, wanted, ids)
     np.testing.assert_array_equal(found.take(np.arange(10))[:, 0], range(10))
     assert [p.name for p in tmp_path.iterdir()] == [found.folder.name]
+
+
+def test_workers_write_the_same_set_as_one(tmp_path, small_shards):
+    alone, _ = store(tmp_path / "one")
+    shared, _ = store(tmp_path / "three", workers=3)
+    assert hash_tree(tmp_path / "three") == hash_tree(tmp_path / "one")
+    # Another number of them goes on, and a share that lacks is named.
+    root = tmp_path / "lost"
+    with pytest.raises(DataError, match="lacks features-00001.npy and 0 other"):
+        store(root, workers=3, only=[0, 2])
+    assert feature_store.load(root, shared, np.arange(10) * 7) is None
+    with pytest.raises(DataError, match="not seen by this one.*workers share"):
+        feature_store.wait_for(root, shared, np.arange(10) * 7, 0.0)
+    _, asked = store(root, workers=2)
+    assert asked == [2, 3]
+    assert hash_tree(root) == hash_tree(tmp_path / "one")
+
+
+def test_two_runs_at_once_make_one_set(tmp_path, small_shards):
+    """The slower one takes what the faster one has finished meanwhile."""
+    wanted = {"split": "train", "view": None, "augment": "none"}
+    slower = feature_writer.Writer(
+        tmp_path, wanted, count=10, shape=(3,), batch_size=2
+    )
+
+    def batches(numbers):
+        for number in numbers:
+            if number == 2:
+                store(tmp_path)
+            yield np.full((2, 3), number, np.float16)
+
+    slower.write_share(batches)
+    slower.finish(ids=np.arange(10), labels=np.zeros(10, np.int32), classes=[])
+    (folder,) = tmp_path.iterdir()
+    found = feature_store.load(tmp_path, wanted, np.arange(10) * 7)
+    assert found.folder == folder
+
+
+def test_files_of_another_batch_size_are_not_taken(
+    tmp_path, small_shards, monkeypatch
+):
+    """The third file holds two images in either layout, but not the same."""
+    with pytest.raises(DataError, match="lacks"):
+        store(tmp_path, workers=3, only=[2])
+    monkeypatch.setattr(feature_writer, "SHARD_BYTES", 2 * 3 * 2)
+    wanted, asked = store(tmp_path)
+    assert asked == [0, 1, 2, 3, 4]
+    found = feature_store.load(tmp_path, wanted, np.arange(10) * 7)
+    np.testing.assert_array_equal(found.take(np.arange(10))[:, 0], range(10))
+    assert [p.name for p in tmp_path.iterdir()] == [found.folder.name]
+
+
+@pytest.mark.parametrize(
+    "count, batch_size, shape, shards, rows",
+    [
+        (5000, 32, (512,), 32, 160),  # averages: little is lost by a kill
+        (22, 8, (512,), 3, 8),  # never less than a batch
+        (200_000, 32, (7, 7, 512), 153, 1312),  # 64 MiB, in whole batches
+    ],
+)
+def test_shards_are_small_in_small_sets(
+    tmp_path, count, batch_size, shape, shards, rows
+):
+    writer = feature_writer.Writer(
+        tmp_path,
+        {"split": "train", "view": None},
+        count=count,
+        shape=shape,
+        batch_size=batch_size,
+    )
+    assert (len(writer._shards), writer._rows) == (shards, rows)
 
 
 def damage_json(folder):
@@ -413,16 +491,16 @@ def test_features_of_another_data_set_are_refused(tmp_path):
 
 
 def test_a_full_disk_loses_nothing(tmp_path, small_shards, monkeypatch):
-    real = feature_store.np.save
+    real = feature_writer._write
     calls = []
 
-    def save(file, array):
+    def write(path, array):
         calls.append(array.shape)
         if len(calls) == 3:
             raise OSError(28, "No space left on device")
-        real(file, array)
+        real(path, array)
 
-    monkeypatch.setattr(feature_store.np, "save", save)
+    monkeypatch.setattr(feature_writer, "_write", write)
     with pytest.raises(DataError, match="No space left.*is kept: free some"):
         store(tmp_path)
     (left,) = tmp_path.iterdir()
@@ -430,8 +508,7 @@ def test_a_full_disk_loses_nothing(tmp_path, small_shards, monkeypatch):
         "features-00000.npy",
         "features-00001.npy",
     ]
-    monkeypatch.undo()
-    monkeypatch.setattr(feature_store, "SHARD_BYTES", 4 * 3 * 2)
+    monkeypatch.setattr(feature_writer, "_write", real)
     _, asked = store(tmp_path)
     assert asked == [4]
 
@@ -490,6 +567,132 @@ def test_classical_head_is_scikit_learns(classifier, classes, size):
     losses = [c["val_loss"] for c in head.candidates]
     assert chosen["val_loss"] == min(losses)
     assert len(head.candidates) >= 6
+
+
+@pytest.mark.parametrize("classifier", ["logistic_regression", "linear_svm"])
+def test_class_weights_are_in_the_fit(classifier):
+    """Nine of ten images are of one class; balanced, the other is heard."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.svm import LinearSVC
+
+    from trainer import classical
+
+    train, labels = blobs(2, 90, 8, 0, spread=1.5)
+    few = np.r_[0:90, 90:100]
+    train, labels = train[few], labels[few]
+    valid, valid_labels = blobs(2, 60, 8, 1, spread=1.5)
+    recall = {}
+    for weights in ("none", "balanced"):
+        head = classical.fit(
+            classifier,
+            train,
+            labels,
+            valid[:, None],
+            valid_labels,
+            class_weights=weights,
+        )
+        chosen = head.chosen
+        deviation = train.std(axis=0)
+        if chosen["scaling"] == "common":
+            deviation = np.sqrt((deviation**2).mean())
+        options = {
+            "C": chosen["C"],
+            "class_weight": None if weights == "none" else weights,
+        }
+        kind = (
+            LogisticRegression(max_iter=10000, tol=1e-8, **options)
+            if classifier == "logistic_regression"
+            else LinearSVC(dual=False, tol=1e-8, **options)
+        )
+        kind.fit((train - train.mean(axis=0)) / deviation, labels)
+        theirs = kind.predict((valid - train.mean(axis=0)) / deviation)
+        ours = (valid @ head.kernel + head.bias).argmax(1)
+        assert (ours == theirs).mean() > 0.98
+        recall[weights] = (ours == 1)[valid_labels == 1].mean()
+    assert recall["balanced"] > recall["none"] + 0.1
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"feature_views": 3, "augment": "none"}, "augments nothing"),
+        (
+            {"feature_cache": True, "frozen_epochs": 0, "finetune_epochs": 1},
+            "leaves that phase out",
+        ),
+        ({"feature_cache": True, "mixup": 0.2}, "mixes two"),
+        ({"head_init": "linear_svm", "head_units": 4}, "a hidden layer"),
+    ],
+)
+def test_flags_that_cannot_go_together(data, tmp_path, options, message):
+    with pytest.raises(UsageError, match=message):
+        config(data, tmp_path, **options)
+
+
+def test_a_fitted_head_is_what_fine_tuning_starts_from(data, tmp_path):
+    """With averages, the mirror and class weights: a rate of 0 keeps it."""
+    from trainer.run import run
+
+    for number, options in enumerate(
+        (
+            {"finetune_epochs": 2, "frozen_epochs": 0},
+            {"finetune_epochs": 0, "frozen_epochs": 2, "feature_cache": True},
+        )
+    ):
+        place = tmp_path / str(number)
+        wanted = config(
+            data,
+            place,
+            head_init="logistic_regression",
+            class_weights="balanced",
+            average_decay=0.9,
+            flip_average=True,
+            dropout=0.3,
+            label_smoothing=0.1,
+            frozen_learning_rate=0.0,
+            finetune_learning_rate=0.0,
+            **options,
+        )
+        done = run(wanted)
+        model = place / "model"
+        head = json.loads((model / "head_init.json").read_text())["chosen"]
+        rows = (model / "metrics.jsonl").read_text().splitlines()
+        assert len(rows) == 2
+        for row in map(json.loads, rows):
+            assert row["val_loss"] == pytest.approx(head["val_loss"], abs=1e-3)
+            assert row["val_accuracy"] == head["val_accuracy"]
+        assert done["evaluation"]["loss"] == pytest.approx(
+            head["val_loss"], abs=1e-3
+        )
+
+
+def test_the_command_extracts_what_the_run_takes(data, tmp_path):
+    """Then the run finds all of it, and extracts nothing."""
+    from trainer import features
+    from trainer.run import run
+
+    kept = tmp_path / "kept"
+    wanted = config(
+        data,
+        tmp_path,
+        feature_dir=str(kept),
+        feature_cache=True,
+        feature_views=3,
+        frozen_epochs=2,
+        head_init="logistic_regression",
+        flip_average=True,
+        augment="flip",
+    )
+    made = [found.folder.name for found, _ in features.extract(wanted, [])]
+    assert [name.rpartition("-")[0] for name in made] == [
+        "train",
+        *(f"train-view{n:03d}" for n in range(3)),
+        "validation",
+        "validation",
+    ]
+    before = {p: p.stat().st_mtime_ns for p in kept.rglob("*")}
+    run(wanted)
+    assert {p: p.stat().st_mtime_ns for p in kept.rglob("*")} == before
 
 
 def test_temperature_makes_an_svm_honest():

@@ -230,6 +230,32 @@ class TestRendezvous:
                 rendezvous.meet(tuple(addresses), 0, "train", 2.0)
 
 
+def test_the_reason_of_a_loss_is_one_line(tf):
+    """What TensorFlow 2.21 says in a traced function, and outside of one."""
+    from trainer import workers
+    from trainer.cluster_env import Cluster
+
+    said = (
+        "Collective ops is aborted by: Error reported from /job:worker/task:1: "
+        "The following tasks are unhealthy (stopped sending heartbeats):"
+    )
+    traced = (
+        "Graph execution error:\n\nDetected at node Reduce defined at (most "
+        f'recent call last):\n  File "a.py", line 9, in add\n\n{said}\n'
+        "/job:worker/replica:0/task:1\nThe tasks have crashed.\n\t "
+        "[[{{node CollectiveReduceV2}}]] [Op:__inference_add_293]"
+    )
+    cluster = Cluster(("a:1", "b:2"), 0)
+    for text, reason in (
+        (traced, f"{said} /job:worker/replica:0/task:1"),
+        ("Socket closed", "Socket closed"),
+    ):
+        with pytest.raises(Stopped) as raised:
+            with workers.lost_ones_named(cluster):
+                raise tf.errors.UnavailableError(None, None, text)
+        assert f"another worker is gone ({reason}). What" in str(raised.value)
+
+
 def test_bad_clusters_are_refused_at_once(data, tmp_path):
     for text, message in (
         ("{", "TF_CONFIG cannot be read"),

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -65,6 +66,48 @@ def train(data, model, *arguments, fault=None):
         cwd=ROOT,
         env=environment(PYTHONPATH=str(ROOT)),
     )
+
+
+def addresses(count=2):
+    """Returns free ports of this host, one for each worker."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    found = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
+    for one in sockets:
+        one.close()
+    return found
+
+
+def start_workers(commands, only=None):
+    """Starts a command for each worker and returns their processes.
+
+    Args:
+        commands: Lists of words, by rank.
+        only: Ranks to start; all unless given.
+    """
+    cluster = {"worker": addresses(len(commands))}
+    processes = []
+    for index in range(len(commands)) if only is None else only:
+        task = {"type": "worker", "index": index}
+        processes.append(
+            subprocess.Popen(
+                commands[index],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                cwd=ROOT,
+                env=environment(
+                    TF_CONFIG=json.dumps({"cluster": cluster, "task": task}),
+                    PYTHONPATH=str(ROOT),
+                ),
+            )
+        )
+    return processes
+
+
+def finish(processes):
+    """Returns exit codes and outputs."""
+    outputs = [process.communicate()[0] for process in processes]
+    return [process.returncode for process in processes], outputs
 
 
 def lines(path):

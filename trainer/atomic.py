@@ -1,22 +1,78 @@
-"""Text files that are whole or absent."""
+"""Files that are whole or absent, whenever their writer is killed."""
 
+import contextlib
+import csv
 import json
+import os
 import pathlib
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+INCOMPLETE = "incomplete."
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields where to write what is to become a file.
+
+    A reader sees the old file or the whole new one, of one writer where there
+    are several, on any host. If the block raises, the old file stays.
+
+    Args:
+        path: Where the file goes; its folder is made if need be.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    incomplete = path.with_name(f"{INCOMPLETE}{uuid.uuid4().hex}.{path.name}")
+    try:
+        yield incomplete
+        descriptor = os.open(incomplete, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)  # of the file, whoever wrote to it
+        finally:
+            os.close(descriptor)
+        incomplete.replace(path)
+    except BaseException:
+        incomplete.unlink(missing_ok=True)
+        raise
+
+
+def sweep(folder: pathlib.Path) -> None:
+    """Removes the files that killed writers have left in a folder.
+
+    Args:
+        folder: That nobody writes to now.
+    """
+    for leftover in folder.glob(f"{INCOMPLETE}*"):
+        if leftover.is_file():
+            leftover.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def open_csv(path: pathlib.Path) -> Iterator[Any]:
+    """Yields the `csv.writer` of a file; see `replacing`.
+
+    Names that are no UTF-8 keep their bytes.
+    """
+    with (
+        replacing(path) as incomplete,
+        open(
+            incomplete,
+            "w",
+            newline="",
+            encoding="utf-8",
+            errors="surrogateescape",
+        ) as file,
+    ):
+        yield csv.writer(file)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file; a reader sees the old text or the whole new one.
-
-    Args:
-        path: Where to; its folder is made if need be.
-        text: The content.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    incomplete = path.with_name(f"incomplete.{path.name}")
-    incomplete.write_text(text)
-    incomplete.replace(path)
+    """Writes a text file; see `replacing`."""
+    with replacing(path) as incomplete:
+        incomplete.write_text(text)
 
 
 def write_json(path: pathlib.Path, content: dict) -> None:
-    """Writes a dict as JSON; see `write_text`."""
+    """Writes a dict as JSON; see `replacing`."""
     write_text(path, json.dumps(content, indent=1) + "\n")

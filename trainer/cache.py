@@ -13,6 +13,7 @@ import psutil
 import tensorflow as tf
 
 from data_prep.progress import Progress
+from trainer import atomic
 from trainer.reader import Reader
 
 MIB = 1 << 20
@@ -66,14 +67,14 @@ def fill(
         memory = mmap.mmap(-1, size)  # aligned as TensorFlow needs it
         return _as_tensor(_decode(dataset, memory, shape, reader.split))
     if not path.exists() or path.stat().st_size != size:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        incomplete = path.with_name(f"incomplete.{os.getpid()}.{path.name}")
-        with open(incomplete, "w+b") as file:
+        with (
+            atomic.replacing(path) as incomplete,
+            open(incomplete, "w+b") as file,
+        ):
             os.posix_fallocate(file.fileno(), 0, size)  # a full disk: now
             with mmap.mmap(file.fileno(), size) as memory:
                 _decode(dataset, memory, shape, reader.split)
                 memory.flush()
-        incomplete.replace(path)
     with open(path, "rb") as file:
         memory = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
     return _as_tensor(np.frombuffer(memory, np.uint8).reshape(shape))

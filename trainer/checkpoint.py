@@ -10,7 +10,6 @@ is kilobytes instead of 59 MB.
 """
 
 import json
-import os
 import pathlib
 import queue
 import sys
@@ -24,6 +23,7 @@ import numpy as np
 
 from data_prep.errors import DataError
 from data_prep.errors import TrainingError
+from trainer import atomic
 
 KEPT = 2  # checkpoints that stay, so that one damaged file is not all
 START = "start.npz"
@@ -71,13 +71,8 @@ def save(
         state: What else to save, as JSON can hold it.
     """
     text = np.frombuffer(json.dumps(state).encode(), np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    incomplete = path.with_name(f"incomplete.{path.name}")
-    with open(incomplete, "wb") as file:
+    with atomic.replacing(path) as incomplete, open(incomplete, "wb") as file:
         np.savez(file, **arrays, **{_STATE: text})
-        file.flush()
-        os.fsync(file.fileno())
-    incomplete.replace(path)
 
 
 def load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
@@ -208,8 +203,7 @@ class Writer:
         self._directory = directory
         self._work: queue.Queue[Callable[[], None]] = queue.Queue(maxsize=2)
         self._error: BaseException | None = None
-        for leftover in directory.glob("incomplete.*"):
-            leftover.unlink()
+        atomic.sweep(directory)
         threading.Thread(target=self._run, daemon=True).start()
 
     def save(

@@ -39,6 +39,7 @@ def fit(
     validation: np.ndarray,
     validation_labels: np.ndarray,
     seed: int = 0,
+    class_weights: str = "none",
 ) -> LinearHead:
     """Fits a classifier for every strength and keeps the best on validation.
 
@@ -59,6 +60,8 @@ def fit(
             are averaged as predictions will be.
         validation_labels: int `[M]`.
         seed: Of the SVM's solver.
+        class_weights: "balanced" weighs a class by the inverse of its images
+            in the fit; the choice counts every validation image alike.
     """
     labels = np.asarray(labels)
     features = np.asarray(features, np.float64)
@@ -80,7 +83,7 @@ def fit(
         rising, before = 0, np.inf
         for strength in STRENGTHS:
             coefficients, intercept = _fit_one(
-                classifier, coordinates, labels, strength, seed
+                classifier, coordinates, labels, strength, seed, class_weights
             )
             logits = averaged @ coefficients + intercept
             temperature = 1.0
@@ -136,16 +139,22 @@ def _fit_one(
     labels: np.ndarray,
     strength: float,
     seed: int,
+    class_weights: str,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns coefficients `[D, K]` and intercepts `[K]`."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.svm import LinearSVC
 
+    weights = None if class_weights == "none" else class_weights
     if classifier == "logistic_regression":
-        model = LogisticRegression(C=strength, max_iter=1000)
+        model = LogisticRegression(
+            C=strength, max_iter=1000, class_weight=weights
+        )
     else:
-        model = LinearSVC(C=strength, dual=False, random_state=seed)
+        model = LinearSVC(
+            C=strength, dual=False, random_state=seed, class_weight=weights
+        )
     with warnings.catch_warnings():
         # A fit that goes on for ever is one that validation will not choose.
         warnings.simplefilter("ignore", ConvergenceWarning)

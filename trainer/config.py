@@ -248,6 +248,18 @@ class Config:
             )
 
     def _check_features(self) -> None:
+        if self.feature_views and self.augment == "none":
+            raise UsageError(
+                f"--feature_views={self.feature_views} keeps augmented views, "
+                "and --augment=none augments nothing. Pass another --augment, "
+                "or leave --feature_views out."
+            )
+        if self.feature_cache and not self.frozen_epochs:
+            raise UsageError(
+                "--feature_cache trains the frozen phase on features, and "
+                "--frozen_epochs=0 leaves that phase out. Leave out one of "
+                "them."
+            )
         if self.feature_cache and (self.mixup or self.cutmix):
             raise UsageError(
                 "--feature_cache keeps the features of single images, and "

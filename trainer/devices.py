@@ -37,7 +37,7 @@ def make_strategy(
         UsageError: If the devices have been used already, there is no cluster
             for "multi_worker", or one with virtual devices.
     """
-    several = cluster and strategy in ("auto", "multi_worker")
+    several = joined(cluster, strategy)
     if several and virtual_devices:
         raise UsageError(
             f"--virtual_devices={virtual_devices} cannot be had by several "
@@ -75,6 +75,11 @@ def make_strategy(
     return tf.distribute.MirroredStrategy(devices)
 
 
+def joined(cluster: Cluster | None, strategy: str) -> Cluster | None:
+    """Returns the cluster that a strategy takes part in, None for no other."""
+    return cluster if strategy in ("auto", "multi_worker") else None
+
+
 def compiles(jit_compile: str) -> bool:
     """Returns whether XLA is to compile the model's step.
 
@@ -95,32 +100,6 @@ def steps_per_loop(steps: int) -> int:
             Python would hold them up.
     """
     return steps or (8 if tf.config.list_physical_devices("GPU") else 1)
-
-
-def sum_over_workers(
-    strategy: tf.distribute.Strategy, value: float, workers: int
-) -> float:
-    """Returns the sum of a number that each worker gives.
-
-    Args:
-        strategy: Of the run.
-        value: This worker's.
-        workers: Their number, all with as many replicas.
-    """
-    share = value * workers / strategy.num_replicas_in_sync
-
-    @tf.function
-    def add(number: tf.Tensor) -> tf.Tensor:
-        parts = strategy.run(lambda n: n * 1.0, (number,))
-        return strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None)
-
-    return float(add(tf.constant(share, tf.float64)))
-
-
-def barrier(strategy: tf.distribute.Strategy) -> None:
-    """Waits until all workers are here."""
-    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        sum_over_workers(strategy, 0.0, 1)
 
 
 def _multi_worker(

@@ -3,7 +3,6 @@
 python -m trainer.evaluate --model_dir=DIR    measures a finished model again
 """
 
-import csv
 import pathlib
 
 import numpy as np
@@ -148,11 +147,7 @@ def write_predictions(
         labels: N names of true classes; "" where the class is not known.
         probabilities: float32 `[N, K]`.
     """
-    incomplete = path.with_name(f"incomplete.{path.name}")
-    with open(
-        incomplete, "w", newline="", encoding="utf-8", errors="surrogateescape"
-    ) as output:
-        writer = csv.writer(output)
+    with atomic.open_csv(path) as writer:
         writer.writerow(
             ["file", "label", "predicted"]
             + [f"probability_{name}" for name in classes]
@@ -163,7 +158,6 @@ def write_predictions(
                 [files[row], labels[row], predicted]
                 + [f"{p:.9g}" for p in probabilities[row]]
             )
-    incomplete.replace(path)
 
 
 def table(result: dict) -> str:

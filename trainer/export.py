@@ -10,6 +10,7 @@ from absl import flags
 
 from data_prep import command
 from data_prep.errors import UsageError
+from trainer import atomic
 from trainer import startup
 
 
@@ -57,11 +58,11 @@ def export(model, classes: list[str], resize: str, output_dir: str) -> None:
             "label": tf.gather(tf.constant(classes), tf.argmax(result, 1)),
         }
 
-    (output / "labels.txt").write_text("".join(f"{c}\n" for c in classes))
+    labels = "".join(f"{name}\n" for name in classes)
+    atomic.write_text(output / "labels.txt", labels)
 
-    incomplete = output / "incomplete.model.keras"
-    served.save(incomplete)
-    incomplete.replace(output / "model.keras")
+    with atomic.replacing(output / "model.keras") as incomplete:
+        served.save(incomplete)
 
     module = tf.Module()
     module.model = served

@@ -4,26 +4,28 @@ import hashlib
 import pathlib
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from data_prep.errors import Stopped
-from data_prep.errors import UsageError
 from data_prep.manifest import Manifest
 from data_prep.progress import Progress
 from trainer import feature_store
 from trainer import input_pipeline
 from trainer import loop
-from trainer import stop
 from trainer.augmentation import policies
 from trainer.bases import BASES
 from trainer.config import Config
 from trainer.feature_store import FeatureSet
+from trainer.feature_writer import Writer
 from trainer.model import base_of
 from trainer.reader import Reader
+from trainer.workers import Workers
 
+# Seconds in which what another worker has written has to be seen here.
+PATIENCE = 60.0
 MIRRORED = "mirrored"  # what flip averaging adds to the pictures as they are
 
 
@@ -36,7 +38,8 @@ class Extractor:
         strategy: That the model was made under.
         model: What `model.build_classifier` returned, its base's weights in
             place.
-        may_extract: If false, only takes what is kept.
+        workers: Of the run. Each extracts its share by itself, of whole
+            batches, so what all of them keep does not depend on their number.
     """
 
     def __init__(
@@ -45,13 +48,13 @@ class Extractor:
         manifest: Manifest,
         strategy: tf.distribute.Strategy,
         model: keras.Model,
-        may_extract: bool = True,
+        workers: Workers,
     ):
         self._config = config
         self._manifest = manifest
         self._strategy = strategy
         self._base = base_of(model)
-        self._may_extract = may_extract
+        self._workers = workers
         self.model_dir = pathlib.Path(config.model_dir)
         self._steps: dict[str, Callable] = {}
         self.root = pathlib.Path(
@@ -64,7 +67,7 @@ class Extractor:
             "format": 1,
             "data_fingerprint": manifest.fingerprint,
             "base": config.base,
-            "weights": _hash_weights(self._base),
+            "weights": _hash_weights(self._base, strategy),
             "image_size": config.image_size,
             "preprocessing": preprocessing,
             "pooled": config.head == "gap",
@@ -105,6 +108,17 @@ class Extractor:
         """Returns the features of a split's pictures, mirrored."""
         return self._get(reader, images, {"augment": MIRRORED}, None)
 
+    def served(self, reader: Reader, images: Callable) -> list[FeatureSet]:
+        """Returns the features that predictions average over.
+
+        Those of the pictures as they are, and of their mirrors with
+        `flip_average`.
+        """
+        result = [self.plain(reader, images)]
+        if self._config.flip_average:
+            result.append(self.mirrored(reader, images))
+        return result
+
     def _get(
         self, reader: Reader, images: Callable, augment: dict, view: int | None
     ) -> FeatureSet:
@@ -115,28 +129,33 @@ class Extractor:
             "view": view,
         }
         found = feature_store.load(self.root, identity, reader.ids)
-        if found is None and not self._may_extract:
-            raise UsageError(
-                f"{self.root} lacks features of the {reader.split} split. "
-                "Several workers do not extract them: run `python -m "
-                "trainer.features` with the same flags in one process first, "
-                "and pass its --output_dir as --feature_dir."
-            )
-        if found is None:
-            feature_store.save(
+        if not self._workers.sum(found is not None):  # nobody has found it
+            writer = Writer(
                 self.root,
                 identity,
-                ids=reader.ids,
-                labels=reader.labels,
-                classes=self._manifest.classes,
+                count=reader.count,
                 shape=self._base.output.shape[1:],
                 batch_size=self._config.batch_size,
-                batches_from=lambda done: self._extract(
-                    reader, images, augment["augment"], view, done
-                ),
             )
-            found = feature_store.load(self.root, identity, reader.ids)
-        return found
+            writer.write_share(
+                lambda numbers: self._extract(
+                    reader, images, augment["augment"], view, numbers
+                ),
+                self._workers.index,
+                self._workers.count,
+            )
+            self._workers.wait_for_others()
+            if self._workers.is_first:
+                writer.finish(
+                    ids=reader.ids,
+                    labels=reader.labels,
+                    classes=self._manifest.classes,
+                    patience=PATIENCE,
+                )
+            self._workers.barrier()
+        return found or feature_store.wait_for(
+            self.root, identity, reader.ids, PATIENCE
+        )
 
     def _extract(
         self,
@@ -144,16 +163,14 @@ class Extractor:
         images: Callable,
         augment: str,
         view: int | None,
-        done: int,
+        numbers: Sequence[int],
     ) -> Iterator[np.ndarray]:
-        """Yields the features of every batch but the first `done`."""
-        batch_size = self._config.batch_size
-        plan = input_pipeline.plan_evaluation(reader.count, batch_size)
+        """Yields the features of some batches, counted in record order."""
+        plan = input_pipeline.plan_evaluation(
+            reader.count, self._config.batch_size
+        ).of_steps(numbers)
         dataset = input_pipeline.create(
-            reader,
-            plan.from_step(done),
-            images,
-            replicas=self._strategy.num_replicas_in_sync,
+            reader, plan, images, replicas=self._workers.replicas
         )
         # Traced once for all views.
         if augment not in self._steps:
@@ -163,9 +180,10 @@ class Extractor:
         what = f"features {reader.split}"
         what += f", view {view + 1}" if view is not None else ""
         what += f", {MIRRORED}" if augment == MIRRORED else ""
-        left = reader.count - done * batch_size
-        with Progress(what, left) as progress:
-            for batch in loop.distribute(self._strategy, dataset):
+        if self._workers.count > 1:
+            what += f", worker {self._workers.index}"
+        with Progress(what, int((plan.weights > 0).sum())) as progress:
+            for batch in self._distribute(dataset, len(numbers)):
                 local = self._strategy.experimental_local_results(
                     step(batch, epoch)
                 )
@@ -180,12 +198,21 @@ class Extractor:
                 )
                 progress.update(len(features))
                 yield features
-                if stop.asked():
-                    raise Stopped(
-                        f"stopped by {stop.asked()} while extracting features; "
-                        "whole files of them are kept. Run the same command "
-                        "again."
-                    )
+                self._workers.at_work()
+
+    def _distribute(
+        self, dataset: tf.data.Dataset, steps: int
+    ) -> Iterator[input_pipeline.Batch]:
+        """Yields this worker's batches, one element per replica at a time."""
+        if self._workers.count == 1:
+            yield from loop.distribute(self._strategy, dataset)
+            return
+        # Its iterators would ask the other workers for as many batches.
+        elements = iter(dataset)
+        for _ in range(steps):
+            yield self._strategy.experimental_distribute_values_from_function(
+                lambda _: next(elements)
+            )
 
     def _make_step(self, augment: str) -> Callable:
         """Returns the function of a batch and an epoch to its features."""
@@ -247,10 +274,13 @@ def source(
     return gather
 
 
-def _hash_weights(base: keras.Model) -> str:
+def _hash_weights(base: keras.Model, strategy: tf.distribute.Strategy) -> str:
     digest = hashlib.sha256()
     for layer in base.layers:
-        for array in layer.get_weights():
+        for variable in layer.weights:
+            # The first replica's: a mean over all may differ in a bit.
+            copies = strategy.experimental_local_results(variable.value)
+            array = copies[0].numpy()
             digest.update(f"{layer.name} {array.shape} {array.dtype}".encode())
             digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()

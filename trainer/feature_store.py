@@ -11,25 +11,17 @@ used again, and by nothing else.
 """
 
 import hashlib
-import itertools
 import json
-import os
 import pathlib
-import shutil
-from collections.abc import Callable
-from collections.abc import Iterator
+import time
 
 import google_crc32c
 import numpy as np
 
 from data_prep.errors import DataError
-from trainer import atomic
 
-SHARD_BYTES = 64 << 20
-INCOMPLETE = "incomplete."
-_JSON = "features.json"
-# What else may be written meanwhile, and the JSON, ids and labels.
-_SPARE_BYTES = 16 << 20
+JSON = "features.json"
+PAUSE = 0.2  # seconds between two looks for what others have written
 
 
 class FeatureSet:
@@ -111,12 +103,12 @@ def load(
         return None
     again = f"Remove {folder} to have it extracted again."
     try:
-        content = json.loads((folder / _JSON).read_text())
+        content = json.loads((folder / JSON).read_text())
         files = content["files"]
         found = content["identity"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{folder / _JSON} is damaged: {error}. {again}"
+            f"{folder / JSON} is damaged: {error}. {again}"
         ) from None
     if found != identity:
         different = sorted(
@@ -136,9 +128,9 @@ def load(
                 f"{path} has {size} bytes, expected {file['bytes']}: it is "
                 f"damaged. {again}"
             )
-        if _checksum(path) != file["crc32c"]:
+        if checksum(path) != file["crc32c"]:
             raise DataError(
-                f"{path} is damaged: its checksum is not the one in {_JSON}. "
+                f"{path} is damaged: its checksum is not the one in {JSON}. "
                 f"{again}"
             )
     result = FeatureSet(folder, content)
@@ -149,120 +141,34 @@ def load(
     return result
 
 
-def save(
-    root: pathlib.Path,
-    identity: dict,
-    *,
-    ids: np.ndarray,
-    labels: np.ndarray,
-    classes: list[str],
-    shape: tuple[int, ...],
-    batch_size: int,
-    batches_from: Callable[[int], Iterator[np.ndarray]],
-) -> None:
-    """Writes a set, going on after the shards that a killed run has left.
+def wait_for(
+    root: pathlib.Path, identity: dict, ids: np.ndarray, patience: float
+) -> FeatureSet:
+    """Opens a set that another worker has finished; see `load`.
 
     Args:
         root: The folder of all sets.
-        identity: What the features depend on.
-        ids: int64 `[N]`.
-        labels: int32 `[N]`.
-        classes: Their names.
-        shape: Of one image's features.
-        batch_size: Images in a batch; the last one may have fewer.
-        batches_from: Given a number of batches to leave out, yields the
-            others in order, float16 `[b, *shape]`.
+        identity: What the features must depend on.
+        ids: int64 `[N]`, of the images, in record order.
+        patience: Seconds in which it has to appear here.
 
     Raises:
-        DataError: If the disk is full; finished shards stay for the next run.
+        DataError: If it does not, or is damaged.
     """
-    folder = folder_of(root, identity)
-    incomplete = folder.with_name(INCOMPLETE + folder.name)
-    row_bytes = 2 * int(np.prod(shape))
-    batches = max(1, SHARD_BYTES // (row_bytes * batch_size))
-    rows = batches * batch_size
-    shards = -(-len(ids) // rows)
-    done = _finished(incomplete, shape, rows, len(ids))
-    try:
-        incomplete.mkdir(parents=True, exist_ok=True)
-        left = (len(ids) - done * rows) * row_bytes + _SPARE_BYTES
-        free = shutil.disk_usage(incomplete).free
-        if free < left:
+    until = time.monotonic() + patience
+    while (found := load(root, identity, ids)) is None:
+        if time.monotonic() >= until:
             raise DataError(
-                f"{root} has {free >> 20} MiB left, and these features need "
-                f"{left >> 20}. Free some, or keep them elsewhere "
-                "(--feature_dir, or --output_dir of trainer.features)."
+                f"{folder_of(root, identity)} was written by another worker "
+                "and is not seen by this one. --feature_dir has to be in a "
+                "folder that all workers share, as --model_dir is."
             )
-        stream = batches_from(done * batches)
-        for shard in range(done, shards):
-            part = list(itertools.islice(stream, batches))
-            _write(incomplete / _name(shard), np.concatenate(part))
-        _write(incomplete / "ids.npy", ids)
-        _write(incomplete / "labels.npy", labels)
-        for left_by_a_kill in incomplete.glob(f"{INCOMPLETE}*"):
-            left_by_a_kill.unlink()
-        names = [_name(shard) for shard in range(shards)]
-        content = {
-            "identity": identity,
-            "classes": classes,
-            "images": len(ids),
-            "shape": list(shape),
-            "dtype": "float16",
-            "images_per_shard": rows,
-            "files": [
-                {
-                    "name": name,
-                    "bytes": (incomplete / name).stat().st_size,
-                    "crc32c": _checksum(incomplete / name),
-                }
-                for name in (*names, "ids.npy", "labels.npy")
-            ],
-        }
-        atomic.write_json(incomplete / _JSON, content)
-        if folder.is_dir():  # another run was faster, with the same content
-            shutil.rmtree(incomplete)
-        else:
-            incomplete.rename(folder)
-    except OSError as error:
-        raise DataError(
-            f"{incomplete} could not be written: {error}. What is finished "
-            "is kept: free some space and run the same command again."
-        ) from error
+        time.sleep(PAUSE)
+    return found
 
 
-def _finished(
-    folder: pathlib.Path, shape: tuple[int, ...], rows: int, count: int
-) -> int:
-    """Returns how many whole shards, counted from the first, are there."""
-    shard = 0
-    while shard * rows < count:
-        try:
-            array = np.load(folder / _name(shard), mmap_mode="r")
-        except (OSError, ValueError):
-            break
-        if array.shape != (min(rows, count - shard * rows), *shape):
-            break
-        shard += 1
-    return shard
-
-
-def _name(shard: int) -> str:
-    return f"features-{shard:05d}.npy"
-
-
-def _write(path: pathlib.Path, array: np.ndarray) -> None:
-    incomplete = path.with_name(f"{INCOMPLETE}{os.getpid()}.{path.name}")
-    try:
-        with open(incomplete, "wb") as file:
-            np.save(file, array)
-            file.flush()
-            os.fsync(file.fileno())
-        incomplete.replace(path)
-    finally:
-        incomplete.unlink(missing_ok=True)
-
-
-def _checksum(path: pathlib.Path) -> int:
+def checksum(path: pathlib.Path) -> int:
+    """Returns the CRC-32C of a file."""
     crc = google_crc32c.Checksum()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

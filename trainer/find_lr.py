@@ -6,7 +6,6 @@ Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017: the
 rate rises from step to step, and a good one lies where the loss falls fastest.
 """
 
-import csv
 import dataclasses
 import pathlib
 
@@ -16,6 +15,7 @@ from absl import flags
 from data_prep import command
 from data_prep import splits
 from data_prep.errors import UsageError
+from trainer import atomic
 from trainer import config as config_lib
 from trainer import startup
 from trainer import task
@@ -48,7 +48,6 @@ def find_lr(
     import tensorflow as tf
 
     from data_prep import manifest as manifest_lib
-    from trainer import devices
     from trainer import loop
     from trainer import run
     from trainer.feed import Feed
@@ -56,6 +55,7 @@ def find_lr(
     from trainer.reader import Reader
     from trainer.stage import make_optimizer
     from trainer.stage import of_pictures
+    from trainer.stage import step_options
 
     stages = {stage.name: stage for stage in config.phases}
     if phase not in stages:
@@ -81,13 +81,7 @@ def find_lr(
         model,
         optimizer,
         pictures.augment,
-        loop.StepOptions(
-            seed=config.seed,
-            jit_compile=devices.compiles(config.jit_compile),
-            accumulation=config.accumulation,
-            clip_norm=config.clip_norm,
-            label_smoothing=config.label_smoothing,
-        ),
+        step_options(config, reader.labels, len(manifest.classes)),
     )
     rates = np.geomspace(lowest, highest, steps, dtype=np.float32)
     losses: list[float] = []
@@ -183,8 +177,7 @@ def main() -> None:
     best = suggest(rates, losses)
     plot(rates, losses, best, output)
     table = output.with_suffix(".csv")
-    with open(table, "w", newline="") as file:
-        writer = csv.writer(file)
+    with atomic.open_csv(table) as writer:
         writer.writerow(["learning_rate", "loss"])
         writer.writerows(zip(rates.tolist(), losses.tolist(), strict=True))
     print(

@@ -8,6 +8,7 @@ replicas or workers changes nothing.
 
 import os
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -50,6 +51,11 @@ class Plan(NamedTuple):
     def from_step(self, step: int) -> "Plan":
         """Returns the plan without its first steps."""
         return Plan(self.positions[step:], self.weights[step:])
+
+    def of_steps(self, numbers: Sequence[int]) -> "Plan":
+        """Returns the plan of some steps, in the order of their numbers."""
+        steps = np.asarray(numbers, np.int64)
+        return Plan(self.positions[steps], self.weights[steps])
 
     def of_worker(self, worker: int, workers: int) -> "Plan":
         """Returns a worker's slice of every global batch.

@@ -1,16 +1,9 @@
 """The story of a run: data and devices -> phases -> export -> evaluation."""
 
-import contextlib
 import dataclasses
-import hashlib
-import importlib.metadata
 import json
-import os
 import pathlib
-import platform
-import sys
 import time
-from collections.abc import Iterator
 from collections.abc import Sequence
 
 import keras
@@ -19,14 +12,13 @@ import tensorflow as tf
 from data_prep import manifest as manifest_lib
 from data_prep import splits
 from data_prep.errors import DataError
-from data_prep.errors import Stopped
 from data_prep.errors import TrainingError
 from data_prep.errors import UsageError
 from data_prep.manifest import Manifest
 from trainer import atomic
-from trainer import checkpoint
 from trainer import devices
 from trainer import evaluate
+from trainer import model_directory
 from trainer import rendezvous
 from trainer import weights
 from trainer.cluster_env import Cluster
@@ -35,31 +27,9 @@ from trainer.export import export
 from trainer.model import build_classifier
 from trainer.phases import run_phases
 from trainer.stage import served
-
-# What may differ between the runs of one model directory: where things lie,
-# on how many devices, and what is only asked of the result.
-_FREE_FIELDS = (
-    "data_dir",
-    "model_dir",
-    "strategy",
-    "virtual_devices",
-    "steps_per_loop",
-    "checkpoint_steps",
-    "checkpoint_minutes",
-    "nan_retries",
-    "startup_timeout",
-    "cache_mb",
-    "cache_dir",
-    "min_accuracy",
-    "feature_dir",
-)
-# How TensorFlow says that another worker is gone.
-_PEER_ERRORS = (
-    tf.errors.UnavailableError,
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.DeadlineExceededError,
-)
+from trainer.workers import Workers
+from trainer.workers import is_first
+from trainer.workers import lost_ones_named
 
 
 def run(
@@ -95,19 +65,18 @@ def run(
     start = time.time()
     manifest = manifest_lib.load(config.data_dir)
     model_dir = pathlib.Path(config.model_dir)
-    _check_same_run(config, manifest, model_dir)
+    model_directory.check_same_run(config, manifest, model_dir)
     done_path = model_dir / "DONE.json"
     if done_path.exists():
         done = json.loads(done_path.read_text())
         print(f"{model_dir} is finished already; nothing to do.")
     else:
         _check_splits(config, manifest)
-        if cluster and config.strategy not in ("auto", "multi_worker"):
-            cluster = None
-        with _lost_peers_named(cluster):
+        cluster = devices.joined(cluster, config.strategy)
+        with lost_ones_named(cluster):
             done = _train(config, manifest, cluster, log_dir, callbacks)
         done["seconds"] = time.time() - start
-        if _is_chief(cluster):
+        if is_first(cluster):
             atomic.write_json(done_path, done)
     accuracy = done["evaluation"]["accuracy"]
     if accuracy < config.min_accuracy:
@@ -131,15 +100,18 @@ def _train(
         rendezvous.meet(
             cluster.workers,
             cluster.index,
-            _purpose(config, manifest),
+            model_directory.purpose(config, manifest),
             config.startup_timeout,
         )
     strategy, model = make_model(config, manifest, cluster)
-    if _is_chief(cluster):
-        environment = _environment(strategy)
-        _warn_of_changes(model_dir / "environment.json", environment)
-        identity = _identity(config, manifest)
-        atomic.write_json(model_dir / "config.json", identity)
+    if is_first(cluster):
+        environment = model_directory.environment(strategy)
+        model_directory.warn_of_changes(
+            model_dir / "environment.json", environment
+        )
+        identity = model_directory.identity(config, manifest)
+        atomic.write_json(model_dir / model_directory.CONFIG, identity)
+        atomic.sweep(model_dir)
         atomic.write_json(model_dir / "environment.json", environment)
     state = run_phases(
         config,
@@ -150,8 +122,8 @@ def _train(
         log_dir=log_dir,
         callbacks=callbacks,
     )
-    _restore_best(model, model_dir)
-    if _is_chief(cluster):
+    model_directory.restore_best(model, model_dir)
+    if is_first(cluster):
         export_again(config.model_dir)
     evaluation = evaluate.evaluate(
         config,
@@ -162,9 +134,11 @@ def _train(
         config.model_dir,
         cluster,
     )
-    if _is_chief(cluster):
+    if is_first(cluster):
         print(evaluate.table(evaluation))
-    devices.barrier(strategy)  # the chief serves the others until the end
+    Workers(
+        strategy, cluster
+    ).barrier()  # the first serves the others until the end
     return {
         "exported": state.best,
         "evaluation": {
@@ -173,68 +147,18 @@ def _train(
     }
 
 
-@contextlib.contextmanager
-def _lost_peers_named(cluster: Cluster | None) -> Iterator[None]:
-    try:
-        yield
-    except _PEER_ERRORS as error:
-        if not cluster:
-            raise
-        reason = str(error).strip().partition("\n")[0]
-        raise Stopped(
-            f"another worker is gone ({reason}). The last checkpoint is kept; "
-            "start all workers again with the same command."
-        ) from None
-
-
-def _is_chief(cluster: Cluster | None) -> bool:
-    return cluster is None or cluster.index == 0
-
-
-def _purpose(config: Config, manifest: Manifest) -> str:
-    """Returns what all workers of a run must have in common, in short."""
-    identity = _identity(config, manifest)
-    kept = {k: v for k, v in identity.items() if k not in _FREE_FIELDS}
-    text = json.dumps([kept, config.steps_per_loop, config.nan_retries])
-    return (
-        f"{config.model_dir} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    )
-
-
-def _warn_of_changes(path: pathlib.Path, environment: dict) -> None:
-    """Says in what a resumed run differs that may change its numbers."""
-    if not path.exists():
-        return
-    before = json.loads(path.read_text())
-    changes = [
-        f"{name} {before['versions'].get(name)} -> {version}"
-        for name, version in environment["versions"].items()
-        if before["versions"].get(name) != version
-    ]
-    if before["precision"] != environment["precision"]:
-        changes.append(
-            f"precision {before['precision']} -> {environment['precision']}"
-        )
-    if changes:
-        print(
-            f"warning: begun with other software: {', '.join(changes)}. The "
-            "result may differ from an uninterrupted run's.",
-            file=sys.stderr,
-        )
-
-
 def export_again(model_dir: str) -> None:
     """Exports the best epoch of a model directory.
 
     Raises:
         DataError: If there is none.
     """
-    config, manifest = _load_run(model_dir)
+    config, manifest = model_directory.load(model_dir)
     devices.set_precision(config.precision)
     # Made anew, under no strategy, so that nothing of one is exported.
     # Without dropout, which does nothing there and is no layer of Keras.
     model = build(dataclasses.replace(config, dropout=0.0), manifest)
-    _restore_best(model, pathlib.Path(model_dir))
+    model_directory.restore_best(model, pathlib.Path(model_dir))
     export(served(config, model), manifest.classes, manifest.resize, model_dir)
 
 
@@ -248,49 +172,16 @@ def evaluate_again(model_dir: str, split: str) -> dict:
     Raises:
         DataError: If there is no finished epoch, or the data set has changed.
     """
-    config, manifest = _load_run(model_dir)
+    config, manifest = model_directory.load(model_dir)
     devices.set_precision(config.precision)
     strategy = devices.make_strategy(config.strategy, config.virtual_devices)
     with strategy.scope():
         model = build(config, manifest)
-    _restore_best(model, pathlib.Path(model_dir))
+    model_directory.restore_best(model, pathlib.Path(model_dir))
     split = split or evaluate.choose_split(manifest)
     return evaluate.evaluate(
         config, manifest, strategy, served(config, model), split, model_dir
     )
-
-
-def _check_same_run(
-    config: Config, manifest: Manifest, model_dir: pathlib.Path
-) -> None:
-    """Refuses a model directory that another run or data set has begun."""
-    path = model_dir / "config.json"
-    if not path.exists():
-        if model_dir.exists() and any(model_dir.iterdir()):
-            raise DataError(
-                f"--model_dir={model_dir} is not empty and holds no "
-                "config.json, so it is no model directory. Pass another."
-            )
-        return
-    begun = json.loads(path.read_text())
-    if begun["data_fingerprint"] != manifest.fingerprint:
-        raise DataError(
-            f"{model_dir} was trained on another data set: its fingerprint is "
-            f"{begun['data_fingerprint'][:12]}..., that of {config.data_dir} "
-            f"is {manifest.fingerprint[:12]}.... Pass that data set, or "
-            "another --model_dir."
-        )
-    different = [
-        f"--{name}={value} (was {begun.get(name)})"
-        for name, value in dataclasses.asdict(config).items()
-        if name not in _FREE_FIELDS and begun.get(name) != value
-    ]
-    if different:
-        raise UsageError(
-            f"{model_dir} was begun with other flags: "
-            f"{', '.join(different)}. Run it with those, or pass another "
-            "--model_dir."
-        )
 
 
 def _check_splits(config: Config, manifest: Manifest) -> None:
@@ -364,57 +255,3 @@ def build(config: Config, manifest: Manifest) -> keras.Model:
         head_units=config.head_units,
         dropout=config.dropout,
     )
-
-
-def _restore_best(model: keras.Model, model_dir: pathlib.Path) -> None:
-    found = sorted((model_dir / "checkpoints").glob("best-*.npz"))
-    if not found:
-        raise DataError(
-            f"{model_dir} holds no finished epoch yet: expected "
-            "checkpoints/best-*.npz. Run trainer.task to its end first."
-        )
-    checkpoint.load_model(model, found[-1])
-
-
-def _load_run(model_dir: str) -> tuple[Config, Manifest]:
-    path = pathlib.Path(model_dir, "config.json")
-    try:
-        begun = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{model_dir} is no model directory: {error}. Expected what "
-            "trainer.task wrote."
-        ) from None
-    fingerprint = begun.pop("data_fingerprint")
-    config = Config(**{**begun, "model_dir": model_dir})
-    manifest = manifest_lib.load(config.data_dir)
-    if manifest.fingerprint != fingerprint:
-        raise DataError(
-            f"{config.data_dir} is not the data set that {model_dir} was "
-            "trained on: its fingerprint has changed. Put that one back."
-        )
-    return config, manifest
-
-
-def _identity(config: Config, manifest: Manifest) -> dict:
-    return {
-        **dataclasses.asdict(config),
-        "data_fingerprint": manifest.fingerprint,
-    }
-
-
-def _environment(strategy: tf.distribute.Strategy) -> dict:
-    return {
-        "versions": {
-            "python": platform.python_version(),
-            **{
-                name: importlib.metadata.version(name)
-                for name in ("shardtune", "tensorflow", "keras", "numpy")
-            },
-        },
-        "platform": platform.platform(),
-        "processors": len(os.sched_getaffinity(0)),
-        "devices": [d.name for d in tf.config.list_logical_devices()],
-        "replicas": strategy.num_replicas_in_sync,
-        "precision": keras.config.dtype_policy().name,
-    }

@@ -12,17 +12,14 @@ import keras
 import numpy as np
 
 from data_prep import splits
-from data_prep.errors import DataError
-from trainer import atomic
-from trainer import cache
-from trainer import classical
+from trainer import devices
+from trainer import loop
 from trainer import optimizers
 from trainer.augmentation import policies
 from trainer.config import Config
 from trainer.config import Phase
 from trainer.extractor import Extractor
 from trainer.extractor import source as feature_source
-from trainer.feature_store import FeatureSet
 from trainer.feed import Feed
 from trainer.model import flip_averaged
 from trainer.model import head_of
@@ -86,7 +83,9 @@ def of_features(
     """
     head = head_of(model)
     views = extractor.views(config.frozen_epochs)
-    validation = _validation_features(config, extractor, feed)
+    validation = extractor.served(
+        feed.readers[splits.VALIDATION], feed.images[splits.VALIDATION]
+    )
     opened: dict[int, Callable] = {}
 
     def source(split: str, epoch: int) -> Callable:
@@ -129,86 +128,34 @@ def make_optimizer(
     )
 
 
+def step_options(
+    config: Config, labels: np.ndarray, classes: int
+) -> loop.StepOptions:
+    """Returns how a batch becomes a step, in every phase.
+
+    Args:
+        config: Of the run.
+        labels: int `[N]`, of the training images.
+        classes: K.
+    """
+    weights = ()
+    if config.class_weights == "balanced":
+        counts = np.bincount(labels, minlength=classes)
+        # scikit-learn's "balanced": n_samples / (n_classes * np.bincount(y)).
+        weights = tuple(len(labels) / (classes * np.maximum(counts, 1)))
+    return loop.StepOptions(
+        seed=config.seed,
+        jit_compile=devices.compiles(config.jit_compile),
+        accumulation=config.accumulation,
+        clip_norm=config.clip_norm,
+        label_smoothing=config.label_smoothing,
+        class_weights=weights,
+    )
+
+
 def served(config: Config, model: keras.Model) -> keras.Model:
     """Returns what predictions come from: the model, or its flip average."""
     return flip_averaged(model) if config.flip_average else model
-
-
-def initialise_head(
-    config: Config,
-    model: keras.Model,
-    feed: Feed,
-    extractor: Extractor,
-    write: bool = True,
-) -> dict:
-    """Sets the head to a classical classifier, fitted on features.
-
-    It is fitted on the training pictures as they are, and on `feature_views`
-    augmented views of them besides.
-
-    Args:
-        config: Of the run; `head_init` names the classifier.
-        model: What `build_classifier` returned, without a hidden layer.
-        feed: Of pictures.
-        extractor: Of the model.
-        write: Whether to write `head_init.json`.
-
-    Returns:
-        The row of what it reached, as in `metrics.jsonl`, epoch 0.
-
-    Raises:
-        DataError: If a class has no training image, or the features do not
-            fit in memory.
-    """
-    train, pixels = feed.readers[splits.TRAIN], feed.images[splits.TRAIN]
-    absent = set(range(model.output.shape[1])) - set(train.labels.tolist())
-    if absent:
-        names = [train.manifest.classes[k] for k in sorted(absent)]
-        raise DataError(
-            f"--head_init={config.head_init} cannot learn {', '.join(names)}: "
-            "the train split has no image of it. Make the data set again "
-            "with other --splits."
-        )
-    sets = [extractor.plain(train, pixels)]
-    if config.augment != "none":
-        sets += [
-            extractor.augmented(train, pixels, view)
-            for view in range(config.feature_views)
-        ]
-    _check_memory(sets)
-    validation = _validation_features(config, extractor, feed)
-    views = [_rows(features) for features in validation]
-    head = classical.fit(
-        config.head_init,
-        np.concatenate([_rows(features) for features in sets]),
-        np.tile(train.labels, len(sets)),
-        np.stack(views, axis=1),
-        feed.readers[splits.VALIDATION].labels,
-        config.seed,
-    )
-    model.get_layer("logits").set_weights([head.kernel, head.bias])
-    if write:
-        atomic.write_json(
-            extractor.model_dir / "head_init.json",
-            {
-                "classifier": config.head_init,
-                "chosen": head.chosen,
-                "candidates": head.candidates,
-            },
-        )
-    return {"phase": "head_init", "epoch": 0, **head.chosen}
-
-
-def _validation_features(
-    config: Config, extractor: Extractor, feed: Feed
-) -> list[FeatureSet]:
-    """Returns the features that validation averages over."""
-    reader = feed.readers[splits.VALIDATION]
-    pixels = feed.images[splits.VALIDATION]
-    result = [extractor.plain(reader, pixels)]
-    if config.flip_average:
-        result.append(extractor.mirrored(reader, pixels))
-    return result
 
 
 def _averaged_head(head: keras.Model) -> keras.Model:
@@ -216,22 +163,3 @@ def _averaged_head(head: keras.Model) -> keras.Model:
     both = keras.Input((2, *head.input.shape[1:]), name="both")
     logits = (head(both[:, 0]) + head(both[:, 1])) / 2.0
     return keras.Model(both, logits, name="averaged_head")
-
-
-def _rows(features: FeatureSet) -> np.ndarray:
-    everything = features.take(np.arange(features.count))
-    return everything.reshape(features.count, -1).astype(np.float32)
-
-
-def _check_memory(sets: list[FeatureSet]) -> None:
-    count = sum(features.count for features in sets)
-    # In float64, centred, scaled and rotated.
-    size = 8 * 4 * count * int(np.prod(sets[0].shape))
-    left = 2 * cache.memory_for_cache(-1)
-    if size > left:
-        raise DataError(
-            f"--head_init fits {count} images of {sets[0].shape} values in "
-            f"memory, which takes {size >> 20} MiB; {left >> 20} are left. "
-            "Use --head=gap, fewer --feature_views, or --feature_cache with "
-            "--frozen_epochs, which streams them."
-        )

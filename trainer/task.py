@@ -172,22 +172,19 @@ def adopt_platform(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 def main() -> None:
     """Builds the config from the flags, runs it, hands over what it made."""
     platform = cluster_env.settings(os.environ)
-    cluster = None
     try:
         config = command.config_from_flags(Config)
         cluster = cluster_env.cluster(os.environ)
         startup.import_tensorflow()
+        from trainer import workers
         from trainer.run import run
 
-        done = run(config, cluster=cluster, log_dir=platform.log_dir or "")
-        if cluster is None or cluster.index == 0:
+        with workers.left_at_once(cluster):
+            done = run(config, cluster=cluster, log_dir=platform.log_dir or "")
+        if workers.is_first(cluster):
             _hand_over(config, platform, done)
-    except Stopped as error:
-        if cluster is None:
-            raise
-        # TensorFlow's own end would wait for workers that are gone.
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        os._exit(EXIT_STOPPED)
+    except Stopped:
+        raise
     except Exception as error:
         if platform.failure_file:
             handover.report_failure(platform.failure_file, error)
