@@ -22,6 +22,7 @@ from data_prep import command
 from data_prep.errors import UsageError
 from launch import arguments
 from launch import submit
+from launch.job import KINDS
 from launch.job import TARGETS
 from launch.job import Job
 from launch.targets import docker
@@ -300,6 +301,22 @@ def commands_of_readme():
             r"python -m launch\.submit --target=[a-z][^`|\n]*", text
         )
     ]
+
+
+@pytest.mark.parametrize("kind", ["", *KINDS])
+def test_the_platforms_own_schemas_are_not_needed(kind, monkeypatch):
+    for name in ("kubeflow.training", "google.cloud.aiplatform_v1"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    for name in (
+        *("botocore", "kubernetes_validate", "kubeflow_trainer_api"),
+        *("kubeflow", "google.cloud"),
+    ):
+        monkeypatch.setitem(sys.modules, name, None)
+    for line in commands_of_readme():
+        assert kind or parsed(shlex.split(line)[3:]).files
+    if kind:
+        words = ["--data_dir=/mnt/data", "--model_dir=/mnt/model"]
+        assert render("kubernetes", words, kind=kind, volumes="claim:/mnt")
 
 
 @pytest.mark.parametrize("line", commands_of_readme())
