@@ -11,6 +11,7 @@ import threading
 import pytest
 import yaml
 from conftest import ROOT
+from training import TINY
 from training import prepare
 
 from data_prep.errors import UsageError
@@ -210,17 +211,6 @@ def test_gcloud_sends_it(tmp_path, monkeypatch, fields, kind):
         assert body["studySpec"]["metrics"][0]["metricId"] == "accuracy"
 
 
-TINY = (
-    "--image_size=32",
-    "--weights=none",
-    "--freeze_random_weights",
-    "--batch_size=8",
-    "--frozen_epochs=1",
-    "--finetune_epochs=0",
-    "--precision=float32",
-)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_trial_reports_its_figure(tmp_path, workers):
@@ -246,7 +236,13 @@ def test_trial_reports_its_figure(tmp_path, workers):
             }
             processes.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "trainer.task", *TINY]
+                    [
+                        sys.executable,
+                        "-m",
+                        "trainer.task",
+                        *TINY,
+                        "--finetune_epochs=0",
+                    ]
                     + [f"--data_dir={tmp_path / 'data'}"],
                     cwd=ROOT,
                     env={**os.environ, **environ},
