@@ -101,13 +101,29 @@ def test_arguments_are_spelt_out(tmp_path):
     }
 
 
+DATAFLOW = "--runner=DataflowRunner --project=P --temp_location=gs://B/tmp"
+
+
 def test_data_prep_is_launched_the_same_way():
-    words = ["--source=photos", "--output_dir=data", "--shard_mb=32"]
-    for target in ("local", "docker", "slurm"):
-        files = render(target, words, job="data_prep").files
+    fields = {
+        "kubernetes": {"volumes": "claim:/mnt"},
+        "vertex": {"image": "pkg.dev/p/r/s:1", "output_uri": "gs://bucket/run"},
+    }
+    for target in ("local", "docker", "slurm", "kubernetes", "vertex"):
+        words = ["--source=/mnt/photos", "--output_dir=/mnt/data"]
+        words += [
+            "--shard_mb=32",
+            "--runner=beam",
+            f"--beam_options={DATAFLOW}",
+        ]
+        more = fields.get(target, {})
+        files = render(target, words, job="data_prep", **more).files
         text = next(iter(files.values()))
-        assert re.search(r"-m data_prep\.task", text)
+        assert f"--beam_options={DATAFLOW}" in text
+        assert re.search(r'-m"?,? "?data_prep\.task', text)
         assert "--shard_mb=32" in text
+    with pytest.raises(UsageError, match="--tune is for"):
+        render("vertex", words, job="data_prep", tune="seed=1:2", **more)
     with pytest.raises(UsageError, match="one process"):
         render("slurm", words, job="data_prep", workers=2)
 

@@ -135,6 +135,13 @@ def test_arguments_survive_yaml():
     assert "--deterministic=false" in arguments
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_account(kind):
+    text = manifest(kind=kind, service_account="trainer")
+    assert "serviceAccountName: trainer\n" in text
+    assert "serviceAccountName" not in manifest(kind=kind)
+
+
 @pytest.fixture(scope="module")
 def volume(tmp_path_factory):
     root = tmp_path_factory.mktemp("volume")

@@ -23,7 +23,9 @@ from trainer import cluster_env
 
 CONFIG = "job.yaml"
 _GOOGLE = "google.cloud.aiplatform_v1"
+# With GPUs (which it has itself) and without.
 DEFAULT_MACHINE = "g2-standard-8"
+DEFAULT_CPU_MACHINE = "n2-standard-8"
 SCALES = {
     "linear": "UNIT_LINEAR_SCALE",
     "log": "UNIT_LOG_SCALE",
@@ -159,7 +161,9 @@ def _takes_fractions(name: str, work: Work) -> bool:
 
 
 def _spec(job: Job, work: Work, given: tuple[str, ...]) -> str:
-    given = _mounted(given)
+    if work.module == "trainer.task":
+        given = _mounted(given)
+    default_machine = DEFAULT_MACHINE if job.gpus else DEFAULT_CPU_MACHINE
     words = {
         "image": render_lib.quoted(job.image),
         "module": render_lib.quoted(work.module),
@@ -178,7 +182,7 @@ def _spec(job: Job, work: Work, given: tuple[str, ...]) -> str:
     def pool(replicas: int) -> str:
         text = render_lib.template(
             "vertex_pool.yaml",
-            machine_type=job.machine_type or DEFAULT_MACHINE,
+            machine_type=job.machine_type or default_machine,
             accelerator=f"acceleratorType: {accelerator}" if job.gpus else "",
             count=f"acceleratorCount: {job.gpus}" if job.gpus else "",
             replicas=replicas,
@@ -297,7 +301,8 @@ def _check_pools(file: str, spec: dict) -> None:
         else:
             command, words = container["command"], container["args"]
             module = rules.module_of(command, file)
-        arguments.check(module, words, ["--model_dir=/gcs/given/by/vertex"])
+        given = ["--model_dir=/gcs/given/by/vertex"]
+        arguments.check(module, words, given if "trainer" in module else [])
 
 
 def _indented(text: str, spaces: int) -> str:
