@@ -252,6 +252,36 @@ def test_what_could_not_be_copied_is_kept(
     assert (kept / "DONE.json").read_text() == "{}"
 
 
+def test_runs_in_a_bucket_are_compared(server, bucket, tmp_path):
+    """A finished run by its names, one that is not by its last commit."""
+    for name, rate in (("000", 0.1), ("001", 0.2)):
+        model = tmp_path / name
+        model.mkdir()
+        (model / "config.json").write_text(json.dumps({"rate": rate}))
+        mirror = Mirror(server.open_store(f"{bucket}/sweep/{name}"), model)
+        if name == "001":
+            figures = {"split": "test", "accuracy": 0.75, "loss": 1}
+            (model / "evaluation.json").write_text(json.dumps(figures))
+            (model / "DONE.json").write_text("{}")
+        mirror.push()
+        if name == "001":
+            mirror.publish()
+    words = ["-m", "launch.compare", "--csv", f"{bucket}/sweep"]
+    done = subprocess.run(
+        server.inside([sys.executable, *words]),
+        env={**os.environ, **server.environ},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "run,rate,split,accuracy,loss,finished",
+        f"{bucket}/sweep/001,0.2,test,0.7500,1.0000,yes",
+        f"{bucket}/sweep/000,0.1,,,,no",
+    ]
+
+
 @pytest.mark.slow
 def test_stopped_and_resumed_on_another_machine(server, bucket, data, tmp_path):
     upload(server, data, f"{bucket}/data")
