@@ -17,6 +17,7 @@ from data_prep.errors import UsageError
 from trainer import atomic
 from trainer import startup
 
+_PIECE = 1 << 20
 _LONGEST = 300  # characters of a client's own message
 
 
@@ -131,7 +132,9 @@ class TensorFlowStore(Store):
     def read(self, name: str) -> bytes:
         def read_whole() -> bytes:
             with self._files.GFile(f"{self.uri}/{name}", "rb") as file:
-                return file.read()
+                # Without a number it asks for the size, which it remembers
+                # for seconds while another machine writes the object anew.
+                return b"".join(iter(lambda: file.read(_PIECE), b""))
 
         return self._call(read_whole)
 

@@ -26,6 +26,8 @@ import sys
 import threading
 import time
 import urllib.parse
+from collections.abc import Mapping
+from types import MappingProxyType
 
 HOSTS = ("www.googleapis.com", "storage.googleapis.com")
 BUCKET = "bucket"
@@ -82,7 +84,7 @@ class Service:
     """
 
     def __init__(self, port: int, environ: dict[str, str], holder: int):
-        self.port = port
+        self._port = port
         self.environ = environ
         self.faults: list[Fault] = []
         self.requests: list[str] = []
@@ -122,15 +124,31 @@ class Service:
 
     def object(self, name: str) -> bytes | None:
         """Returns an object of the bucket, None if there is none."""
-        return self._get(f"/{BUCKET}/{urllib.parse.quote(name)}")
+        path = f"/{BUCKET}/{urllib.parse.quote(name)}"
+        status, _, content = self.ask("GET", path, headers={"Host": HOSTS[1]})
+        return content if status == 200 else None
 
-    def _get(self, path: str) -> bytes | None:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port)
-        connection.request("GET", path, headers={"Host": HOSTS[1]})
+    def put(self, name: str, content: bytes) -> None:
+        """Writes an object, as another machine would."""
+        query = urllib.parse.urlencode({"uploadType": "media", "name": name})
+        path = f"/upload/storage/v1/b/{BUCKET}/o?{query}"
+        status, _, _ = self.ask("POST", path, content, {"Host": HOSTS[0]})
+        assert status == 200
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> tuple[int, list[tuple[str, str]], bytes]:
+        """Asks fake-gcs-server; returns status, headers and body."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._port)
+        connection.request(method, path, body, dict(headers))
         answer = connection.getresponse()
-        body = answer.read()
+        content = answer.read()
         connection.close()
-        return body if answer.status == 200 else None
+        return answer.status, answer.getheaders(), content
 
 
 class _Proxy(http.server.BaseHTTPRequestHandler):
@@ -163,7 +181,9 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
             # an object without content.
             answer = uploads.get(self.path, (308, [], b""))
         else:
-            answer = self._ask(body)
+            answer = self._service.ask(
+                self.command, self.path, body, self._headers()
+            )
             if self.command == "PUT":
                 uploads[self.path] = answer
         self._service.over.wait(fault.seconds)
@@ -171,15 +191,6 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self._answer(*answer, fault.kept)
-
-    def _ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-        """Returns status, headers and body of the service's own answer."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._service.port)
-        connection.request(self.command, self.path, body, self._headers())
-        answer = connection.getresponse()
-        content = answer.read()
-        connection.close()
-        return answer.status, answer.getheaders(), content
 
     def _headers(self) -> dict[str, str]:
         return {

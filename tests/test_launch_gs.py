@@ -140,6 +140,14 @@ def test_slow_answers(service, store):
         assert fault.hits == 1
 
 
+def test_an_object_that_another_machine_writes_anew(service, store):
+    """TensorFlow remembers sizes for seconds."""
+    folder = store.uri.removeprefix("gs://bucket/")
+    for content in (CONTENT, 2 * CONTENT, b"", 3 * CONTENT):
+        service.put(f"{folder}/old", content)
+        assert store.read("old") == content
+
+
 def test_a_disk_that_is_full_leaves_the_old_object(
     service, store, remote, tmp_path
 ):
