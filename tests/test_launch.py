@@ -128,6 +128,19 @@ def test_data_prep_is_launched_the_same_way():
         render("slurm", words, job="data_prep", workers=2)
 
 
+def test_credentials_reach_a_container(monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/a b/key.json")
+    text = render("docker").files["run.sh"]
+    assert "AWS" not in text and "GOOGLE" not in text
+    words = ["--data_dir=gs://bucket/data", "--model_dir=s3://bucket/model"]
+    text = render("docker", words).files["run.sh"]
+    assert "--env=AWS_SECRET_ACCESS_KEY \\\n" in text
+    assert "secret" not in text
+    assert "'--volume=/a b/key.json:/job/google.json:ro'" in text
+    assert "-m launch.staged \\\n" in text
+
+
 def test_grid():
     found = arguments.grid("dropout=0,0.5 batch_size=16,32")
     assert found == [

@@ -319,6 +319,20 @@ def test_stopped_and_resumed_on_another_machine(server, bucket, data, tmp_path):
     assert kept == {entry["object"] for entry in files}
 
 
+def test_the_trainer_alone_makes_no_folder_called_gs(run, tmp_path):
+    for data, model in (("data", "gs://b/model"), ("s3://b/data", "model")):
+        done = run(
+            "trainer.task",
+            f"--data_dir={data}",
+            f"--model_dir={model}",
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        assert done.returncode == 64
+        assert "launch.staged" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_client_that_is_missing_is_named():
     with pytest.raises(UsageError, match="nope:// is not known.*gs://, s3://"):
         stores.open_store("nope://bucket/x")
