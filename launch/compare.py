@@ -17,7 +17,7 @@ from absl import flags
 
 from data_prep import command
 from data_prep.errors import DataError
-from launch.staged import COMMIT
+from launch.mirror import COMMIT
 from launch.stores import open_store
 
 # Flags that say where a run lies, not what it is.

@@ -6,14 +6,10 @@ python -m launch.staged -- --data_dir=s3://bucket/data \
 The trainer reads records by position, which wants local files. So: copy the
 data in and check it against its manifest; copy the model directory in, if a
 run has begun it; train; copy what changes out while it trains, and what is
-left when it ends. COMMIT.json, written last, lists the files that belong
-together: a copy that was cut short leaves the one before it valid.
+left when it ends; see `launch.mirror`.
 """
 
 import concurrent.futures
-import contextlib
-import hashlib
-import json
 import os
 import pathlib
 import shutil
@@ -31,13 +27,13 @@ from data_prep.errors import Stopped
 from launch import arguments
 from launch.job import replaced
 from launch.job import value_of
+from launch.mirror import Mirror
+from launch.mirror import download
 from launch.stores import Store
 from launch.stores import open_store
 from trainer import atomic
 from trainer import cluster_env
 
-COMMIT = "COMMIT.json"
-_COPIES = 8  # at once: one connection alone does not fill a network
 _POLL_SECONDS = 0.5
 
 
@@ -61,121 +57,11 @@ def fetch_data(store: Store, folder: pathlib.Path) -> None:
             "set of data_prep."
         ) from None
     names = [name for name in store.names() if name != "manifest.json"]
-    _download(store, [(name, name) for name in names], folder)
+    download(store, [(name, name) for name in names], folder)
     with atomic.replacing(folder / "manifest.json") as incomplete:
         incomplete.write_bytes(manifest)
     # Sizes, counts and checksums of every shard, by the manifest.
     verify.verify(str(folder))
-
-
-class Mirror:
-    """A model directory and its copy in a store.
-
-    Args:
-        store: Where the copy lies.
-        folder: The model directory.
-    """
-
-    def __init__(self, store: Store, folder: pathlib.Path):
-        self._store = store
-        self._folder = folder
-        self._sent: dict[str, dict] = {}
-        self._seen: dict[str, tuple[int, int]] = {}
-
-    def fetch(self) -> None:
-        """Copies in what the last commit lists.
-
-        Raises:
-            DataError: If a file of it is missing or damaged.
-        """
-        try:
-            files = json.loads(self._store.read(COMMIT))["files"]
-        except FileNotFoundError:
-            return
-        except (ValueError, KeyError, TypeError) as error:
-            raise self._damaged(
-                COMMIT, f"it cannot be read ({error!r})"
-            ) from None
-        _download(
-            self._store,
-            [(entry["object"], name) for name, entry in files.items()],
-            self._folder,
-        )
-        for name, entry in files.items():
-            path = self._folder / name
-            if _digest(path) != entry["sha256"]:
-                raise self._damaged(
-                    entry["object"], f"its SHA-256 is not the one in {COMMIT}"
-                )
-            self._seen[name] = _state(path)
-        self._sent = files
-
-    def try_out(self) -> None:
-        """Writes and deletes an object, so that what may not be fails now.
-
-        Raises:
-            DataError: If the store refuses; not after hours of training.
-        """
-        self._store.write("objects/try-out", b"")
-        self._store.delete("objects/try-out")
-
-    def push(self) -> int:
-        """Copies out what changed, then the commit; returns how many files.
-
-        Content is stored below `objects/` by its SHA-256, so that the last
-        commit stays whole until the next one is written.
-        """
-        # What was seen counts from the commit on: a copy that fails is made
-        # again, whole.
-        files, seen, changed = {}, {}, 0
-        for path in sorted(self._folder.rglob("*")):
-            name = path.relative_to(self._folder).as_posix()
-            if not path.is_file() or path.name.startswith("incomplete."):
-                continue
-            # A file that is replaced or goes while we look: next time.
-            with contextlib.suppress(FileNotFoundError):
-                state = _state(path)
-                if self._seen.get(name) == state:
-                    files[name] = self._sent[name]
-                    continue
-                digest = _digest(path)
-                entry = {"object": f"objects/{digest}", "sha256": digest}
-                self._store.upload(path, entry["object"])
-                if _digest(path) != digest:
-                    continue  # it was written to meanwhile
-                files[name], seen[name] = entry, state
-                changed += 1
-        gone = {
-            name for name in self._sent if not (self._folder / name).exists()
-        }
-        for name, entry in self._sent.items():
-            if name not in files and name not in gone:
-                files[name] = entry
-        if changed or gone:
-            content = {"files": files}
-            self._store.write(COMMIT, json.dumps(content, indent=1).encode())
-            self._sent = files
-            self._seen |= seen
-            # Of the commit before, or of a copy that was cut short.
-            kept = {entry["object"] for entry in files.values()}
-            for old in self._store.names():
-                if old.startswith("objects/") and old not in kept:
-                    with contextlib.suppress(FileNotFoundError):
-                        self._store.delete(old)
-        return changed
-
-    def _damaged(self, name: str, why: str) -> DataError:
-        return DataError(
-            f"{self._store.uri}/{name} is damaged: {why}. Delete the folder to "
-            "begin anew."
-        )
-
-    def publish(self) -> None:
-        """Gives a finished model its plain names: all but checkpoints."""
-        for name in self._sent:
-            if not name.startswith("checkpoints/") and name != "DONE.json":
-                self._store.upload(self._folder / name, name)
-        self._store.upload(self._folder / "DONE.json", "DONE.json")
 
 
 def train(words: list[str], scratch: pathlib.Path, seconds: float) -> int:
@@ -199,6 +85,7 @@ def train(words: list[str], scratch: pathlib.Path, seconds: float) -> int:
     cluster = cluster_env.cluster(os.environ)
     if "://" in model_uri:
         inside["model_dir"] = str(scratch / "model")
+        print(f"opening {model_uri}", flush=True)
         mirror = Mirror(open_store(model_uri), scratch / "model")
         mirror.fetch()
         if cluster is not None and cluster.index:
@@ -208,11 +95,12 @@ def train(words: list[str], scratch: pathlib.Path, seconds: float) -> int:
     data_uri = value_of(spelt, "data_dir")
     if "://" in data_uri:
         inside["data_dir"] = str(scratch / "data")
+        print(f"copying {data_uri}", flush=True)
         fetch_data(open_store(data_uri), scratch / "data")
     weights = value_of(spelt, "weights")
     if "://" in weights:
         folder, _, name = weights.rpartition("/")
-        _download(open_store(folder), [(name, name)], scratch / "weights")
+        download(open_store(folder), [(name, name)], scratch / "weights")
         inside["weights"] = str(scratch / "weights" / name)
     code = _watched(
         [sys.executable, "-m", "trainer.task", *replaced(spelt, inside)],
@@ -278,51 +166,6 @@ def _watched(
             time.sleep(_POLL_SECONDS)
     code = child.returncode
     return 128 - code if code < 0 else code
-
-
-def _download(
-    store: Store, pairs: list[tuple[str, str]], folder: pathlib.Path
-) -> None:
-    """Copies objects into a folder, several at once.
-
-    Args:
-        store: Where they lie.
-        pairs: Of each, its name in the store and in the folder.
-        folder: Where to.
-
-    Raises:
-        DataError: If one is missing, or would lie outside of the folder.
-    """
-
-    def download(pair: tuple[str, str]) -> None:
-        source, name = pair
-        path = pathlib.Path(os.path.normpath(folder / name))
-        if not path.is_relative_to(folder):
-            raise DataError(
-                f"{store.uri} names the file {name!r}, which leads out of its "
-                "folder. Rename or delete it."
-            )
-        try:
-            store.download(source, path)
-        except FileNotFoundError:
-            raise DataError(
-                f"{store.uri}/{source} is missing. Copy it there again, or "
-                "delete the folder to begin anew."
-            ) from None
-
-    with concurrent.futures.ThreadPoolExecutor(_COPIES) as pool:
-        # Raises the first error, if any; what waits then is not begun.
-        list(pool.map(download, pairs))
-
-
-def _digest(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _state(path: pathlib.Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_mtime_ns, found.st_size
 
 
 def main(words: list[str]) -> int:

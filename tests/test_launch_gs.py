@@ -25,8 +25,8 @@ from training import train
 
 from data_prep.errors import DataError
 from data_prep.errors import Stopped
-from launch.staged import COMMIT
-from launch.staged import Mirror
+from launch.mirror import COMMIT
+from launch.mirror import Mirror
 
 pytestmark = pytest.mark.skipif(
     bool(gcs_service.missing()), reason=gcs_service.missing()

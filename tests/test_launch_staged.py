@@ -24,8 +24,8 @@ from data_prep.errors import Stopped
 from data_prep.errors import UsageError
 from launch import staged
 from launch import stores
-from launch.staged import COMMIT
-from launch.staged import Mirror
+from launch.mirror import COMMIT
+from launch.mirror import Mirror
 
 
 @dataclasses.dataclass
