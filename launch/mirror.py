@@ -155,8 +155,8 @@ def download(
             store.download(source, path)
         except FileNotFoundError:
             raise DataError(
-                f"{store.uri}/{source} is missing. Copy it there again, or "
-                "delete the folder to begin anew."
+                f"{store.uri}/{source} is missing. Put it there again, or "
+                "begin anew in another folder."
             ) from None
 
     with concurrent.futures.ThreadPoolExecutor(_COPIES) as pool:

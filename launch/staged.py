@@ -147,7 +147,7 @@ def _watched(
     def copy() -> None:
         try:
             mirror.push()
-        except (DataError, Stopped) as error:
+        except (DataError, Stopped, OSError) as error:
             # The next one, or the last, may succeed.
             print(f"warning: {error}", file=sys.stderr, flush=True)
 
