@@ -108,6 +108,30 @@ MUTANTS = [
 ]
 
 
+@pytest.mark.parametrize("fields", [{}, {"tune": TUNE}])
+def test_googles_clients_are_not_imported(fields):
+    """Their import takes a second; the messages alone refuse a mutant."""
+    pytest.importorskip("google.cloud.aiplatform_v1")
+    code = f"""
+import sys
+from data_prep.errors import UsageError
+from launch.targets import vertex
+text = {config(**fields)!r}
+vertex.check({{"job.yaml": text}})
+try:
+    vertex.check({{"job.yaml": text.replace("machineType", "machineTyp")}})
+except UsageError as error:
+    assert "machineTyp" in str(error), error
+    found = [m for m in sys.modules if "aiplatform_v1.services" in m]
+    sys.exit(str(found) if found else 0)
+sys.exit("the mutant was taken")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("fields, old, new", MUTANTS)
 def test_mutants_are_refused(fields, old, new):
     pytest.importorskip("google.cloud.aiplatform_v1")
