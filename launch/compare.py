@@ -1,39 +1,47 @@
 """Command line: one table of what several runs reached.
 
 python -m launch.compare model/*
+python -m launch.compare gs://bucket/model
+
+An address in object storage stands for all runs below it.
 """
 
 import csv
 import json
 import pathlib
 import sys
+import tempfile
+from collections.abc import Mapping
 
 from absl import flags
 
 from data_prep import command
 from data_prep.errors import DataError
+from launch.mirror import COMMIT
+from launch.stores import open_store
 
 # Flags that say where a run lies, not what it is.
 _PLACES = {"model_dir", "data_fingerprint"}
+_FILES = {"config.json", "evaluation.json", "DONE.json"}
 
 
-def table(model_dirs: list[str]) -> list[dict[str, str]]:
+def table(runs: Mapping[str, pathlib.Path]) -> list[dict[str, str]]:
     """Returns a row per run: what its flags have of their own, and figures.
 
     Args:
-        model_dirs: What `trainer.task` wrote; runs that are not finished
+        runs: What `trainer.task` wrote, by name; runs that are not finished
             have no figures, and stand last. The best accuracy stands first.
 
     Raises:
         DataError: If a folder holds no run.
     """
     configs, rows = [], []
-    for folder in map(pathlib.Path, model_dirs):
+    for run, folder in runs.items():
         try:
             configs.append(json.loads((folder / "config.json").read_text()))
         except (OSError, ValueError) as error:
             raise DataError(
-                f"{folder} is no model directory: {error}. Expected what "
+                f"{run} is no model directory: {error}. Expected what "
                 "trainer.task wrote."
             ) from None
     names = dict.fromkeys(name for config in configs for name in config)
@@ -42,13 +50,13 @@ def table(model_dirs: list[str]) -> list[dict[str, str]]:
         for name in names
         if name not in _PLACES and len({repr(c.get(name)) for c in configs}) > 1
     ]
-    for folder, config in zip(model_dirs, configs, strict=True):
-        row = {"run": folder}
+    for (run, folder), config in zip(runs.items(), configs, strict=True):
+        row = {"run": run}
         row |= {name: str(config.get(name, "")) for name in differing}
-        done = pathlib.Path(folder, "DONE.json").exists()
+        done = (folder / "DONE.json").exists()
         figures = {"split": "", "accuracy": "", "loss": ""}
         if done:
-            path = pathlib.Path(folder, "evaluation.json")
+            path = folder / "evaluation.json"
             evaluation = json.loads(path.read_text())
             figures = {
                 "split": evaluation["split"],
@@ -59,9 +67,56 @@ def table(model_dirs: list[str]) -> list[dict[str, str]]:
     return sorted(rows, key=lambda r: (r["finished"] == "no", -_number(r)))
 
 
+def fetched(uri: str, folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Copies what a table needs of all runs below an address.
+
+    Args:
+        uri: In object storage.
+        folder: Where to.
+
+    Returns:
+        The copy of each run, by its address.
+
+    Raises:
+        DataError: If there are none.
+    """
+    store = open_store(uri)
+    names = set(store.names())
+    for name in names:
+        run, slash, file = name.rpartition("/")
+        if file in _FILES:
+            store.download(name, folder / name)
+        elif file == COMMIT and f"{run}{slash}config.json" not in names:
+            # launch.staged's: it gives names when all is done.
+            files = json.loads(store.read(name))["files"]
+            config = files.get("config.json")
+            if config is not None:
+                place = f"{run}{slash}{config['object']}"
+                store.download(place, folder / run / "config.json")
+    runs = sorted(path.parent for path in folder.rglob("config.json"))
+    if not runs:
+        raise DataError(
+            f"{uri} holds no runs. Expected the --model_dir of one, or of a "
+            "sweep."
+        )
+    return {
+        f"{store.uri}/{run.relative_to(folder).as_posix()}".removesuffix(
+            "/."
+        ): run
+        for run in runs
+    }
+
+
 def main(model_dirs: list[str]) -> None:
     """Prints the table."""
-    rows = table(model_dirs)
+    with tempfile.TemporaryDirectory(prefix="shardtune-") as scratch:
+        runs = {}
+        for number, place in enumerate(model_dirs):
+            if "://" in place:
+                runs |= fetched(place, pathlib.Path(scratch, str(number)))
+            else:
+                runs[place] = pathlib.Path(place)
+        rows = table(runs)
     if flags.FLAGS.csv:
         writer = csv.DictWriter(sys.stdout, list(rows[0]))
         writer.writeheader()

@@ -72,6 +72,8 @@ class Job:
                 f"--tune is Vertex AI's; --target={self.target} takes --grid "
                 "or --flag_files."
             )
+        if self.tune and self.job != "trainer":
+            raise UsageError(f"--tune is for --job=trainer, not {self.job}.")
 
     @property
     def folder(self) -> pathlib.Path:

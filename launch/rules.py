@@ -1,5 +1,6 @@
 """Rules that the jobs of several platforms keep."""
 
+import importlib.util
 from collections.abc import Sequence
 
 from data_prep.errors import UsageError
@@ -13,6 +14,14 @@ def require(holds: bool, what: str, why: str) -> None:
     """
     if not holds:
         raise UsageError(f"{what} is wrong: {why}.")
+
+
+def installed(module: str) -> bool:
+    """Tells whether a module is there, without importing it."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False  # not even the package that it would be in
 
 
 def module_of(command: Sequence[str], what: str) -> str:

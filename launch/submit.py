@@ -61,7 +61,8 @@ _HELPS = {
     "makes.",
     "package_uri": "vertex: gs:// URI of our sdist, run in --image instead of "
     "the package inside of it.",
-    "service_account": "vertex: the account that the job runs as.",
+    "service_account": "vertex, kubernetes: the account that the job runs as, "
+    "which s3:// and gs:// folders want.",
     "tune": "vertex: finetune_learning_rate=1e-5:1e-3:log dropout=0:0.5, "
     "searched by Vertex AI for the best validation accuracy.",
     "trials": "vertex: of --tune, in all.",

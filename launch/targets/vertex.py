@@ -1,9 +1,12 @@
 """Vertex AI: CustomJob and HyperparameterTuningJob, by gcloud."""
 
+import importlib
 import importlib.util
 import math
 import shlex
+import sys
 import textwrap
+import types
 from collections.abc import Mapping
 
 import yaml
@@ -19,7 +22,10 @@ from launch.job import replaced
 from trainer import cluster_env
 
 CONFIG = "job.yaml"
+_GOOGLE = "google.cloud.aiplatform_v1"
+# With GPUs (which it has itself) and without.
 DEFAULT_MACHINE = "g2-standard-8"
+DEFAULT_CPU_MACHINE = "n2-standard-8"
 SCALES = {
     "linear": "UNIT_LINEAR_SCALE",
     "log": "UNIT_LOG_SCALE",
@@ -157,6 +163,7 @@ def _takes_fractions(name: str, work: Work) -> bool:
 def _spec(job: Job, work: Work, given: tuple[str, ...]) -> str:
     if work.module == "trainer.task":  # data_prep reads gs:// itself
         given = _mounted(given)
+    default_machine = DEFAULT_MACHINE if job.gpus else DEFAULT_CPU_MACHINE
     words = {
         "image": render_lib.quoted(job.image),
         "module": render_lib.quoted(work.module),
@@ -175,7 +182,7 @@ def _spec(job: Job, work: Work, given: tuple[str, ...]) -> str:
     def pool(replicas: int) -> str:
         text = render_lib.template(
             "vertex_pool.yaml",
-            machine_type=job.machine_type or DEFAULT_MACHINE,
+            machine_type=job.machine_type or default_machine,
             accelerator=f"acceleratorType: {accelerator}" if job.gpus else "",
             count=f"acceleratorCount: {job.gpus}" if job.gpus else "",
             replicas=replicas,
@@ -210,20 +217,32 @@ def _mounted(given: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _check_messages(file: str, config: dict, tuning: bool) -> None:
-    # find_spec of a module below a missing package raises.
-    if not importlib.util.find_spec("google") or not importlib.util.find_spec(
-        "google.cloud.aiplatform_v1"
-    ):
+    if not rules.installed(_GOOGLE):
         return
-    from google.cloud.aiplatform_v1 import types
     from google.protobuf import json_format
 
-    kind = types.HyperparameterTuningJob if tuning else types.CustomJobSpec
+    if tuning:
+        kind = _types("hyperparameter_tuning_job").HyperparameterTuningJob
+    else:
+        kind = _types("custom_job").CustomJobSpec
     message = kind.pb(kind())
     try:
         json_format.ParseDict(config, message, ignore_unknown_fields=False)
     except json_format.ParseError as error:
         raise UsageError(f"Vertex AI refuses {file}: {error}") from None
+
+
+def _types(module: str) -> types.ModuleType:
+    """Imports one of the modules of google.cloud.aiplatform_v1.types.
+
+    The packages around it import the clients of all services, which takes a
+    second. So they are there as what they are found by, and are not run.
+    """
+    for name in (_GOOGLE, f"{_GOOGLE}.types"):
+        if name not in sys.modules:
+            spec = importlib.util.find_spec(name)
+            sys.modules[name] = importlib.util.module_from_spec(spec)
+    return importlib.import_module(f"{_GOOGLE}.types.{module}")
 
 
 def _check_pools(file: str, spec: dict) -> None:
