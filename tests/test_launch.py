@@ -101,7 +101,7 @@ def test_arguments_are_spelt_out(tmp_path):
     }
 
 
-DATAFLOW = "--runner=DataflowRunner --project=P --temp_location=gs://B/tmp"
+FLINK = "--runner=FlinkRunner --flink_master=host:8081"
 
 
 def test_data_prep_is_launched_the_same_way():
@@ -114,12 +114,12 @@ def test_data_prep_is_launched_the_same_way():
         words += [
             "--shard_mb=32",
             "--runner=beam",
-            f"--beam_options={DATAFLOW}",
+            f"--beam_options={FLINK}",
         ]
         more = fields.get(target, {})
         files = render(target, words, job="data_prep", **more).files
         text = next(iter(files.values()))
-        assert f"--beam_options={DATAFLOW}" in text
+        assert f"--beam_options={FLINK}" in text
         assert re.search(r'-m"?,? "?data_prep\.task', text)
         assert "--shard_mb=32" in text
     with pytest.raises(UsageError, match="--tune is for"):
