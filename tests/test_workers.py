@@ -9,12 +9,14 @@ import time
 
 import numpy as np
 import pytest
+import training
 from conftest import ROOT
 from training import FAULTS
 from training import TINY
 from training import command
 from training import curve
 from training import environment
+from training import finish
 from training import prepare
 from training import train
 
@@ -40,11 +42,7 @@ def data(tmp_path_factory):
 @pytest.fixture
 def addresses():
     """Two free ports of this host."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-    found = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
-    for one in sockets:
-        one.close()
-    return found
+    return training.addresses()
 
 
 def start(data, model, addresses, *arguments, faults=(None, None), only=(0, 1)):
@@ -69,12 +67,6 @@ def start(data, model, addresses, *arguments, faults=(None, None), only=(0, 1)):
             )
         )
     return processes
-
-
-def finish(processes):
-    """Returns exit codes and outputs."""
-    outputs = [process.communicate()[0] for process in processes]
-    return [process.returncode for process in processes], outputs
 
 
 @pytest.fixture(scope="module")
