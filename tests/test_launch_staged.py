@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 import gcs_service
+import object_stores
 import pytest
 from conftest import ROOT
 from conftest import hash_tree
@@ -57,33 +58,14 @@ def server(request, tmp_path_factory):
         yield from gs_server(tmp_path_factory.mktemp("gs"))
         return
     with pytest.MonkeyPatch.context() as monkeypatch:
-        yield from s3_server(monkeypatch)
+        for uri in object_stores.s3_bucket(monkeypatch):
+            yield Server(uri, stores.open_store)
 
 
 @pytest.fixture
 def bucket(server, tmp_path):
     """A folder of the bucket that nothing lies in."""
     return f"{server.uri}/{tmp_path.name}"
-
-
-def s3_server(monkeypatch):
-    pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    import s3fs
-
-    s3fs.S3FileSystem.clear_instance_cache()
-    s3fs.S3FileSystem().mkdir("bucket")
-    yield Server("s3://bucket", stores.open_store)
-    server.stop()
 
 
 def gs_server(root):
