@@ -4,8 +4,8 @@ python -m benchmarks.data_prep speed --photos=FOLDER
 python -m benchmarks.data_prep growth --images=1000,100000,1000000
 python -m benchmarks.data_prep names --images=1000,100000,1000000
 
-`speed` runs whole commands in turns on copies of the photos that differ in a
-comment. The peers: two processes that decode the same files in full with
+`speed` runs whole commands in turns on the photos in all eight orientations, so
+that start-up is a small part of it. The peers: two processes that decode the same files in full with
 libjpeg-turbo and do nothing else, and TFDS's own writer, which looks inside no
 file. `growth` writes tiny images and reports the most memory that a process
 took; `names` does so for all but the opening and writing of files.
@@ -29,27 +29,34 @@ from collections.abc import Callable
 
 from absl import app
 from absl import flags
+from PIL import Image
+from PIL import JpegImagePlugin
 
 from benchmarks import measure
 
-COPIES = 8  # of each photo: enough work for start-up to be a small part
 ROUNDS = 3
 
 
-def copy_photos(photos: str, folder: pathlib.Path) -> int:
-    """Writes `COPIES` of every JPEG, each with a comment of its own."""
+def turn_photos(photos: str, folder: pathlib.Path) -> int:
+    """Writes every JPEG turned and mirrored in all eight ways.
+
+    Each is another picture with the same detail: copies would all be
+    near-duplicates. Quantisation and chroma sampling are the photo's own.
+    """
     count = 0
     for path in sorted(pathlib.Path(photos).rglob("*.jpg")):
-        content = path.read_bytes()
         place = folder / path.parent.name
         place.mkdir(parents=True, exist_ok=True)
-        for copy in range(COPIES):
-            comment = f"copy {copy}".encode()
-            segment = b"\xff\xfe" + struct.pack(">H", len(comment) + 2)
-            (place / f"{path.stem}-{copy}.jpg").write_bytes(
-                content[:2] + segment + comment + content[2:]
-            )
-            count += 1
+        with Image.open(path) as photo:
+            how = {
+                "qtables": photo.quantization,
+                "subsampling": JpegImagePlugin.get_sampling(photo),
+            }
+            for number, turn in enumerate((None, *Image.Transpose)):
+                picture = photo if turn is None else photo.transpose(turn)
+                target = place / f"{path.stem}-{number}.jpg"
+                picture.save(target, "JPEG", **how)
+                count += 1
     return count
 
 
@@ -142,7 +149,7 @@ def speed(photos: str) -> None:
     """Prints rates of ours and of the peers, measured in turns."""
     with tempfile.TemporaryDirectory() as place:
         source = pathlib.Path(place, "photos")
-        count = copy_photos(photos, source)
+        count = turn_photos(photos, source)
         few = pathlib.Path(place, "few")
         for number, path in enumerate(sorted(source.glob("*/*-0.jpg"))):
             if number % 100 == 0:

@@ -143,8 +143,13 @@ class Catalogue:
 
     def thumbnails(self, *ranks: int) -> list[bytes]:
         """Returns the thumbnail of each of several contents."""
-        sql = "SELECT thumbnail FROM facts WHERE rank = ? LIMIT 1"
-        return [self.value(sql, (rank,)) for rank in ranks]
+        marks = ",".join("?" * len(ranks))
+        rows = self.execute(
+            f"SELECT thumbnail FROM facts WHERE rank IN ({marks}) "
+            "GROUP BY rank",
+            ranks,
+        )
+        return [thumbnail for (thumbnail,) in rows]
 
 
 def facts_row(row: Row, facts: Facts, seed: int) -> tuple:

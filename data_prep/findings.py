@@ -147,11 +147,12 @@ def counts(catalogue: Catalogue) -> dict[str, int]:
 
 
 def _near_duplicates(catalogue: Catalogue) -> Iterable[tuple[str, bytes, str]]:
-    name = "SELECT MIN(file) FROM facts JOIN files USING (id) WHERE rank = ?"
-    for one, other in duplicates.join_near(catalogue):
-        first, second = sorted(
-            catalogue.value(name, (r,)) for r in (one, other)
-        )
+    names = (
+        "SELECT MIN(file) AS name FROM facts JOIN files USING (id) "
+        "WHERE rank IN (?, ?) GROUP BY rank ORDER BY name"
+    )
+    for pair in duplicates.join_near(catalogue):
+        (first,), (second,) = catalogue.execute(names, pair)
         yield "near_duplicate", second, f"looks like {shown(first)}"
 
 
