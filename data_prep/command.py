@@ -1,6 +1,7 @@
 """How every `python -m ...` of this project starts and ends."""
 
 import dataclasses
+import errno
 import signal
 import sys
 from collections.abc import Callable
@@ -19,6 +20,10 @@ from data_prep.errors import DataError
 from data_prep.errors import Stopped
 from data_prep.errors import TrainingError
 from data_prep.errors import UsageError
+
+# A full disk, a used-up quota, a limit on the size of files, a disk that takes
+# no more because it is damaged.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def define_flags(
@@ -110,6 +115,15 @@ def _guard(main: Callable[[], int | None]) -> int | None:
         return _fail(
             "stopped by a signal. Run the same command again.",
             EXIT_STOPPED,
+        )
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        return _fail(
+            f"a file{where} could not be written: {error.strerror}. Free some "
+            "space, and run the same command again.",
+            EXIT_DATA,
         )
 
 

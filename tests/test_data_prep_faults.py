@@ -437,3 +437,19 @@ def test_ctrl_c_leaves_nothing(many, tmp_path):
     assert "Traceback" not in said
     assert "stopped by a signal" in said
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("limit, code", [(1000, 65), (100_000, 0)])
+def test_any_command_names_a_full_disk(tmp_path, limit, code):
+    script = (
+        "import pathlib, resource; from data_prep import command; "
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
+        f"path = pathlib.Path({str(tmp_path / 'file')!r}); "
+        "command.run(lambda: print(path.write_bytes(bytes(5000))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert ("could not be written: File too large" in done.stderr) == bool(code)
