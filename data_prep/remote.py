@@ -1,7 +1,8 @@
 """Files in object storage, such as gs://bucket/photos/1.jpg, by way of fsspec.
 
 What reads and writes whole files takes local paths too: then who calls it need
-not know where they lie.
+not know where they lie. Each raises a DataError where the store refuses, and
+Stopped where it does not answer.
 """
 
 import itertools
@@ -13,6 +14,7 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 
 from data_prep.errors import DataError
+from data_prep.errors import Stopped
 from data_prep.errors import UsageError
 
 # Objects that are read at once: a store answers each after tens of
@@ -21,6 +23,14 @@ _BATCH = 32
 # Of one object. Nothing that may be decoded is larger; a film that lies among
 # the photos would fill the memory.
 MAX_BYTES = 1 << 29
+# Base classes of exceptions, of Python, aiohttp and botocore, that say nothing
+# of the request itself; the clients have tried again before they raise them.
+_SILENT = {
+    "ConnectionError",
+    "TimeoutError",
+    "ClientConnectionError",
+    "HTTPClientError",
+}
 
 
 def is_url(path: str) -> bool:
@@ -35,8 +45,8 @@ def contents(paths: Iterable[str]) -> Iterator[bytes | OSError]:
         paths: Local, or of one store.
 
     Raises:
-        DataError: If the store does not answer, or not to us: that is no
-            fault of one file.
+        DataError: If the store refuses: that is no fault of one file.
+        Stopped: If it does not answer.
     """
     paths = iter(paths)
     while batch := list(itertools.islice(paths, _BATCH)):
@@ -68,7 +78,6 @@ def read(path: str) -> bytes:
 
     Raises:
         OSError: If that one file cannot be read.
-        DataError: If the store cannot.
     """
     (content,) = contents([path])
     if isinstance(content, OSError):
@@ -207,10 +216,16 @@ def _call(url: str, function, *words):
         raise _unread(url, error) from None
 
 
-def _unread(url: str, error: Exception) -> DataError:
+def _unread(url: str, error: Exception) -> DataError | Stopped:
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    code = str(getattr(error, "code", ""))  # of gcsfs.retry.HttpError
+    if kinds & _SILENT or (code.isdigit() and int(code) >= 500):
+        return Stopped(
+            f"{url} does not answer: {error!r}. Run the same command again."
+        )
     return DataError(
-        f"{url} cannot be reached: {error!r}. Check the address, the "
-        "credentials and the network."
+        f"{url} cannot be reached: {error!r}. Check the address and the "
+        "credentials."
     )
 
 

@@ -1,5 +1,6 @@
 """Object storage in and out: Google's protocol, and fsspec's in memory."""
 
+import os
 import pathlib
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from data_prep import remote
 from data_prep import verify
 from data_prep.config import PrepareConfig
 from data_prep.errors import DataError
+from data_prep.errors import Stopped
 from data_prep.errors import UsageError
 from data_prep.prepare import prepare
 
@@ -171,15 +173,39 @@ def test_a_store_that_refuses_is_no_bad_image(memory, tmp_path, monkeypatch):
         on_bad_image="skip",
         workers=1,
     )
-    with monkeypatch.context() as broken:
-        broken.setattr(type(memory), "cat_file", forbidden)
-        with pytest.raises(DataError, match="cannot be reached.*Forbidden"):
-            prepare(config)
+    for error, kind, says in (
+        (PermissionError("no"), DataError, "cannot be reached.*PermissionErr"),
+        (ConnectionResetError("gone"), Stopped, "does not answer.*gone"),
+    ):
+
+        def fail(*_, error=error, **__):
+            raise error
+
+        with monkeypatch.context() as broken:
+            broken.setattr(type(memory), "cat_file", fail)
+            with pytest.raises(kind, match=says):
+                prepare(config)
     assert prepare(config).skipped == 0  # the control
 
 
-def forbidden(*_, **__):
-    raise PermissionError("Forbidden")
+def test_a_store_that_is_down(run, tmp_path):
+    pytest.importorskip("s3fs")
+    environ = {
+        **os.environ,
+        "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9",  # nobody
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_MAX_ATTEMPTS": "1",
+    }
+    done = run(
+        "data_prep.task",
+        "--source=s3://bucket/photos",
+        f"--output_dir={tmp_path / 'data'}",
+        env=environ,
+    )
+    assert done.returncode == 75, done.stderr
+    assert "does not answer" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_an_object_whose_name_leads_out(memory):
