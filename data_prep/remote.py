@@ -113,7 +113,6 @@ def move(path: str, target: str) -> None:
 def exists(path: str) -> bool:
     """Tells whether there is such a file."""
     system, name = _open(path)
-    system.invalidate_cache()
     return _call(path, system.exists, name)
 
 
@@ -123,7 +122,6 @@ def delete(path: str) -> None:
         pathlib.Path(path).unlink(missing_ok=True)
         return
     system, name = _open(path)
-    system.invalidate_cache()
     try:
         _call(path, system.rm, name, True)
     except FileNotFoundError:
@@ -152,7 +150,6 @@ def files(url: str) -> Iterator[tuple[str, str, str]]:
         Address, path relative to the folder, and why it may not be read or "".
     """
     system, root = _open(url)
-    system.invalidate_cache()
     scheme = url.partition("://")[0]
     places = [root]
     while places:
@@ -180,7 +177,6 @@ def files(url: str) -> Iterator[tuple[str, str, str]]:
 def folders(url: str) -> list[str]:
     """Returns the sorted names of the folders right below one in a store."""
     system, root = _open(url)
-    system.invalidate_cache()
     try:
         entries = _call(url, system.ls, root, True)
     except FileNotFoundError:
@@ -234,7 +230,8 @@ def _open(url: str):
     try:
         import fsspec
 
-        system, root = fsspec.core.url_to_fs(url)
+        # Others write there too, and a listing can be long.
+        system, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
     except (ImportError, ValueError) as error:
         scheme = url.partition("://")[0]
         extra = {"gs": "gcs"}.get(scheme, scheme)
