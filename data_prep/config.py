@@ -71,6 +71,12 @@ class PrepareConfig:
             raise UsageError(
                 "--output_dir is missing: where the data set goes."
             )
+        _, url, place = self.output_dir.partition("://")
+        if url and "/" not in place.strip("/"):
+            raise UsageError(
+                f"--output_dir={self.output_dir} is a whole bucket. Name a "
+                "folder in it."
+            )
         if self.splits:
             splits.parse_spec(self.splits)
         if self.encoding == "original" and self.image_size:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from data_prep import remote
 from data_prep.errors import DataError
+from data_prep.errors import Stopped
 
 SCRATCH = "scratch"  # folder in the working folder; gone when that is renamed
 _INCOMPLETE = "incomplete"  # folder of an unfinished data set in a store
@@ -68,7 +69,7 @@ def _claim_remote(url: str, last: str) -> Iterator[Place]:
     if remote.exists(f"{url}/{last}") or not remote.exists(mark):
         if next(remote.files(url), None):
             raise _taken(url)
-    remote.delete(url)
+    remote.delete_below(url)
     remote.write(mark, own)
     try:
         with tempfile.TemporaryDirectory() as local:
@@ -80,14 +81,16 @@ def _claim_remote(url: str, last: str) -> Iterator[Place]:
             names = sorted(os.listdir(folder))
             for name in sorted(names, key=lambda name: name == last):
                 remote.move(f"{folder}/{name}", f"{url}/{name}")
-        remote.delete(f"{url}/{_INCOMPLETE}")
     except BaseException:
         # Whatever stops this run may be why the store cannot be reached; then
         # the mark stays, and the next run sweeps.
         with contextlib.suppress(Exception):
             _check_mark(mark, own, url)
-            remote.delete(url)
+            remote.delete_below(url)
         raise
+    # The data set is whole by now, whether this goes well or not.
+    with contextlib.suppress(DataError, Stopped):
+        remote.delete_below(f"{url}/{_INCOMPLETE}")
 
 
 def _check_mark(mark: str, own: bytes, url: str) -> None:

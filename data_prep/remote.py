@@ -5,6 +5,7 @@ not know where they lie. Each raises a DataError where the store refuses, and
 Stopped where it does not answer.
 """
 
+import contextlib
 import itertools
 import os
 import pathlib
@@ -117,15 +118,21 @@ def exists(path: str) -> bool:
 
 
 def delete(path: str) -> None:
-    """Deletes a file, or all that is below a folder in a store, if any."""
+    """Deletes a file if it exists."""
     if not is_url(path):
         pathlib.Path(path).unlink(missing_ok=True)
         return
     system, name = _open(path)
-    try:
-        _call(path, system.rm, name, True)
-    except FileNotFoundError:
-        pass
+    with contextlib.suppress(FileNotFoundError):
+        _call(path, system.rm_file, name)
+
+
+def delete_below(url: str) -> None:
+    """Deletes all objects below a folder in a store."""
+    system, _ = _open(url)
+    found = (address for address, _, _ in files(url))
+    while batch := list(itertools.islice(found, _BATCH)):
+        _call(url, system.rm, batch)
 
 
 def fetch(url: str, folder: str, names: Iterable[str]) -> None:

@@ -246,6 +246,27 @@ def test_killed_and_run_again(bucket, tmp_path):
     assert names(f"{bucket}/photos") == ["1.jpg"]
 
 
+def test_a_whole_bucket_is_no_place():
+    for url in ("gs://bucket", "s3://bucket/"):
+        with pytest.raises(UsageError, match="is a whole bucket"):
+            PrepareConfig("photos", url)
+
+
+def test_what_is_whole_is_not_deleted(memory, tmp_path, monkeypatch):
+    source = write_classes(tmp_path / "photos", count=8)
+    config = PrepareConfig(str(source), "memory://bucket/data", workers=1)
+    delete_below = remote.delete_below
+
+    def fail(url):
+        if url.endswith("/incomplete"):
+            raise Stopped("gone")
+        delete_below(url)
+
+    monkeypatch.setattr(remote, "delete_below", fail)
+    prepare(config)
+    assert verify.verify("memory://bucket/data")
+
+
 def test_of_two_runs_the_later_one_wins(memory):
     url = "memory://bucket/data"
     with pytest.raises(DataError, match="took it over"):
