@@ -429,7 +429,8 @@ def test_the_trainer_refuses_at_start(run, data, tmp_path):
 
 
 def test_ctrl_c_leaves_nothing(many, tmp_path):
-    process = start(many, tmp_path / "data")
+    # Seconds of work, of which the signal cannot miss the end.
+    process = start(many, tmp_path / "data", "--image_size=512", "--workers=1")
     wait_for("scratch/*", tmp_path / "incomplete.data", process)
     process.send_signal(signal.SIGINT)
     assert process.wait() == 75
