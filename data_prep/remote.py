@@ -6,6 +6,7 @@ Stopped where it does not answer.
 """
 
 import contextlib
+import glob
 import itertools
 import os
 import pathlib
@@ -55,17 +56,9 @@ def contents(paths: Iterable[str]) -> Iterator[bytes | OSError]:
             yield from map(_local_content, batch)
             continue
         system, _ = _open(batch[0])
-        try:
-            found = system.cat(batch, on_error="return")
-        except FileNotFoundError:
-            found = {}
-        except Exception as error:  # each store has errors of its own
-            raise _unread(batch[0], error) from None
-        # The keys are spelt as the store spells them.
-        by_name = {system._strip_protocol(k): v for k, v in found.items()}
-        for path in batch:
-            name = system._strip_protocol(path)
-            content = by_name.get(name, FileNotFoundError(2, "does not exist"))
+        # Not `cat`, which takes a name such as [1].jpg for a pattern.
+        found = system.cat_ranges(batch, None, None, on_error="return")
+        for path, content in zip(batch, found, strict=True):
             if isinstance(content, FileNotFoundError):
                 yield FileNotFoundError(2, "does not exist")
             elif isinstance(content, Exception):
@@ -132,7 +125,14 @@ def delete_below(url: str) -> None:
     system, _ = _open(url)
     found = (address for address, _, _ in files(url))
     while batch := list(itertools.islice(found, _BATCH)):
-        _call(url, system.rm, batch)
+        # What it would take for patterns, one by one.
+        odd = [address for address in batch if glob.has_magic(address)]
+        for address in odd:
+            delete(address)
+        plain = [address for address in batch if address not in odd]
+        if plain:
+            with contextlib.suppress(FileNotFoundError):
+                _call(url, system.rm, plain)
 
 
 def fetch(url: str, folder: str, names: Iterable[str]) -> None:

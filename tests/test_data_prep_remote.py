@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT
 from conftest import hash_tree
 from conftest import write_classes
+from conftest import write_image
 
 from data_prep import output
 from data_prep import remote
@@ -80,6 +81,8 @@ def test_in_and_out(run, bucket, tmp_path):
     source = write_classes(tmp_path / "photos", count=8)
     (source / "cat" / ".hidden").write_bytes(b"x")
     (source / "cat" / "bad # 100%.jpg").write_bytes(b"no image")
+    write_image(source / "cat" / "[0-9]* {a,b}?.png", 99)  # no pattern
+    (source / "dog" / "empty.png").touch()
     local = tmp_path / "local" / "data"
     skip = "--on_bad_image=skip"
     done = run(
@@ -235,6 +238,7 @@ def test_killed_and_run_again(bucket, tmp_path):
     left = names(data)
     assert left and "manifest.json" not in left
     remote.write(f"{data}/left.tfrecord-00000-of-00001", b"x")
+    remote.write(f"{data}/left [0].jpg", b"x")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert verify.verify(data)
