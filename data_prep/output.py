@@ -49,8 +49,13 @@ def claim(output_dir: str, last: str) -> Iterator[Place]:
         DataError: If the folder is taken or cannot be written.
     """
     if remote.is_url(output_dir):
-        with _claim_remote(output_dir.rstrip("/"), last) as place:
-            yield place
+        try:
+            with _claim_remote(output_dir.rstrip("/"), last) as place:
+                yield place
+        except sqlite3.OperationalError as error:  # no room for the catalogue
+            raise DataError(
+                f"{output_dir} could not be made: {error}."
+            ) from None
     else:
         with _claim_local(output_dir) as folder:
             scratch = os.path.join(folder, SCRATCH)
