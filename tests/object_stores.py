@@ -3,6 +3,7 @@
 import pathlib
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -24,8 +25,10 @@ def s3_bucket(monkeypatch) -> Iterator[str]:
     }.items():
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()
-    s3fs.S3FileSystem().mkdir("bucket")
-    yield "s3://bucket"
+    # What moto holds outlives its server, within a process.
+    bucket = f"bucket-{uuid.uuid4().hex}"
+    s3fs.S3FileSystem().mkdir(bucket)
+    yield f"s3://{bucket}"
     server.stop()
 
 
