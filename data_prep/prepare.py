@@ -228,10 +228,13 @@ def _stop(
     try:
         findings.stop(catalogue, kinds)
     except DataError as error:
-        with tempfile.TemporaryDirectory() as folder:
-            listed = os.path.join(folder, findings.FILE_NAME)
-            findings.save(catalogue, listed)
-            remote.write(path, pathlib.Path(listed).read_bytes())
+        if remote.is_url(path):
+            with tempfile.TemporaryDirectory() as folder:
+                listed = os.path.join(folder, findings.FILE_NAME)
+                findings.save(catalogue, listed)
+                remote.move(listed, path)
+        else:
+            findings.save(catalogue, path)
         raise DataError(f"{error} All findings: {path}") from None
     remote.delete(path)  # of a run before this one
 
@@ -248,19 +251,24 @@ def _assign(config: PrepareConfig, catalogue: Catalogue, scratch: str) -> None:
         assignment.keep(catalogue)
     else:
         if config.splits_from:
-            former = config.splits_from
-            if remote.is_url(former):
-                former = os.path.join(scratch, "splits_from")
-                os.mkdir(former)
-                url = config.splits_from.rstrip("/")
-                remote.fetch(url, former, [manifest_lib.FILE_NAME])
-                names = manifest_lib.read(former).splits.values()
-                names = [split.fingerprints.name for split in names]
-                remote.fetch(url, former, names)
+            former = _former(config.splits_from, scratch)
             assignment.pin(catalogue, former, config.seed)
         amounts = splits.parse_spec(config.splits or DEFAULT_SPLITS)
         assignment.anew(catalogue, amounts)
     assignment.check(catalogue, config.source)
+
+
+def _former(data_dir: str, scratch: str) -> str:
+    """Returns a local folder with what pins take of a former data set."""
+    if not remote.is_url(data_dir):
+        return data_dir
+    url, folder = data_dir.rstrip("/"), os.path.join(scratch, "splits_from")
+    os.mkdir(folder)
+    remote.fetch(url, folder, [manifest_lib.FILE_NAME])
+    splits_of = manifest_lib.read(folder).splits.values()
+    names = [split.fingerprints.name for split in splits_of]
+    remote.fetch(url, folder, names)
+    return folder
 
 
 def _describe(
