@@ -12,7 +12,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks import measure
-from data_prep import command
+from data_prep.runtime import command
 
 BATCHES = 6  # per pass
 

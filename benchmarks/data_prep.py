@@ -262,8 +262,10 @@ def growth(numbers: list[int]) -> None:
 
 NAMES = """
 import json, os, random, resource, sys, tempfile, time
-from data_prep import assignment, audit, findings, fingerprint, splits, writing
-from data_prep.catalogue import Catalogue, facts_row
+from data_prep.catalogue import assignment, findings, splitting
+from data_prep.images import audit, fingerprint
+from data_prep.writers import dataset_writer
+from data_prep.catalogue.database import Catalogue, facts_row
 from data_prep.config import PrepareConfig
 from data_prep.sources.listing import ImageFile
 count, place = int(sys.argv[1]), sys.argv[2]
@@ -282,9 +284,9 @@ with Catalogue(place) as catalogue:
         facts = audit.Facts(20_000, 200, 150, "", content, True, (), print_)
         catalogue.insert("facts", [facts_row(row, facts, 0)])
     findings.find(catalogue, splits_kept=False)
-    assignment.anew(catalogue, splits.parse_spec("train:0.8,test:0.2"))
-    planned = {s: list(writing._plan(config, catalogue, s)) for s in splits.SPLITS}
-    items = sum(len(shard.items) for shard in writing._shards(
+    assignment.anew(catalogue, splitting.parse_spec("train:0.8,test:0.2"))
+    planned = {s: list(dataset_writer._plan(config, catalogue, s)) for s in splits.SPLITS}
+    items = sum(len(shard.items) for shard in dataset_writer._shards(
         catalogue, planned, [str(n) for n in range(10)]))
     assert items == count
     findings.save(catalogue, os.path.join(place, "audit.json"))

@@ -24,12 +24,12 @@ import numpy as np
 from absl import flags
 
 from benchmarks import measure
-from data_prep import command
-from data_prep import manifest as manifest_lib
-from data_prep.errors import UsageError
+from data_prep.dataset import manifest as manifest_lib
 from data_prep.prepare import PrepareConfig
 from data_prep.prepare import prepare
-from trainer import startup
+from data_prep.runtime import command
+from data_prep.runtime import startup
+from data_prep.runtime.errors import UsageError
 
 BATCH = 64
 WORKERS = len(os.sched_getaffinity(0))
@@ -57,7 +57,7 @@ def _graph_loop():
 def consume_in_graph(dataset) -> int:
     """Runs through a tf.data set of tuples whose first member is images.
 
-    Inside a tf.function, as `trainer.loop` and Keras's `fit` do: handing
+    Inside a tf.function, as `trainer.engine.loop` and Keras's `fit` do: handing
     every batch to Python would be a cost that no training pays.
     """
     return int(_graph_loop()(iter(dataset)))
@@ -65,9 +65,9 @@ def consume_in_graph(dataset) -> int:
 
 def ours(data_dir: str, size: int, source: str, in_graph: bool = True):
     """Our pipeline; `source` is "fast", "exact" or "memory"."""
-    from trainer import cache
-    from trainer import input_pipeline
-    from trainer.reader import Reader
+    from trainer.pipeline import cache
+    from trainer.pipeline import input_pipeline
+    from trainer.pipeline.reader import Reader
 
     reader = Reader(data_dir, manifest_lib.load(data_dir), "train")
     images = (
@@ -154,7 +154,7 @@ def tf_cache(data_dir: str, size: int):
     """tf.data with the decoded images in its own memory cache."""
     import tensorflow as tf
 
-    from trainer.reader import Reader
+    from trainer.pipeline.reader import Reader
 
     reader = Reader(data_dir, manifest_lib.load(data_dir), "train")
     everything = reader.pixels(np.arange(reader.count), size)
@@ -322,8 +322,8 @@ def bottleneck(data_dir: str, size: int) -> str:
     """
     import tensorflow as tf
 
-    from trainer import decode
-    from trainer.reader import Reader
+    from trainer.pipeline import decode
+    from trainer.pipeline.reader import Reader
 
     reader = Reader(data_dir, manifest_lib.load(data_dir), "train")
     rows = reader._index

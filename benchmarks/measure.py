@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from trainer import startup
+from data_prep.runtime import startup
 
 
 def rates(epoch: Callable[[], int], runs: int) -> list[float]:

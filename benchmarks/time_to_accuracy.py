@@ -20,9 +20,9 @@ import time
 from absl import flags
 
 from benchmarks import measure
-from data_prep import command
-from data_prep.errors import UsageError
-from trainer import startup
+from data_prep.runtime import command
+from data_prep.runtime import startup
+from data_prep.runtime.errors import UsageError
 
 RECIPES = pathlib.Path(__file__).resolve().parent.parent / "recipes"
 # Of the published recipe (Chollet, "Deep learning with Python", 2017, 5.3).

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from absl import flags
 
 from benchmarks import measure
-from data_prep import command
-from data_prep import splits
+from data_prep.dataset import splits
+from data_prep.runtime import command
 
 
 def make(
@@ -36,17 +36,17 @@ def make(
     import keras
     import tensorflow as tf
 
-    from data_prep import manifest as manifest_lib
-    from trainer import devices
-    from trainer import loop
-    from trainer import optimizers
+    from data_prep.dataset import manifest as manifest_lib
     from trainer.augmentation import policies
     from trainer.config import Config
-    from trainer.feed import Feed
-    from trainer.input_pipeline import Batch
-    from trainer.model import build_classifier
-    from trainer.model import set_trainable
-    from trainer.reader import Reader
+    from trainer.distribution import devices
+    from trainer.engine import loop
+    from trainer.engine import optimizers
+    from trainer.models.classifier import build_classifier
+    from trainer.models.classifier import set_trainable
+    from trainer.pipeline.data_loader import Feed
+    from trainer.pipeline.input_pipeline import Batch
+    from trainer.pipeline.reader import Reader
 
     devices.set_precision(precision)
     strategy = tf.distribute.get_strategy()
@@ -127,7 +127,7 @@ def make(
     per_loop = devices.steps_per_loop(0)
 
     def epoch() -> int:
-        batches = iter(loop.distribute(strategy, source))
+        batches = iter(devices.distribute(strategy, source))
         totals = loop.Totals()
         for count in loop.calls(steps, per_loop):
             rows, seconds = loop.timed(

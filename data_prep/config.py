@@ -1,118 +1,57 @@
-"""What `prepare` is to do, checked when it is built."""
+"""What `prepare` is to do: its settings, declared once, checked when built."""
 
 import dataclasses
 import pathlib
 import re
 
-from data_prep import findings
-from data_prep import remote
-from data_prep import splits
-from data_prep.errors import UsageError
+from data_prep.catalogue import findings
+from data_prep.catalogue import splitting
+from data_prep.images.audit import ENCODINGS
+from data_prep.images.audit import RESIZES
+from data_prep.runtime import settings
+from data_prep.runtime import storage
+from data_prep.runtime.errors import UsageError
+from data_prep.runtime.settings import PROCESS
+from data_prep.runtime.settings import setting
 from data_prep.sources import file_names
 
 DEFAULT_SPLITS = "train:0.8,validation:0.1,test:0.1"
 
-# What changes how a data set is made, but not what is made.
-_NOT_CONTENT = ("output_dir", "workers", "runner", "beam_options")
-
 
 @dataclasses.dataclass(frozen=True)
-class PrepareConfig:
-    """The flags of `data_prep.task`.
+class Source(settings.Group):
+    """Where the images are."""
 
-    Attributes:
-        source: Folder of labelled images, "csv:FILE", or "tfds:NAME".
-        output_dir: Where the data set goes; must not exist, or be empty.
-        layout: "auto", "class_folders", "split_folders" or "file_names".
-        label_pattern: As `file_names.compile_pattern` takes it; makes "auto"
-            mean "file_names".
-        splits: As `splits.parse_spec` takes it; "" keeps the splits that the
-            source gives, or takes `DEFAULT_SPLITS` where it gives none.
-        splits_from: A data set made before, whose images keep their splits.
-        image_size: Stored width and height in pixels; 0 keeps each size.
-        resize: How a picture fits the square: "stretch", "crop" or "pad".
-        encoding: "original", "jpeg" or "raw"; "" is "original" where
-            the size is kept and "jpeg" where it is not.
-        on_bad_image: "fail" or "skip".
-        duplicates: "keep", "drop" or "fail", for files of the same bytes.
-        fail_on: Names of `findings.KINDS`, separated by commas.
-        shard_mb: Size of a shard to aim at, in MiB.
-        workers: Processes; 0 is one per processor.
-        runner: "local" or "beam".
-        beam_options: Options of the Beam pipeline, as on its command line.
-        seed: Of the splits and of the order of records.
-    """
-
-    source: str
-    output_dir: str
-    layout: str = "auto"
-    label_pattern: str = ""
-    splits: str = ""
-    splits_from: str = ""
-    image_size: int = 0
-    resize: str = "stretch"
-    encoding: str = ""
-    on_bad_image: str = "fail"
-    duplicates: str = "keep"
-    fail_on: str = ""
-    shard_mb: int = 64
-    workers: int = 0
-    runner: str = "local"
-    beam_options: str = ""
-    seed: int = 0
+    source: str = setting(
+        "",
+        "Folder of labelled images, also gs:// or s3://; csv:FILE, a CSV or "
+        "TSV file with the columns path, label and perhaps split; or "
+        "tfds:NAME, a TensorFlow Datasets name with perhaps a version "
+        "(tfds:cats_vs_dogs:4.*.*), or a directory that TFDS prepared.",
+        path=settings.Path(
+            settings.READ, stores=True, prefixes=("csv:", "tfds:")
+        ),
+        required=True,
+    )
+    layout: str = setting(
+        "auto",
+        "class_folders, split_folders (train/training, val/valid/validation, "
+        "test/evaluation) or file_names; auto takes the folders for splits "
+        "where every one has the name of a split.",
+        choices=("auto", "class_folders", "split_folders", "file_names"),
+    )
+    label_pattern: str = setting(
+        "",
+        "How a file's name carries its label: kaggle (cat.123.jpg), food5k "
+        "(1_23.jpg), or a regular expression with a group named label, such "
+        "as '(?P<label>[a-z]+)-'.",
+    )
 
     def __post_init__(self) -> None:
-        if not self.source:
-            raise UsageError(
-                "--source is missing: a folder of images, csv:FILE or "
-                "tfds:NAME."
-            )
-        if not self.output_dir:
-            raise UsageError(
-                "--output_dir is missing: where the data set goes."
-            )
-        _, url, place = self.output_dir.partition("://")
-        if url and "/" not in place.strip("/"):
-            raise UsageError(
-                f"--output_dir={self.output_dir} is a whole bucket. Name a "
-                "folder in it."
-            )
-        if self.splits:
-            splits.parse_spec(self.splits)
-        if self.encoding == "original" and self.image_size:
-            raise UsageError(
-                "--encoding=original keeps each image's own bytes and so its "
-                f"size. Received --image_size={self.image_size}. Use "
-                "--encoding=jpeg or raw, or --image_size=0."
-            )
-        if self.encoding == "raw" and not self.image_size:
-            raise UsageError(
-                "--encoding=raw stores pixels of one size. Set --image_size."
-            )
-        if not self.encoding:
-            default = "jpeg" if self.image_size else "original"
-            object.__setattr__(self, "encoding", default)
-        self._check_layout()
-        self.fail_on_kinds  # noqa: B018  raises where one is unknown
-        if self.beam_options and self.runner != "beam":
-            raise UsageError(
-                f"--beam_options={self.beam_options} has no meaning with "
-                f"--runner={self.runner}. Pass --runner=beam."
-            )
-        _, name = self.source_kind
-        distant = remote.is_url(name) and remote.is_url(self.output_dir)
-        if "dataflow" in self.beam_options.lower() and not distant:
-            raise UsageError(
-                "Dataflow sees no folder of this machine. Received --source="
-                f"{self.source} and --output_dir={self.output_dir}; expected "
-                "gs://BUCKET/PHOTOS or csv:gs://BUCKET/TABLE, and "
-                "gs://BUCKET/DATA."
-            )
-
-    def _check_layout(self) -> None:
+        super().__post_init__()
         if self.label_pattern:
             file_names.compile_pattern(self.label_pattern)
-            if self.layout == "auto" and self.source_kind[0] == "folder":
+            if self.layout == "auto" and self.kind == "folder":
                 object.__setattr__(self, "layout", "file_names")
             if self.layout != "file_names":
                 raise UsageError(
@@ -126,24 +65,29 @@ class PrepareConfig:
                 f"{', '.join(file_names.PRESETS)}, or a regular expression "
                 "with a group named label."
             )
-        if self.layout != "auto" and self.source_kind[0] != "folder":
+        if self.layout != "auto" and self.kind != "folder":
             raise UsageError(
                 f"--layout={self.layout} is about folders. Received "
                 f"--source={self.source}. Leave it out."
             )
 
     @property
-    def source_kind(self) -> tuple[str, str]:
-        """ "folder", "csv" or "tfds", and what of that kind."""
-        kind, colon, name = self.source.partition(":")
-        if colon and kind in ("csv", "tfds"):
-            return kind, name
-        return "folder", self.source
+    def kind(self) -> str:
+        """ "folder", "csv" or "tfds"."""
+        kind, colon, _ = self.source.partition(":")
+        return kind if colon and kind in ("csv", "tfds") else "folder"
+
+    @property
+    def place(self) -> str:
+        """The folder, the table, or the name of the TFDS data set."""
+        if self.kind == "folder":
+            return self.source
+        return self.source.partition(":")[2]
 
     @property
     def name(self) -> str:
         """First part of the file names: a valid name of a TFDS data set."""
-        kind, name = self.source_kind
+        kind, name = self.kind, self.place
         if kind == "tfds" and "/" not in name:
             name = name.partition(":")[0]
         path = pathlib.Path(name).resolve()
@@ -154,27 +98,185 @@ class PrepareConfig:
         # TFDS takes names that begin with a letter.
         return name if name[:1].isalpha() else f"images_{name}".strip("_")
 
-    @property
-    def fail_on_kinds(self) -> list[str]:
-        """The findings that stop the run.
 
-        Raises:
-            UsageError: If one is unknown.
-        """
-        kinds = [k.strip() for k in self.fail_on.split(",") if k.strip()]
-        for kind in kinds:
+@dataclasses.dataclass(frozen=True)
+class Checks(settings.Group):
+    """What stops the run."""
+
+    on_bad_image: str = setting(
+        "fail",
+        "fail names every bad image and stops; skip leaves them out and "
+        "counts them.",
+        choices=("fail", "skip"),
+    )
+    duplicates: str = setting(
+        "keep",
+        "Files of the same bytes: keep them in one split; drop all but one, "
+        "and all of them where their labels differ; or fail.",
+        choices=("keep", "drop", "fail"),
+    )
+    fail_on: str = setting(
+        "",
+        "Findings of the audit that stop the run, some of "
+        f"{','.join(findings.KINDS)}.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for kind in self.fail_on_kinds:
             if kind not in findings.KINDS:
                 raise UsageError(
                     f"--fail_on={self.fail_on} has an unknown finding "
-                    f"{kind!r}. Expected some of {', '.join(findings.KINDS)}."
+                    f"{kind!r}: {settings.did_you_mean(kind, findings.KINDS)}"
+                    f"expected some of {', '.join(findings.KINDS)}."
                 )
-        return kinds
 
     @property
-    def content_flags(self) -> dict[str, object]:
-        """The flags that decide what is made, not how or where."""
-        return {
-            name: value
-            for name, value in dataclasses.asdict(self).items()
-            if name not in _NOT_CONTENT
-        }
+    def fail_on_kinds(self) -> list[str]:
+        """The findings that stop the run."""
+        return [k.strip() for k in self.fail_on.split(",") if k.strip()]
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits(settings.Group):
+    """Splits and order."""
+
+    splits: str = setting(
+        "",
+        "Fractions (train:0.8,validation:0.1,test:0.1) or images per class "
+        "(train:1000,validation:500). Given for a source with splits, it "
+        "splits all images anew; empty keeps those, or takes "
+        f"{DEFAULT_SPLITS} where there are none.",
+        first=True,
+    )
+    splits_from: str = setting(
+        "",
+        "A data set made before: images that are in it keep their split.",
+        path=settings.Path(settings.READ, stores=True),
+    )
+    seed: int = setting(
+        0, "Seed of the splits and of the order of the records."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.splits:
+            splitting.parse_spec(self.splits)
+
+
+@dataclasses.dataclass(frozen=True)
+class Records(settings.Group):
+    """How images are stored."""
+
+    image_size: int = setting(
+        0,
+        "Stored width and height in pixels; 0 keeps every image's own.",
+        low=0,
+    )
+    resize: str = setting(
+        "stretch",
+        "How an image fits a square, here, in training and in the exported "
+        "model: stretch, crop to the middle, or pad with black.",
+        choices=RESIZES,
+    )
+    encoding: str = setting(
+        "",
+        "original keeps each file's bytes; jpeg and raw (uint8 pixels) store "
+        "resized images. Empty is original with --image_size=0, else jpeg.",
+        choices=("", *ENCODINGS),
+    )
+    shard_mb: int = setting(64, "Size of a shard to aim at, in MiB.", low=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.encoding == "original" and self.image_size:
+            raise UsageError(
+                "--encoding=original keeps each image's own bytes and so its "
+                f"size. Received --image_size={self.image_size}. Use "
+                "--encoding=jpeg or raw, or --image_size=0."
+            )
+        if self.encoding == "raw" and not self.image_size:
+            raise UsageError(
+                "--encoding=raw stores pixels of one size. Set --image_size."
+            )
+        if not self.encoding:
+            default = "jpeg" if self.image_size else "original"
+            object.__setattr__(self, "encoding", default)
+
+
+@dataclasses.dataclass(frozen=True)
+class Output(settings.Group):
+    """Where the work is done, and where the result goes."""
+
+    output_dir: str = setting(
+        "",
+        "Where the data set goes, also gs:// or s3://. Must not exist, or be "
+        "empty.",
+        path=settings.Path(settings.WRITTEN, stores=True),
+        scope=PROCESS,
+        required=True,
+    )
+    workers: int = setting(
+        0,
+        "Processes; 0 is one per processor. The output does not depend on it.",
+        low=0,
+        scope=PROCESS,
+    )
+    runner: str = setting(
+        "local",
+        "local, or beam: Apache Beam (`pip install 'shardtune[beam]'`), with "
+        "the same output.",
+        choices=("local", "beam"),
+        scope=PROCESS,
+    )
+    beam_options: str = setting(
+        "",
+        "Of the Beam pipeline, such as '--runner=DataflowRunner --project=P "
+        "--region=R --temp_location=gs://B/tmp --sdk_container_image=IMAGE', "
+        "an image with Beam and shardtune; empty is the DirectRunner. Workers "
+        "of other machines need source and output in object storage, or on a "
+        "file system that they share.",
+        scope=PROCESS,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _, url, place = self.output_dir.partition("://")
+        if url and "/" not in place.strip("/"):
+            raise UsageError(
+                f"--output_dir={self.output_dir} is a whole bucket. Name a "
+                "folder in it."
+            )
+        if self.beam_options and self.runner != "beam":
+            raise UsageError(
+                f"--beam_options={self.beam_options} has no meaning with "
+                f"--runner={self.runner}. Pass --runner=beam."
+            )
+
+
+class PrepareConfig(settings.Config):
+    """Everything a data set is made by; the flags of `data_prep.task`.
+
+    Raises:
+        UsageError: If a setting is impossible, or some contradict each other.
+    """
+
+    source: Source
+    splits: Splits
+    records: Records
+    checks: Checks
+    output: Output
+
+    def check(self) -> None:
+        """Refuses folders of this machine where Dataflow is to see them."""
+        source, output = self.source, self.output
+        distant = storage.is_url(source.place) and storage.is_url(
+            output.output_dir
+        )
+        if "dataflow" in output.beam_options.lower() and not distant:
+            raise UsageError(
+                "Dataflow sees no folder of this machine. Received --source="
+                f"{source.source} and --output_dir={output.output_dir}; "
+                "expected gs://BUCKET/PHOTOS or csv:gs://BUCKET/TABLE, and "
+                "gs://BUCKET/DATA."
+            )

@@ -9,32 +9,32 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-from data_prep import assignment
-from data_prep import audit
-from data_prep import findings
-from data_prep import manifest as manifest_lib
-from data_prep import output
-from data_prep import remote
-from data_prep import splits
-from data_prep import tfds_metadata
-from data_prep import writing
-from data_prep.beam import Beam
-from data_prep.catalogue import Catalogue
-from data_prep.catalogue import Row
-from data_prep.catalogue import facts_row
-from data_prep.catalogue import finding_rows
+from data_prep.catalogue import assignment
+from data_prep.catalogue import findings
+from data_prep.catalogue import splitting
+from data_prep.catalogue.database import Catalogue
+from data_prep.catalogue.database import Row
+from data_prep.catalogue.database import facts_row
+from data_prep.catalogue.database import finding_rows
 from data_prep.config import DEFAULT_SPLITS
 from data_prep.config import PrepareConfig
-from data_prep.errors import DataError
-from data_prep.errors import UsageError
-from data_prep.manifest import Manifest
-from data_prep.progress import Progress
+from data_prep.dataset import manifest as manifest_lib
+from data_prep.dataset import tfds_metadata
+from data_prep.dataset.manifest import Manifest
+from data_prep.images import audit
+from data_prep.runners.beam import Beam
+from data_prep.runners.processes import Processes
+from data_prep.runtime import storage
+from data_prep.runtime.errors import DataError
+from data_prep.runtime.errors import UsageError
+from data_prep.runtime.progress import Progress
 from data_prep.sources import file_names
 from data_prep.sources import folder
 from data_prep.sources import table
 from data_prep.sources import tfds
 from data_prep.sources.listing import Listing
-from data_prep.workers import Processes
+from data_prep.writers import dataset_writer
+from data_prep.writers import output
 
 CHUNK = 64  # images that a process opens in one call
 
@@ -50,7 +50,7 @@ def prepare(config: PrepareConfig) -> Manifest:
     """
     _refuse_output_in_source(config)
     with (
-        output.claim(config.output_dir, manifest_lib.FILE_NAME) as place,
+        output.claim(config.output.output_dir, manifest_lib.FILE_NAME) as place,
         Catalogue(place.scratch) as catalogue,
         _runner(config, place.exchange) as runner,
     ):
@@ -60,7 +60,7 @@ def prepare(config: PrepareConfig) -> Manifest:
         classes = _classes(config, catalogue, listing.classes)
         _group(config, catalogue)
         _assign(config, catalogue, place.scratch)
-        written = writing.write_splits(
+        written = dataset_writer.write_splits(
             config, place, catalogue, classes, runner
         )
         manifest = _describe(config, place.folder, catalogue, classes, written)
@@ -96,48 +96,50 @@ def summary(manifest: Manifest) -> str:
 
 
 def _refuse_output_in_source(config: PrepareConfig) -> None:
-    kind, path = config.source_kind
+    kind, path = config.source.kind, config.source.place
     inside = False
-    if kind == "folder" and remote.is_url(config.output_dir):
-        inside = f"{config.output_dir}/".startswith(f"{path.rstrip('/')}/")
+    if kind == "folder" and storage.is_url(config.output.output_dir):
+        inside = f"{config.output.output_dir}/".startswith(
+            f"{path.rstrip('/')}/"
+        )
     elif kind == "folder":
-        target = pathlib.Path(config.output_dir).resolve()
+        target = pathlib.Path(config.output.output_dir).resolve()
         inside = target.is_relative_to(pathlib.Path(path).resolve())
     if inside:
         raise UsageError(
-            f"--output_dir={config.output_dir} lies in --source="
-            f"{config.source}, where it would pass for a class. Pass a folder "
+            f"--output_dir={config.output.output_dir} lies in --source="
+            f"{config.source.source}, where it would pass for a class. Pass a folder "
             "outside of it."
         )
 
 
 def _runner(config: PrepareConfig, exchange: str) -> Processes | Beam:
-    if config.runner == "beam":
-        return Beam(config.beam_options, exchange)
-    return Processes(config.workers)
+    if config.output.runner == "beam":
+        return Beam(config.output.beam_options, exchange)
+    return Processes(config.output.workers)
 
 
 def _list(config: PrepareConfig, scratch: str) -> Listing:
-    kind, name = config.source_kind
+    kind, name = config.source.kind, config.source.place
     if kind == "csv":
         file = name
-        if remote.is_url(name):
+        if storage.is_url(name):
             url, _, base = name.rpartition("/")
-            remote.fetch(url, scratch, [base])
+            storage.fetch(url, scratch, [base])
             file = os.path.join(scratch, base)
         return table.list_table(name, file)
     if kind == "tfds":
         return tfds.list_tfds(name, os.path.join(scratch, "tfds"))
-    if config.layout == "file_names":
-        return file_names.list_file_names(name, config.label_pattern)
-    return folder.list_folder(name, config.layout)
+    if config.source.layout == "file_names":
+        return file_names.list_file_names(name, config.source.label_pattern)
+    return folder.list_folder(name, config.source.layout)
 
 
 def _audit(config: PrepareConfig, catalogue: Catalogue, runner) -> None:
     """Opens every image."""
     total = catalogue.value("SELECT COUNT(*) FROM files")
     chunks = _chunks(catalogue.files(), CHUNK)
-    inspect = functools.partial(_inspect, seed=config.seed)
+    inspect = functools.partial(_inspect, seed=config.splits.seed)
     with Progress("audit", total) as progress:
         for facts, found in runner.map(inspect, chunks):
             catalogue.insert("facts", facts)
@@ -151,12 +153,12 @@ def _inspect(rows: list[Row], seed: int) -> tuple[list[tuple], list[tuple]]:
     As plain tuples, which pass between processes faster than objects.
     """
     facts, found = [], []
-    distant = [r.path for r in rows if not r.problem and remote.is_url(r.path)]
-    contents = remote.contents(distant)
+    distant = [r.path for r in rows if not r.problem and storage.is_url(r.path)]
+    contents = storage.contents(distant)
     for row in rows:
         if row.problem:
             fact = audit.Facts(0, problem=row.problem)
-        elif remote.is_url(row.path):
+        elif storage.is_url(row.path):
             fact = audit.inspect_content(next(contents), row.path)
         else:
             fact = audit.inspect(row.path)
@@ -174,7 +176,7 @@ def _classes(
     config: PrepareConfig, catalogue: Catalogue, declared: list[str]
 ) -> list[str]:
     """Returns the sorted names of the classes, each of which has an image."""
-    if config.on_bad_image == "fail":
+    if config.checks.on_bad_image == "fail":
         _stop(config, catalogue, ["bad_image"])
     labels = {
         label for (label,) in catalogue.execute("SELECT label FROM files")
@@ -182,14 +184,14 @@ def _classes(
     classes = sorted({*labels, *declared} - {""})
     if not labels:
         raise DataError(
-            f"{config.source} holds no image: its {len(classes)} classes are "
+            f"{config.source.source} holds no image: its {len(classes)} classes are "
             "empty."
             if classes
-            else f"{config.source} holds no image of a class."
+            else f"{config.source.source} holds no image of a class."
         )
     if len(classes) < 2:
         raise DataError(
-            f"{config.source} holds one class only: {classes}. "
+            f"{config.source.source} holds one class only: {classes}. "
             "Expected at least two. If these are folders of classes one "
             "level further down, pass that folder as --source."
         )
@@ -199,7 +201,7 @@ def _classes(
     for label in classes:
         if label not in found:
             raise DataError(
-                f"{config.source} has no good image of class {label!r}. Add "
+                f"{config.source.source} has no good image of class {label!r}. Add "
                 "some, or remove the folder."
             )
     return classes
@@ -208,12 +210,14 @@ def _classes(
 def _group(config: PrepareConfig, catalogue: Catalogue) -> None:
     """Finds the images that show one picture, and leaves out copies."""
     given = catalogue.value("SELECT COUNT(given) FROM images")
-    findings.find(catalogue, splits_kept=bool(given) and not config.splits)
-    stopping = list(config.fail_on_kinds)
-    if config.duplicates == "fail":
+    findings.find(
+        catalogue, splits_kept=bool(given) and not config.splits.splits
+    )
+    stopping = list(config.checks.fail_on_kinds)
+    if config.checks.duplicates == "fail":
         stopping.insert(0, "duplicate")
     _stop(config, catalogue, stopping)
-    if config.duplicates == "drop":
+    if config.checks.duplicates == "drop":
         findings.drop_duplicates(catalogue)
 
 
@@ -221,53 +225,53 @@ def _stop(
     config: PrepareConfig, catalogue: Catalogue, kinds: list[str]
 ) -> None:
     """Ends the run if there are such findings; names all of them in a file."""
-    target = config.output_dir.rstrip("/")
-    if not remote.is_url(target):
+    target = config.output.output_dir.rstrip("/")
+    if not storage.is_url(target):
         target = str(pathlib.Path(target).absolute())
     path = f"{target}.{findings.FILE_NAME}"
     try:
         findings.stop(catalogue, kinds)
     except DataError as error:
-        if remote.is_url(path):
+        if storage.is_url(path):
             with tempfile.TemporaryDirectory() as folder:
                 listed = os.path.join(folder, findings.FILE_NAME)
                 findings.save(catalogue, listed)
-                remote.move(listed, path)
+                storage.move(listed, path)
         else:
             findings.save(catalogue, path)
         raise DataError(f"{error} All findings: {path}") from None
-    remote.delete(path)  # of a run before this one
+    storage.delete(path)  # of a run before this one
 
 
 def _assign(config: PrepareConfig, catalogue: Catalogue, scratch: str) -> None:
     given = catalogue.value("SELECT COUNT(given) FROM images")
-    if given and not config.splits:
-        if config.splits_from:
+    if given and not config.splits.splits:
+        if config.splits.splits_from:
             raise UsageError(
-                f"--splits_from={config.splits_from} cannot be followed: "
-                f"{config.source} gives splits of its own. Pass --splits too, "
+                f"--splits_from={config.splits.splits_from} cannot be followed: "
+                f"{config.source.source} gives splits of its own. Pass --splits too, "
                 "to split its images anew."
             )
         assignment.keep(catalogue)
     else:
-        if config.splits_from:
-            former = _former(config.splits_from, scratch)
-            assignment.pin(catalogue, former, config.seed)
-        amounts = splits.parse_spec(config.splits or DEFAULT_SPLITS)
+        if config.splits.splits_from:
+            former = _former(config.splits.splits_from, scratch)
+            assignment.pin(catalogue, former, config.splits.seed)
+        amounts = splitting.parse_spec(config.splits.splits or DEFAULT_SPLITS)
         assignment.anew(catalogue, amounts)
-    assignment.check(catalogue, config.source)
+    assignment.check(catalogue, config.source.source)
 
 
 def _former(data_dir: str, scratch: str) -> str:
     """Returns a local folder with what pins take of a former data set."""
-    if not remote.is_url(data_dir):
+    if not storage.is_url(data_dir):
         return data_dir
     url, folder = data_dir.rstrip("/"), os.path.join(scratch, "splits_from")
     os.mkdir(folder)
-    remote.fetch(url, folder, [manifest_lib.FILE_NAME])
+    storage.fetch(url, folder, [manifest_lib.FILE_NAME])
     splits_of = manifest_lib.read(folder).splits.values()
     names = [split.fingerprints.name for split in splits_of]
-    remote.fetch(url, folder, names)
+    storage.fetch(url, folder, names)
     return folder
 
 
@@ -282,24 +286,24 @@ def _describe(
     findings.save(catalogue, os.path.join(directory, findings.FILE_NAME))
     metadata = tfds_metadata.write(
         directory,
-        name=config.name,
+        name=config.source.name,
         classes=classes,
         splits={
             name: [(shard.count, shard.bytes) for shard in split.shards]
             for name, split in written.items()
         },
-        image_size=config.image_size,
-        encoding=config.encoding,
-        description=f"{config.name}, made by data_prep of shardtune",
+        image_size=config.records.image_size,
+        encoding=config.records.encoding,
+        description=f"{config.source.name}, made by data_prep of shardtune",
     )
     number = catalogue.value
     good = number("SELECT COUNT(*) FROM images")
     return Manifest(
-        name=config.name,
+        name=config.source.name,
         classes=classes,
-        image_size=config.image_size,
-        resize=config.resize,
-        encoding=config.encoding,
+        image_size=config.records.image_size,
+        resize=config.records.resize,
+        encoding=config.records.encoding,
         splits=written,
         findings=findings.counts(catalogue),
         metadata=[
@@ -310,7 +314,7 @@ def _describe(
         dropped=number("SELECT COUNT(*) FROM dropped"),
         ignored=number("SELECT COUNT(*) FROM findings WHERE kind = 'ignored'"),
         unassigned=good - sum(split.count for split in written.values()),
-        flags=config.content_flags,
+        flags=config.identity(),
         versions={
             "python": sys.version.split()[0],
             **{

@@ -3,21 +3,39 @@
 python -m data_prep.verify --data_dir=data
 """
 
+import dataclasses
 import itertools
 import pathlib
 import tempfile
 from collections.abc import Iterator
 
-from absl import flags
-
-from data_prep import command
-from data_prep import manifest as manifest_lib
-from data_prep import remote
-from data_prep.errors import DataError
-from data_prep.errors import UsageError
-from data_prep.manifest import Manifest
+from data_prep.dataset import manifest as manifest_lib
+from data_prep.dataset.manifest import Manifest
+from data_prep.runtime import command
+from data_prep.runtime import settings
+from data_prep.runtime import storage
+from data_prep.runtime.errors import DataError
+from data_prep.runtime.settings import setting
 
 MANY = 10  # problems named in a message before "and more"
+
+
+@dataclasses.dataclass(frozen=True)
+class Verification(settings.Group):
+    """Verification."""
+
+    data_dir: str = setting(
+        "",
+        "The data set to check, also gs:// or s3://.",
+        path=settings.Path(settings.READ, stores=True),
+        required=True,
+    )
+
+
+class VerifyConfig(settings.Config):
+    """The flags of `data_prep.verify`."""
+
+    verification: Verification
 
 
 def verify(data_dir: str) -> int:
@@ -34,12 +52,12 @@ def verify(data_dir: str) -> int:
         DataError: If files are missing, too many, or not what the manifest
             says; it names shard and byte.
     """
-    if remote.is_url(data_dir):
+    if storage.is_url(data_dir):
         url = data_dir.rstrip("/")
         with tempfile.TemporaryDirectory() as copy:
-            for _, name, _ in remote.files(url):
+            for _, name, _ in storage.files(url):
                 if "/" not in name:
-                    remote.fetch(url, copy, [name])
+                    storage.fetch(url, copy, [name])
             try:
                 return verify(copy)
             except DataError as error:
@@ -88,14 +106,16 @@ def _where(manifest: Manifest, data_dir: str, name: str) -> Iterator[str]:
             yield f"{path} is damaged {problem}."
 
 
-def main() -> None:
+def main(config: VerifyConfig) -> None:
     """Verifies the data set that the flag names."""
-    data_dir = flags.FLAGS.data_dir
-    if not data_dir:
-        raise UsageError("--data_dir is missing: the data set to check.")
+    data_dir = config.verification.data_dir
     print(f"{data_dir}: {verify(data_dir)} files are as the manifest says")
 
 
+def cli() -> None:
+    """Runs the command line."""
+    command.run(main, VerifyConfig)
+
+
 if __name__ == "__main__":
-    flags.DEFINE_string("data_dir", None, "The data set to check.")
-    command.run(main)
+    cli()

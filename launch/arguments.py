@@ -1,6 +1,5 @@
 """The flags of the work, parsed by its own definitions before it is queued."""
 
-import dataclasses
 import itertools
 import pathlib
 import shlex
@@ -8,22 +7,14 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from data_prep import command
-from data_prep import task as data_prep_task
-from data_prep.errors import UsageError
-from data_prep.prepare import PrepareConfig
+from data_prep.runtime import settings
+from data_prep.runtime.errors import UsageError
+from launch.job import CONFIGS
 from launch.job import MODULES
 from launch.job import Job
 from launch.job import Work
 from launch.job import value_of
-from trainer import cluster_env
-from trainer import task as trainer_task
-from trainer.config import Config
-
-_CONFIGS = {
-    "trainer.task": (trainer_task.define_flags, Config),
-    "data_prep.task": (data_prep_task.define_flags, PrepareConfig),
-}
+from trainer.distribution import cluster_env
 
 
 def check(
@@ -46,11 +37,11 @@ def check(
         UsageError: As the module itself would, and for words that are no
             flags.
     """
-    define, config_class = _CONFIGS[module]
+    config_class = CONFIGS[module]
     values = flags.FlagValues()
     # So that a flag file within the words is understood.
     flags.DEFINE_string("flagfile", "", "", flag_values=values)
-    define(values)
+    settings.define_flags(config_class, values)
     booleans = {name for name in values if values[name].boolean}
     words = cluster_env.arguments([*defaults, *words], booleans)
     try:
@@ -65,13 +56,13 @@ def check(
             f"{module} takes no positional argument. Received: {rest[1:]}. "
             "Write every flag as --name=value."
         )
-    command.config_from_flags(config_class, values)
-    names = [field.name for field in dataclasses.fields(config_class)]
-    return tuple(
-        f"--{name}={_text(values[name].value)}"
-        for name in names
-        if values[name].present
-    )
+    settings.from_flags(config_class, values)
+    present = {
+        one.name: values[one.name].value
+        for one in config_class.settings()
+        if values[one.name].present
+    }
+    return tuple(settings.spelled(present))
 
 
 def work(job: Job, words: Sequence[str]) -> Work:
@@ -80,12 +71,12 @@ def work(job: Job, words: Sequence[str]) -> Work:
     Raises:
         UsageError: If a flag of the work, or the grid, is wrong.
     """
-    module = MODULES[job.job]
+    module = MODULES[job.common.job]
     defaults = _platform_defaults(job)
     arguments = check(module, words, defaults)
-    variants = grid(job.grid) + _flag_files(job.flag_files)
+    variants = grid(job.value("grid")) + _flag_files(job.value("flag_files"))
     # Vertex AI and SageMaker bring folders of a bucket themselves.
-    staged = job.target not in ("vertex", "sagemaker") and any(
+    staged = job.common.target not in ("vertex", "sagemaker") and any(
         "://" in value_of(arguments, name)
         for name in ("data_dir", "model_dir", "weights")
     )
@@ -143,15 +134,12 @@ def _flag_files(text: str) -> list[list[str]]:
 
 def _platform_defaults(job: Job) -> list[str]:
     """Returns what the platform will say where the flags do not."""
-    if job.job != "trainer" or not job.output_uri:
+    output_uri = job.value("output_uri")
+    if job.common.job != "trainer" or not output_uri:
         return []
-    if job.target == "vertex" and job.output_uri.startswith("gs://"):
-        environ = {"AIP_MODEL_DIR": f"{job.output_uri.rstrip('/')}/model/"}
+    if job.common.target == "vertex" and output_uri.startswith("gs://"):
+        environ = {"AIP_MODEL_DIR": f"{output_uri.rstrip('/')}/model/"}
         return [f"--model_dir={cluster_env.settings(environ).model_dir}"]
-    if job.target == "sagemaker":
-        return [f"--model_dir={job.output_uri.rstrip('/')}/{job.name}"]
+    if job.common.target == "sagemaker":
+        return [f"--model_dir={output_uri.rstrip('/')}/{job.common.name}"]
     return []
-
-
-def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -7,22 +7,36 @@ An address in object storage stands for all runs below it.
 """
 
 import csv
+import dataclasses
 import json
 import pathlib
 import sys
 import tempfile
 from collections.abc import Mapping
 
-from absl import flags
-
-from data_prep import command
-from data_prep.errors import DataError
-from launch.mirror import COMMIT
-from launch.stores import open_store
+from data_prep.runtime import command
+from data_prep.runtime import settings
+from data_prep.runtime.errors import DataError
+from data_prep.runtime.settings import setting
+from launch.staging.mirror import COMMIT
+from launch.staging.stores import open_store
 
 # Flags that say where a run lies, not what it is.
 _PLACES = {"model_dir", "data_fingerprint"}
 _FILES = {"config.json", "evaluation.json", "DONE.json"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison(settings.Group):
+    """The table."""
+
+    csv: bool = setting(False, "Comma-separated, for other programs.")
+
+
+class CompareConfig(settings.Config):
+    """The flags of `launch.compare`."""
+
+    comparison: Comparison
 
 
 def table(runs: Mapping[str, pathlib.Path]) -> list[dict[str, str]]:
@@ -107,7 +121,7 @@ def fetched(uri: str, folder: pathlib.Path) -> dict[str, pathlib.Path]:
     }
 
 
-def main(model_dirs: list[str]) -> None:
+def main(config: CompareConfig, model_dirs: list[str]) -> None:
     """Prints the table."""
     with tempfile.TemporaryDirectory(prefix="shardtune-") as scratch:
         runs = {}
@@ -117,7 +131,7 @@ def main(model_dirs: list[str]) -> None:
             else:
                 runs[place] = pathlib.Path(place)
         rows = table(runs)
-    if flags.FLAGS.csv:
+    if config.comparison.csv:
         writer = csv.DictWriter(sys.stdout, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
@@ -132,6 +146,10 @@ def _number(row: dict[str, str]) -> float:
     return float(row["accuracy"] or 0)
 
 
+def cli() -> None:
+    """Runs the command line."""
+    command.run(main, CompareConfig, positional="model directories")
+
+
 if __name__ == "__main__":
-    flags.DEFINE_bool("csv", False, "Comma-separated, for other programs.")
-    command.run(main, positional="model directories")
+    cli()

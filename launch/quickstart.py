@@ -6,6 +6,7 @@ Writes scikit-learn's 1797 handwritten digits as image files, then runs the
 two commands that a user runs on a folder of photos, and shows what they made.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -15,10 +16,11 @@ import subprocess
 import sys
 import time
 
-from absl import flags
-
-from data_prep import command
-from data_prep.errors import EXIT_DATA
+from data_prep.runtime import command
+from data_prep.runtime import settings
+from data_prep.runtime.errors import EXIT_DATA
+from data_prep.runtime.settings import setting
+from trainer import config as config_lib
 
 IMAGE_SIZE = 48  # pixels; the smallest that leaves VGG16 more than one
 
@@ -40,6 +42,20 @@ COMMON = (
     "--finetune_epochs=6",
     "--augment=none",
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Quickstart(settings.Group):
+    """The quickstart."""
+
+    output_dir: str = setting("shardtune-quickstart", "Where everything goes.")
+    weights: str = settings.same_as(config_lib.Model, "weights")
+
+
+class QuickstartConfig(settings.Config):
+    """The flags of `launch.quickstart`."""
+
+    quickstart: Quickstart
 
 
 def write_digits(folder: pathlib.Path) -> int:
@@ -153,9 +169,9 @@ def report(model_dir: pathlib.Path, seconds: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(config: QuickstartConfig) -> None:
     """Runs the whole path and shows what it made."""
-    output = pathlib.Path(flags.FLAGS.output_dir)
+    output = pathlib.Path(config.quickstart.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     images, data, model = output / "digits", output / "data", output / "model"
     print(f"{images}: {write_digits(images)} images of handwritten digits")
@@ -168,7 +184,7 @@ def main() -> None:
         "trainer.task",
         f"--data_dir={data}",
         f"--model_dir={model}",
-        *weight_flags(flags.FLAGS.weights),
+        *weight_flags(config.quickstart.weights),
         *COMMON,
     )
     print(f"\n{report(model, seconds)}\n")
@@ -184,11 +200,10 @@ def main() -> None:
         print(f"{str(path):<45} {what}")
 
 
+def cli() -> None:
+    """Runs the command line."""
+    command.run(main, QuickstartConfig)
+
+
 if __name__ == "__main__":
-    flags.DEFINE_string(
-        "output_dir", "shardtune-quickstart", "Where everything goes."
-    )
-    flags.DEFINE_string(
-        "weights", "imagenet", "As in trainer.task: imagenet, none or a file."
-    )
-    command.run(main)
+    cli()

@@ -6,10 +6,11 @@ python -m launch.staged -- --data_dir=s3://bucket/data \
 The trainer reads records by position, which wants local files. So: copy the
 data in and check it against its manifest; copy the model directory in, if a
 run has begun it; train; copy what changes out while it trains, and what is
-left when it ends; see `launch.mirror`.
+left when it ends; see `launch.staging.mirror`.
 """
 
 import concurrent.futures
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -19,22 +20,37 @@ import sys
 import tempfile
 import time
 
-from absl import flags
-
-from data_prep import command
-from data_prep.errors import DataError
-from data_prep.errors import Stopped
+from data_prep.runtime import atomic
+from data_prep.runtime import command
+from data_prep.runtime import settings
+from data_prep.runtime.errors import DataError
+from data_prep.runtime.errors import Stopped
+from data_prep.runtime.settings import setting
 from launch import arguments
 from launch.job import replaced
 from launch.job import value_of
-from launch.mirror import Mirror
-from launch.mirror import download
-from launch.stores import Store
-from launch.stores import open_store
-from trainer import atomic
-from trainer import cluster_env
+from launch.staging.mirror import Mirror
+from launch.staging.mirror import download
+from launch.staging.stores import Store
+from launch.staging.stores import open_store
+from trainer.distribution import cluster_env
 
 _POLL_SECONDS = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Staging(settings.Group):
+    """Staging."""
+
+    copy_seconds: float = setting(
+        60.0, "Seconds between two copies of what changed.", low=0
+    )
+
+
+class StagedConfig(settings.Config):
+    """The flags of `launch.staged`."""
+
+    staging: Staging
 
 
 def fetch_data(store: Store, folder: pathlib.Path) -> None:
@@ -168,15 +184,19 @@ def _watched(
     return 128 - code if code < 0 else code
 
 
-def main(words: list[str]) -> int:
+def main(config: StagedConfig, words: list[str]) -> int:
     """Copies in, trains, copies out."""
     # Below TMPDIR; a pod or a job that is started anew finds another machine.
     with tempfile.TemporaryDirectory(prefix="shardtune-") as scratch:
-        return train(words, pathlib.Path(scratch), flags.FLAGS.copy_seconds)
+        return train(words, pathlib.Path(scratch), config.staging.copy_seconds)
+
+
+def cli() -> None:
+    """Runs the command line."""
+    command.run(
+        main, StagedConfig, positional="-- and the flags of the trainer"
+    )
 
 
 if __name__ == "__main__":
-    flags.DEFINE_float(
-        "copy_seconds", 60, "Between two copies of what changed."
-    )
-    command.run(main, positional="-- and the flags of the trainer")
+    cli()

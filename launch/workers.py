@@ -7,6 +7,7 @@ that a cluster would give it. Stops all on SIGTERM or SIGINT, or when one
 fails; starts all again when they stopped with their state saved.
 """
 
+import dataclasses
 import json
 import os
 import signal
@@ -15,14 +16,36 @@ import subprocess
 import sys
 import time
 
-from absl import flags
-
-from data_prep import command
-from data_prep.errors import EXIT_FAILURE
-from data_prep.errors import EXIT_STOPPED
+from data_prep.runtime import command
+from data_prep.runtime import settings
+from data_prep.runtime.errors import EXIT_FAILURE
+from data_prep.runtime.errors import EXIT_STOPPED
 from launch import arguments
+from launch import job
 
 _POLL_SECONDS = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes(settings.Group):
+    """The processes."""
+
+    workers: int = settings.same_as(
+        job.Workers, "workers", default=2, help="Processes."
+    )
+    restarts: int = settings.same_as(
+        job.Restarts,
+        "restarts",
+        default=0,
+        help="How often to start all again after a lost process.",
+    )
+    grace_seconds: int = settings.same_as(job.Notice, "grace_seconds")
+
+
+class WorkersConfig(settings.Config):
+    """The flags of `launch.workers`."""
+
+    processes: Processes
 
 
 def free_ports(count: int) -> list[int]:
@@ -107,27 +130,27 @@ def _wait(
         time.sleep(_POLL_SECONDS)
 
 
-def main(words: list[str]) -> int:
+def main(config: WorkersConfig, words: list[str]) -> int:
     """Runs the workers, again after each stop that was not asked for."""
-    values = flags.FLAGS
+    chosen = config.processes
     spelt = arguments.check("trainer.task", words)
     line = [sys.executable, "-m", "trainer.task", *spelt]
     told: list[int] = []
-    for attempt in range(values.restarts + 1):
+    for attempt in range(chosen.restarts + 1):
         if attempt:
             print(f"workers: start {attempt + 1}", flush=True)
-        code = run_once(line, values.workers, values.grace_seconds, told)
+        code = run_once(line, chosen.workers, chosen.grace_seconds, told)
         if code != EXIT_STOPPED or told:
             break
     return code
 
 
+def cli() -> None:
+    """Runs the command line."""
+    command.run(
+        main, WorkersConfig, positional="-- and the flags of the trainer"
+    )
+
+
 if __name__ == "__main__":
-    flags.DEFINE_integer("workers", 2, "Processes.", lower_bound=1)
-    flags.DEFINE_integer(
-        "restarts", 0, "How often to start all again after a lost process."
-    )
-    flags.DEFINE_float(
-        "grace_seconds", 120, "From a notice to stop to the kill."
-    )
-    command.run(main, positional="-- and the flags of the trainer")
+    cli()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer import startup
+from data_prep.runtime import startup
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIDE = 48

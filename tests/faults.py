@@ -16,14 +16,13 @@ import pathlib
 import signal
 import sys
 
-from data_prep.errors import EXIT_STOPPED
-from trainer import stop
+from data_prep.runtime import signals
+from data_prep.runtime.errors import EXIT_STOPPED
 
 if __name__ == "__main__":
-    stop.watch(EXIT_STOPPED)
+    signals.watch(EXIT_STOPPED)
 
-from data_prep import command  # noqa: E402
-from trainer import startup  # noqa: E402
+from data_prep.runtime import startup  # noqa: E402
 
 
 def happen(what):
@@ -73,11 +72,11 @@ def main():
     startup.import_tensorflow()
     import numpy as np
 
-    from trainer import checkpoint
-    from trainer import evaluate
-    from trainer import feature_writer
-    from trainer import loop
-    from trainer import run
+    from trainer.engine import checkpoint
+    from trainer.engine import loop
+    from trainer.feature_extraction import writer
+    from trainer.inference import evaluation
+    from trainer.inference import finished
 
     if where == "half":
         in_the_middle(np, "savez", int(number), what)
@@ -88,13 +87,12 @@ def main():
             "save": (checkpoint, "save"),
             "rename": (pathlib.Path, "replace"),
             "remove": (pathlib.Path, "unlink"),
-            "export": (run, "export"),
-            "evaluate": (evaluate, "evaluate"),
-            "shard": (feature_writer, "_write"),
+            "export": (finished, "export"),
+            "evaluate": (evaluation, "evaluate"),
+            "shard": (writer, "_write"),
         }[where]
         before(owner, name, int(number), what)
-    command_of.define_flags()
-    command.run(command_of.main)
+    command_of.cli()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from multiprocessing import managers
 
 from conftest import ROOT
 
-from launch import stores
+from launch.staging import stores
 
 _METHODS = ("names", "read", "write", "download", "upload", "delete")
 _KEY = b"test"

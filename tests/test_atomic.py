@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from trainer import atomic
+from data_prep.runtime import atomic
 
 
 def test_a_failed_writer_leaves_the_old_file_alone(tmp_path):

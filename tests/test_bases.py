@@ -5,10 +5,10 @@ import importlib
 import numpy as np
 import pytest
 
-from data_prep.errors import DataError
-from data_prep.errors import UsageError
-from trainer.bases import BASES
+from data_prep.runtime.errors import DataError
+from data_prep.runtime.errors import UsageError
 from trainer.config import Config
+from trainer.models.bases import BASES
 
 # Modules of keras.applications, where `preprocess_input` stands.
 MODULES = {
@@ -28,7 +28,7 @@ def float32(tf):
 
 
 def build(name, image_size=0, **options):
-    from trainer.model import build_classifier
+    from trainer.models.classifier import build_classifier
 
     defaults = dict(preprocessing="auto", head="gap", head_units=0, dropout=0.0)
     return build_classifier(
@@ -41,7 +41,7 @@ def build(name, image_size=0, **options):
 
 @pytest.mark.parametrize("name", BASES)
 def test_every_base_builds_at_its_least_size(name):
-    from trainer.model import set_trainable
+    from trainer.models.classifier import set_trainable
 
     base = BASES[name]
     model = build(name)
@@ -104,7 +104,7 @@ def test_names_do_not_depend_on_what_was_built_before(tf):
 def test_weights_of_another_base_load(name, tmp_path):
     import keras
 
-    from trainer import weights
+    from trainer.models import weights
 
     base = BASES[name]
     keras.utils.set_random_seed(3)
@@ -127,7 +127,7 @@ def test_weights_of_another_base_load(name, tmp_path):
 
 
 def test_batch_normalisation_keeps_its_statistics_in_fine_tuning():
-    from trainer.model import set_trainable
+    from trainer.models.classifier import set_trainable
 
     model = build("mobilenet")
     images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3))

@@ -6,10 +6,10 @@ import subprocess
 
 import pytest
 
-from data_prep.errors import UsageError
-from trainer import cluster_env
-from trainer.cluster_env import Cluster
-from trainer.cluster_env import Settings
+from data_prep.runtime.errors import UsageError
+from trainer.distribution import cluster_env
+from trainer.distribution.cluster_env import Cluster
+from trainer.distribution.cluster_env import Settings
 
 
 def tf_config(kind="worker", index=0, **groups):

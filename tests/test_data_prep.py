@@ -14,12 +14,12 @@ from conftest import write_classes
 from conftest import write_image
 from PIL import Image
 
-from data_prep import audit
-from data_prep import manifest as manifest_lib
-from data_prep import records
-from data_prep import task
 from data_prep import verify
-from data_prep.errors import DataError
+from data_prep.config import PrepareConfig
+from data_prep.dataset import manifest as manifest_lib
+from data_prep.dataset import records
+from data_prep.images import audit
+from data_prep.runtime.errors import DataError
 
 
 def read_records(data_dir, manifest, split):
@@ -394,4 +394,7 @@ def test_manifest_says_how_it_was_made(run, tmp_path):
     assert content["versions"]["shardtune"]
     assert "left 4 images" in done.stdout
     how = {"output_dir", "workers", "runner", "beam_options"}
-    assert set(content["flags"]) == set(task._HELPS) - how
+    assert (
+        set(content["flags"])
+        == {one.name for one in PrepareConfig.settings()} - how
+    )

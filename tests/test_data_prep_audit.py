@@ -19,10 +19,10 @@ from PIL import ImageDraw
 from test_data_prep_sources import findings_of
 from test_data_prep_sources import make
 
-from data_prep import duplicates
-from data_prep import fingerprint
-from data_prep.errors import DataError
-from data_prep.errors import UsageError
+from data_prep.catalogue import duplicates
+from data_prep.images import fingerprint
+from data_prep.runtime.errors import DataError
+from data_prep.runtime.errors import UsageError
 
 
 def picture(seed, size=(200, 150)):

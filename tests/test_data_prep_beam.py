@@ -16,11 +16,11 @@ from conftest import hash_tree
 from test_data_prep_audit import write_copies
 from test_data_prep_audit import write_pictures
 
-from data_prep import remote
-from data_prep.beam import Beam
 from data_prep.config import PrepareConfig
-from data_prep.errors import DataError
-from data_prep.errors import UsageError
+from data_prep.runners.beam import Beam
+from data_prep.runtime import storage
+from data_prep.runtime.errors import DataError
+from data_prep.runtime.errors import UsageError
 from launch.workers import free_ports
 
 pytest.importorskip("apache_beam", reason="needs the extra beam")
@@ -121,7 +121,7 @@ def test_workers_that_share_no_folder(run, bucket, tmp_path):
     assert done.returncode == 0, done.stderr
     for path in source.rglob("*.*"):
         name = path.relative_to(source).as_posix()
-        remote.write(f"{bucket}/photos/{name}", path.read_bytes())
+        storage.write(f"{bucket}/photos/{name}", path.read_bytes())
     here = tmp_path / "here"
     here.mkdir()
     with worker_pool(hidden=tmp_path, log=tmp_path / "pool") as address:
@@ -149,7 +149,7 @@ def test_workers_that_share_no_folder(run, bucket, tmp_path):
         )
         assert unseen.returncode == 65
         assert "cannot be read: No such file" in unseen.stderr
-    found = {name: remote.read(url) for url, name, _ in remote.files(data)}
+    found = {name: storage.read(url) for url, name, _ in storage.files(data)}
     wanted = {path.name: path.read_bytes() for path in local.iterdir()}
     assert found.pop("manifest.json") != wanted.pop("manifest.json")
     assert found == wanted

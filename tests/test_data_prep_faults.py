@@ -21,13 +21,13 @@ from conftest import write_noise
 from PIL import Image
 from test_data_prep_sources import make
 
-from data_prep import manifest as manifest_lib
-from data_prep import records
 from data_prep import verify
-from data_prep.errors import DataError
+from data_prep.dataset import manifest as manifest_lib
+from data_prep.dataset import records
+from data_prep.runtime.errors import DataError
 from data_prep.sources import folder
 from data_prep.sources import listing
-from trainer import reader
+from trainer.pipeline import reader
 
 
 def start(source, data, *arguments, code=""):
@@ -203,7 +203,7 @@ def test_a_cut_jpeg_that_a_check_of_headers_passes(tmp_path):
 def test_a_file_that_changes_after_the_audit(many, tmp_path, monkeypatch):
     source = write_noise(tmp_path / "photos", count=10)
     victim = source / "cat" / "003.jpg"
-    from data_prep import findings
+    from data_prep.catalogue import findings
 
     find = findings.find
 

@@ -14,14 +14,14 @@ from conftest import hash_tree
 from conftest import write_classes
 from conftest import write_image
 
-from data_prep import output
-from data_prep import remote
 from data_prep import verify
 from data_prep.config import PrepareConfig
-from data_prep.errors import DataError
-from data_prep.errors import Stopped
-from data_prep.errors import UsageError
 from data_prep.prepare import prepare
+from data_prep.runtime import storage
+from data_prep.runtime.errors import DataError
+from data_prep.runtime.errors import Stopped
+from data_prep.runtime.errors import UsageError
+from data_prep.writers import output
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -67,7 +67,7 @@ def get(url: str, folder: pathlib.Path) -> pathlib.Path:
 
 
 def names(url: str) -> list[str]:
-    return sorted(name for _, name, _ in remote.files(url))
+    return sorted(name for _, name, _ in storage.files(url))
 
 
 def without_manifest(folder: pathlib.Path) -> dict:
@@ -102,9 +102,9 @@ def test_in_and_out(run, bucket, tmp_path):
     checked = run("data_prep.verify", f"--data_dir={data}")
     assert checked.returncode == 0, checked.stderr
     shard = next(name for name in names(data) if "tfrecord" in name)
-    content = bytearray(remote.read(f"{data}/{shard}"))
+    content = bytearray(storage.read(f"{data}/{shard}"))
     content[60] ^= 1
-    remote.write(f"{data}/{shard}", bytes(content))
+    storage.write(f"{data}/{shard}", bytes(content))
     checked = run("data_prep.verify", f"--data_dir={data}")
     assert checked.returncode == 65
     assert f"{data}/{shard} is damaged at byte 0" in checked.stderr
@@ -132,7 +132,7 @@ def test_a_table_in_a_bucket(bucket, tmp_path):
     assert sum(split.count for split in manifest.splits.values()) == len(files)
     wrong = ["../cat/0.png", "gs://other/cat/0.png", "/etc/hosts", "gone.png"]
     rows = [f"{path},cat" for path in wrong]
-    remote.write(
+    storage.write(
         f"{bucket}/photos/wrong.csv",
         "\n".join(["path,label", *rows, "cat/000.png,dog"]).encode(),
     )
@@ -154,7 +154,7 @@ def test_layouts(bucket, tmp_path):
     for path in (tmp_path / "photos").rglob("*.png"):
         name = f"{path.parent.name}.{path.name}"
         put_at = f"{bucket}/flat/{path.parent.parent.name}/{name}"
-        remote.write(put_at, path.read_bytes())
+        storage.write(put_at, path.read_bytes())
     config = PrepareConfig(
         f"{bucket}/flat",
         str(tmp_path / "flat"),
@@ -217,7 +217,7 @@ def test_an_object_whose_name_leads_out(memory):
         "/photos/cat/1.png"
     ]
     found = {
-        name: problem for _, name, problem in remote.files("memory://photos")
+        name: problem for _, name, problem in storage.files("memory://photos")
     }
     assert found.pop("cat/1.png") == ""
     assert set(found.values()) <= {"leads out of the source"}
@@ -237,14 +237,14 @@ def test_killed_and_run_again(bucket, tmp_path):
     process.wait()
     left = names(data)
     assert left and "manifest.json" not in left
-    remote.write(f"{data}/left.tfrecord-00000-of-00001", b"x")
-    remote.write(f"{data}/left [0].jpg", b"x")
+    storage.write(f"{data}/left.tfrecord-00000-of-00001", b"x")
+    storage.write(f"{data}/left [0].jpg", b"x")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert verify.verify(data)
     assert not [name for name in names(data) if "left" in name or "/" in name]
     # The control: without the mark it is somebody's, and nothing is deleted.
-    remote.write(f"{bucket}/photos/1.jpg", b"x")
+    storage.write(f"{bucket}/photos/1.jpg", b"x")
     with pytest.raises(DataError, match="already exists and is not empty"):
         prepare(PrepareConfig(str(source), f"{bucket}/photos", workers=1))
     assert names(f"{bucket}/photos") == ["1.jpg"]
@@ -259,14 +259,14 @@ def test_a_whole_bucket_is_no_place():
 def test_what_is_whole_is_not_deleted(memory, tmp_path, monkeypatch):
     source = write_classes(tmp_path / "photos", count=8)
     config = PrepareConfig(str(source), "memory://bucket/data", workers=1)
-    delete_below = remote.delete_below
+    delete_below = storage.delete_below
 
     def fail(url):
         if url.endswith("/incomplete"):
             raise Stopped("gone")
         delete_below(url)
 
-    monkeypatch.setattr(remote, "delete_below", fail)
+    monkeypatch.setattr(storage, "delete_below", fail)
     prepare(config)
     assert verify.verify("memory://bucket/data")
 
@@ -279,7 +279,7 @@ def test_of_two_runs_the_later_one_wins(memory):
             with output.claim(url, "last") as second:
                 pathlib.Path(second.folder, "last").write_text("second")
     assert names(url) == ["last"]
-    assert remote.read(f"{url}/last") == b"second"
+    assert storage.read(f"{url}/last") == b"second"
 
 
 def test_a_copy_that_breaks_off(memory, tmp_path, monkeypatch):
@@ -308,4 +308,4 @@ def test_a_copy_that_breaks_off(memory, tmp_path, monkeypatch):
 
 def test_an_address_of_no_store():
     with pytest.raises(UsageError, match="cannot be opened"):
-        list(remote.files("nostore://bucket/photos"))
+        list(storage.files("nostore://bucket/photos"))

@@ -11,11 +11,11 @@ from conftest import write_image
 from PIL import Image
 from test_data_prep import read_records
 
-from data_prep import manifest as manifest_lib
 from data_prep.config import PrepareConfig
-from data_prep.errors import DataError
-from data_prep.errors import UsageError
+from data_prep.dataset import manifest as manifest_lib
 from data_prep.prepare import prepare
+from data_prep.runtime.errors import DataError
+from data_prep.runtime.errors import UsageError
 
 
 def make(source, tmp_path, **options):

@@ -9,7 +9,7 @@ from training import TINY
 from training import lines
 from training import prepare
 
-from data_prep.errors import UsageError
+from data_prep.runtime.errors import UsageError
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def small_model(seed=0):
 
 
 def batches(tf, images=8, steps=3, replicas=1, scale=1.0):
-    from trainer.input_pipeline import Batch
+    from trainer.pipeline.input_pipeline import Batch
 
     generator = np.random.default_rng(0)
     size = images // replicas
@@ -58,8 +58,9 @@ def batches(tf, images=8, steps=3, replicas=1, scale=1.0):
 
 def trained(tf, strategy, source, options, optimizer="sgd", rate=0.1, **more):
     """Returns the model after the batches, and the rows of the steps."""
-    from trainer import loop
-    from trainer import optimizers
+    from trainer.distribution import devices
+    from trainer.engine import loop
+    from trainer.engine import optimizers
 
     with strategy.scope():
         model = small_model()
@@ -83,7 +84,7 @@ def trained(tf, strategy, source, options, optimizer="sgd", rate=0.1, **more):
     step = loop.make_train(
         strategy, model, made, augment, loop.StepOptions(**options), averages
     )
-    iterator = iter(loop.distribute(strategy, source))
+    iterator = iter(devices.distribute(strategy, source))
     rows = []
     for number in range(3):
         arguments = (0, number, [rate], 0.0)
@@ -96,7 +97,7 @@ def trained(tf, strategy, source, options, optimizer="sgd", rate=0.1, **more):
 
 class TestLearningRates:
     def test_schedules(self):
-        from trainer.optimizers import learning_rates
+        from trainer.engine.optimizers import learning_rates
 
         cosine = learning_rates("cosine", 2.0, 0, 101, total=100)
         assert cosine.dtype == np.float32
@@ -109,14 +110,14 @@ class TestLearningRates:
         np.testing.assert_array_equal(constant, [3.0, 3.0])
 
     def test_warm_up_comes_before(self):
-        from trainer.optimizers import learning_rates
+        from trainer.engine.optimizers import learning_rates
 
         rates = learning_rates("cosine", 1.0, 0, 20, total=20, warmup=4)
         np.testing.assert_allclose(rates[:5], [0.25, 0.5, 0.75, 1, 1])
         assert (np.diff(rates[4:]) < 0).all()
 
     def test_a_part_is_a_part_of_the_whole(self):
-        from trainer.optimizers import learning_rates
+        from trainer.engine.optimizers import learning_rates
 
         whole = learning_rates("cosine", 1.0, 0, 9, total=9, warmup=2)
         part = learning_rates("cosine", 1.0, 4, 7, total=9, warmup=2)
@@ -125,7 +126,7 @@ class TestLearningRates:
 
 def test_layers_get_their_share_of_the_rate(tf, float32):
     """Under SGD a step is proportional to the rate; Adam is no different."""
-    from trainer.optimizers import layer_factors
+    from trainer.engine.optimizers import layer_factors
 
     strategy = tf.distribute.get_strategy()
     assert set(layer_factors(small_model(), 0.5).values()) == {0.5}
@@ -203,8 +204,8 @@ def test_class_weights_and_smoothing_are_in_the_gradient(tf, float32):
     assert rows[0, 0] == pytest.approx(float(tf.reduce_sum(losses)), rel=1e-5)
     single = small_model()
     assert not np.allclose(single.get_layer("logits").kernel.numpy(), wanted)
-    from trainer import loop
-    from trainer import optimizers
+    from trainer.engine import loop
+    from trainer.engine import optimizers
 
     made = optimizers.create(
         "sgd",
@@ -283,8 +284,8 @@ def test_a_float16_overflow_skips_the_step_and_is_counted(tf, replicas):
 
 class TestDropout:
     def test_the_mask_belongs_to_the_image(self, tf, float32):
-        from trainer.dropout import Dropout
-        from trainer.dropout import drawn_for
+        from trainer.models.dropout import Dropout
+        from trainer.models.dropout import drawn_for
 
         layer, inputs = Dropout(0.25), tf.ones([4, 1000])
         ids = tf.constant([5, 6, 7, 8], tf.int64)
@@ -301,8 +302,8 @@ class TestDropout:
         assert (found == 0).mean() == pytest.approx(0.25, abs=0.03)
 
     def test_nothing_is_dropped_where_nothing_learns(self, tf, float32):
-        from trainer.dropout import Dropout
-        from trainer.dropout import drawn_for
+        from trainer.models.dropout import Dropout
+        from trainer.models.dropout import drawn_for
 
         layer, inputs = Dropout(0.5), tf.ones([2, 10])
         np.testing.assert_array_equal(layer(inputs, training=True), inputs)
@@ -314,8 +315,8 @@ class TestDropout:
 def test_keras_callbacks_are_heard_and_keep_their_state(data, tmp_path, tf):
     import keras
 
-    from trainer.callbacks import Callbacks
     from trainer.config import Config
+    from trainer.engine.callbacks import Callbacks
     from trainer.run import run
 
     heard = []
@@ -425,9 +426,9 @@ def test_find_lr(data, tmp_path, run):
 def test_find_lr_trains_as_a_phase_does(data, tmp_path, tf, monkeypatch):
     """The same options of a step, class weights included."""
     from trainer import find_lr
-    from trainer import loop
-    from trainer import run
     from trainer.config import Config
+    from trainer.engine import loop
+    from trainer.run import run
 
     seen = []
     real = loop.make_train
@@ -455,7 +456,7 @@ def test_find_lr_trains_as_a_phase_does(data, tmp_path, tf, monkeypatch):
         seed=3,
     )
     find_lr.find_lr(config, "frozen", 1e-4, 1e-3, 2)
-    run.run(config)
+    run(config)
     assert seen[0] == seen[1]
     assert seen[0].class_weights == (1.0, 1.0)
 
@@ -470,15 +471,15 @@ def test_suggested_rate_is_where_the_loss_falls_fastest():
 
 
 def test_multi_worker_needs_a_cluster(tf):
-    from trainer import devices
+    from trainer.distribution import devices
 
     with pytest.raises(UsageError, match="needs a cluster"):
         devices.make_strategy("multi_worker", 0)
 
 
 def test_virtual_devices_are_refused_to_several_workers(tf):
-    from trainer import devices
-    from trainer.cluster_env import Cluster
+    from trainer.distribution import devices
+    from trainer.distribution.cluster_env import Cluster
 
     cluster = Cluster(("localhost:1", "localhost:2"), 0)
     with pytest.raises(UsageError, match="one CPU"):

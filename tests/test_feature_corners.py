@@ -15,10 +15,10 @@ from conftest import write_noise
 from training import FAULTS
 from training import environment
 
-from data_prep import manifest as manifest_lib
-from data_prep.errors import DataError
+from data_prep.dataset import manifest as manifest_lib
 from data_prep.prepare import PrepareConfig
 from data_prep.prepare import prepare
+from data_prep.runtime.errors import DataError
 from trainer.config import Config
 
 SIZE = 62  # the small network gives 128 averages
@@ -188,7 +188,7 @@ def config_of(data, tmp_path, **options):
 
 @pytest.mark.parametrize("classifier", ["logistic_regression", "linear_svm"])
 def test_a_class_without_validation_images(tmp_path, float32, classifier):
-    from trainer import run as runs
+    from trainer.run import run
 
     config = config_of(
         lacking(tmp_path, "validation"),
@@ -197,7 +197,7 @@ def test_a_class_without_validation_images(tmp_path, float32, classifier):
         frozen_epochs=0,
         finetune_epochs=0,
     )
-    runs.run(config)
+    run(config)
     result = json.loads((tmp_path / "model" / "evaluation.json").read_text())
     assert result["classes"]["fox"]["images"] == 0
     assert len(result["confusion_matrix"]) == 3
@@ -228,12 +228,12 @@ def test_another_data_set_has_features_of_its_own(data, tmp_path, float32):
 
 def test_epochs_take_views_in_turn(data, tmp_path, float32):
     """Each image's features are those of the view, whatever the order."""
-    from trainer import run as runs
-    from trainer import stage
-    from trainer.extractor import Extractor
-    from trainer.feed import Feed
-    from trainer.reader import Reader
-    from trainer.workers import Workers
+    from trainer.distribution.workers import Workers
+    from trainer.engine import setup
+    from trainer.engine import stage
+    from trainer.feature_extraction.extractor import Extractor
+    from trainer.pipeline.data_loader import Feed
+    from trainer.pipeline.reader import Reader
 
     config = config_of(
         data,
@@ -243,10 +243,10 @@ def test_epochs_take_views_in_turn(data, tmp_path, float32):
         feature_views=2,
         frozen_epochs=5,
     )
-    manifest = manifest_lib.load(config.data_dir)
-    strategy, model = runs.make_model(config, manifest)
+    manifest = manifest_lib.load(config.data.data_dir)
+    strategy, model = setup.make_model(config, manifest)
     readers = {
-        split: Reader(config.data_dir, manifest, split)
+        split: Reader(config.data.data_dir, manifest, split)
         for split in ("train", "validation")
     }
     feed = Feed(config, readers, replicas=1)

@@ -9,12 +9,12 @@ from conftest import hash_tree
 from conftest import write_classes
 from conftest import write_noise
 
-from data_prep import manifest as manifest_lib
-from data_prep.errors import DataError
-from data_prep.errors import UsageError
-from trainer import feature_store
-from trainer import feature_writer
+from data_prep.dataset import manifest as manifest_lib
+from data_prep.runtime.errors import DataError
+from data_prep.runtime.errors import UsageError
 from trainer.config import Config
+from trainer.feature_extraction import store as feature_store
+from trainer.feature_extraction import writer as feature_writer
 
 SIZE = 62  # the small network gives maps of 2 x 2 x 128
 SMALL = (
@@ -66,26 +66,26 @@ def config(data, tmp_path, **options):
 
 def parts(wanted):
     """What an extraction works with, made as `run` makes it."""
-    from trainer import run
+    from trainer.engine import setup
 
-    manifest = manifest_lib.load(wanted.data_dir)
-    strategy, model = run.make_model(wanted, manifest)
+    manifest = manifest_lib.load(wanted.data.data_dir)
+    strategy, model = setup.make_model(wanted, manifest)
     return manifest, model, extractor_of(wanted, manifest, strategy, model)
 
 
 def extractor_of(wanted, manifest, strategy, model):
-    from trainer.extractor import Extractor
-    from trainer.workers import Workers
+    from trainer.distribution.workers import Workers
+    from trainer.feature_extraction.extractor import Extractor
 
     workers = Workers(strategy, None)
     return Extractor(wanted, manifest, strategy, model, workers)
 
 
 def split_of(wanted, manifest, split):
-    from trainer import input_pipeline
-    from trainer.reader import Reader
+    from trainer.pipeline import input_pipeline
+    from trainer.pipeline.reader import Reader
 
-    reader = Reader(wanted.data_dir, manifest, split)
+    reader = Reader(wanted.data.data_dir, manifest, split)
     decode = (
         input_pipeline.decoded_fast
         if split == "train"
@@ -136,7 +136,7 @@ def test_features_are_those_of_their_image(tf, tmp_path):
     """Images that encode their index, each alone through the base."""
     from data_prep.prepare import PrepareConfig
     from data_prep.prepare import prepare
-    from trainer.model import base_of
+    from trainer.models.classifier import base_of
 
     source = write_classes(tmp_path / "photos", count=9)
     prepare(
@@ -171,8 +171,8 @@ def test_features_are_those_of_their_image(tf, tmp_path):
 @pytest.mark.parametrize("head", ["gap", "flatten"])
 @pytest.mark.parametrize("strategy", ["one_device", "mirrored"])
 def test_replicas_change_nothing(data, tf, tmp_path, head, strategy):
-    from trainer.model import base_of
-    from trainer.run import build
+    from trainer.engine.setup import build
+    from trainer.models.classifier import base_of
 
     wanted = config(data, tmp_path, head=head, augment="classic")
     manifest = manifest_lib.load(str(data))
@@ -536,7 +536,7 @@ def test_classical_head_is_scikit_learns(classifier, classes, size):
     from sklearn.linear_model import LogisticRegression
     from sklearn.svm import LinearSVC
 
-    from trainer import classical
+    from trainer.feature_extraction import classical
 
     train, labels = blobs(classes, 30, size, 0)
     valid, valid_labels = blobs(classes, 40, size, 1)
@@ -575,7 +575,7 @@ def test_class_weights_are_in_the_fit(classifier):
     from sklearn.linear_model import LogisticRegression
     from sklearn.svm import LinearSVC
 
-    from trainer import classical
+    from trainer.feature_extraction import classical
 
     train, labels = blobs(2, 90, 8, 0, spread=1.5)
     few = np.r_[0:90, 90:100]
@@ -696,7 +696,7 @@ def test_the_command_extracts_what_the_run_takes(data, tmp_path):
 
 
 def test_temperature_makes_an_svm_honest():
-    from trainer import classical
+    from trainer.feature_extraction import classical
 
     train, labels = blobs(2, 100, 10, 0)
     valid, valid_labels = blobs(2, 500, 10, 1)
@@ -748,9 +748,9 @@ def test_a_classical_head_is_served(data, run, tmp_path):
 def test_the_exported_model_averages_over_the_mirror(tf, tmp_path):
     import keras
 
-    from trainer.export import export
-    from trainer.model import build_classifier
-    from trainer.model import flip_averaged
+    from trainer.inference.exporting import export
+    from trainer.models.classifier import build_classifier
+    from trainer.models.classifier import flip_averaged
 
     keras.utils.set_random_seed(0)
     model = build_classifier(

@@ -8,11 +8,11 @@ import pytest
 from conftest import write_classes
 from PIL import Image
 
-from data_prep import manifest as manifest_lib
-from data_prep import records
-from data_prep.errors import DataError
+from data_prep.dataset import manifest as manifest_lib
+from data_prep.dataset import records
 from data_prep.prepare import PrepareConfig
 from data_prep.prepare import prepare
+from data_prep.runtime.errors import DataError
 
 COUNT = 40  # images of the train split
 
@@ -40,9 +40,9 @@ def collect(
     data, plan, image_size=48, replicas=1, split="train", source="fast"
 ):
     """Returns the batches as arrays."""
-    from trainer import cache
-    from trainer import input_pipeline
-    from trainer.reader import Reader
+    from trainer.pipeline import cache
+    from trainer.pipeline import input_pipeline
+    from trainer.pipeline.reader import Reader
 
     reader = Reader(str(data), manifest_lib.load(data), split)
     fast = input_pipeline.decoded_fast(reader, image_size)
@@ -68,7 +68,7 @@ def collect(
 
 @pytest.mark.parametrize("source", ["fast", "exact", "cached"])
 def test_images_labels_and_ids_belong_together(data, source):
-    from trainer import input_pipeline
+    from trainer.pipeline import input_pipeline
 
     plan = input_pipeline.plan_training(COUNT, 8, seed=1, epoch=0)
     seen = []
@@ -91,14 +91,14 @@ def test_images_labels_and_ids_belong_together(data, source):
 
 def test_the_order_is_pinned():
     """A changed shuffle would change every published figure."""
-    from trainer import input_pipeline
+    from trainer.pipeline import input_pipeline
 
     plan = input_pipeline.plan_training(10, 5, seed=42, epoch=0)
     assert plan.positions.tolist() == [[2, 4, 5, 0, 9], [8, 1, 7, 3, 6]]
 
 
 def test_the_order_depends_on_seed_and_epoch():
-    from trainer import input_pipeline
+    from trainer.pipeline import input_pipeline
 
     def order(seed, epoch):
         plan = input_pipeline.plan_training(100, 10, seed, epoch)
@@ -112,7 +112,7 @@ def test_the_order_depends_on_seed_and_epoch():
 
 @pytest.mark.parametrize("replicas", [1, 2, 4])
 def test_replicas_share_the_same_global_batches(data, replicas):
-    from trainer import input_pipeline
+    from trainer.pipeline import input_pipeline
 
     plan = input_pipeline.plan_training(COUNT, 12, seed=3, epoch=2)
     whole = collect(data, plan)
@@ -128,7 +128,7 @@ def test_replicas_share_the_same_global_batches(data, replicas):
 @pytest.mark.parametrize("batch_size", [8, 13, 39, 40, 41])
 def test_every_image_counts_once_whatever_the_batch(data, batch_size):
     """n mod batch is 0, 1 and batch - 1 here, and the batch exceeds n."""
-    from trainer import input_pipeline
+    from trainer.pipeline import input_pipeline
 
     for plan in (
         input_pipeline.plan_evaluation(COUNT, batch_size),
@@ -145,7 +145,7 @@ def test_every_image_counts_once_whatever_the_batch(data, batch_size):
 
 @pytest.mark.parametrize("source", ["fast", "exact", "cached"])
 def test_resized_images_keep_their_index(data, source):
-    from trainer import input_pipeline
+    from trainer.pipeline import input_pipeline
 
     plan = input_pipeline.plan_evaluation(6, 6)
     (batch,) = collect(
@@ -156,7 +156,7 @@ def test_resized_images_keep_their_index(data, source):
 
 
 def test_plans_are_cut_by_step_and_by_worker():
-    from trainer import input_pipeline
+    from trainer.pipeline import input_pipeline
 
     plan = input_pipeline.plan_training(50, 12, seed=3, epoch=2)
     rest = plan.from_step(2)
@@ -169,8 +169,8 @@ def test_plans_are_cut_by_step_and_by_worker():
 
 
 def test_resuming_decodes_nothing_of_what_came_before(data, monkeypatch):
-    from trainer import input_pipeline
-    from trainer.reader import Reader
+    from trainer.pipeline import input_pipeline
+    from trainer.pipeline.reader import Reader
 
     read = []
     decode = Reader.pixels
@@ -191,9 +191,9 @@ def test_resuming_decodes_nothing_of_what_came_before(data, monkeypatch):
 
 
 def test_a_file_cache_is_used_again(data, tmp_path):
-    from trainer import cache
-    from trainer import input_pipeline
-    from trainer.reader import Reader
+    from trainer.pipeline import cache
+    from trainer.pipeline import input_pipeline
+    from trainer.pipeline.reader import Reader
 
     reader = Reader(str(data), manifest_lib.load(data), "train")
     plan = input_pipeline.plan_evaluation(COUNT, 7)
@@ -243,7 +243,7 @@ def noise_file(size, suffix, **options):
 )
 def test_training_sees_what_is_served(tf, size, suffix, resize):
     """OpenCV and TensorFlow agree to 1 of 255, at every reduced scale."""
-    from trainer import decode
+    from trainer.pipeline import decode
 
     content = noise_file(size, suffix)
     wanted = decode.decode_image(tf.constant(content), 150, resize).numpy()
@@ -272,7 +272,7 @@ def test_jpegs_are_decoded_at_their_own_reduced_scale(
     tf, size, scale, monkeypatch
 ):
     """The smallest of 1, 1/2, 1/4, 1/8 that still covers 150 pixels."""
-    from trainer import decode
+    from trainer.pipeline import decode
 
     seen = []
     real = decode.cv2.imdecode
@@ -287,7 +287,7 @@ def test_jpegs_are_decoded_at_their_own_reduced_scale(
 
 @pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
 def test_fit(tf, resize):
-    from trainer.decode import fit
+    from trainer.pipeline.decode import fit
 
     image = np.zeros((20, 40, 3), np.uint8)
     image[:, 10:30] = 200  # the middle square
@@ -304,7 +304,7 @@ def test_fit(tf, resize):
 
 
 def test_a_damaged_record_is_named(tmp_path, tf):
-    from trainer.reader import Reader
+    from trainer.pipeline.reader import Reader
 
     write_classes(tmp_path / "photos", count=10)
     prepare(

@@ -18,8 +18,8 @@ from conftest import ROOT
 from training import TINY
 from training import prepare
 
-from data_prep import command
-from data_prep.errors import UsageError
+from data_prep.runtime import settings
+from data_prep.runtime.errors import UsageError
 from launch import arguments
 from launch import submit
 from launch.job import KINDS
@@ -70,9 +70,9 @@ def test_wrong_commands_are_refused(words, says):
 def parsed(words):
     """Returns what a command line renders, without a process of its own."""
     values = flags.FlagValues()
-    submit.define_flags(values)
+    settings.define_flags(Job, values)
     rest = values(["launch.submit", *words])
-    job = command.config_from_flags(Job, values)
+    job = settings.from_flags(Job, values)
     return submit.render(job, rest[1:])
 
 

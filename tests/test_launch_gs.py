@@ -23,10 +23,10 @@ from training import prepare
 from training import saved
 from training import train
 
-from data_prep.errors import DataError
-from data_prep.errors import Stopped
-from launch.mirror import COMMIT
-from launch.mirror import Mirror
+from data_prep.runtime.errors import DataError
+from data_prep.runtime.errors import Stopped
+from launch.staging.mirror import COMMIT
+from launch.staging.mirror import Mirror
 
 pytestmark = pytest.mark.skipif(
     bool(gcs_service.missing()), reason=gcs_service.missing()

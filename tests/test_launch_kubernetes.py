@@ -9,7 +9,7 @@ from kubernetes_runner import Runner
 from training import TINY
 from training import prepare
 
-from data_prep.errors import UsageError
+from data_prep.runtime.errors import UsageError
 from launch import submit
 from launch.job import KINDS
 from launch.job import Job

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 from training import prepare
 
-from data_prep.errors import UsageError
+from data_prep.runtime.errors import UsageError
 from launch import submit
 from launch.job import Job
 from launch.targets import sagemaker

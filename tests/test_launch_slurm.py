@@ -55,7 +55,7 @@ def queue(cluster, tmp_path):
         )
         rendered = submit.render(job, [*TINY, *words])
         for name, text in rendered.files.items():
-            path = job.folder / name
+            path = job.common.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         test, _ = rendered.commands
@@ -66,7 +66,7 @@ def queue(cluster, tmp_path):
             f"--output={tmp_path}/%a.log"
             if job.grid
             else f"--output={tmp_path}/log",
-            str(job.folder / "job.sbatch"),
+            str(job.common.folder / "job.sbatch"),
         ).strip()
         return number, tmp_path / "log"
 

@@ -20,13 +20,13 @@ from remote_stores import remote_stores
 from training import TINY
 from training import prepare
 
-from data_prep.errors import DataError
-from data_prep.errors import Stopped
-from data_prep.errors import UsageError
+from data_prep.runtime.errors import DataError
+from data_prep.runtime.errors import Stopped
+from data_prep.runtime.errors import UsageError
 from launch import staged
-from launch import stores
-from launch.mirror import COMMIT
-from launch.mirror import Mirror
+from launch.staging import stores
+from launch.staging.mirror import COMMIT
+from launch.staging.mirror import Mirror
 
 
 @dataclasses.dataclass

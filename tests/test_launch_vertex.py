@@ -14,7 +14,7 @@ from conftest import ROOT
 from training import TINY
 from training import prepare
 
-from data_prep.errors import UsageError
+from data_prep.runtime.errors import UsageError
 from launch import submit
 from launch.job import Job
 from launch.targets import vertex
@@ -114,7 +114,7 @@ def test_googles_clients_are_not_imported(fields):
     pytest.importorskip("google.cloud.aiplatform_v1")
     code = f"""
 import sys
-from data_prep.errors import UsageError
+from data_prep.runtime.errors import UsageError
 from launch.targets import vertex
 text = {config(**fields)!r}
 vertex.check({{"job.yaml": text}})

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from data_prep.errors import DataError
-from trainer.bases import BASES
+from data_prep.runtime.errors import DataError
+from trainer.models.bases import BASES
 
 BASE_LAYERS = BASES["vgg16"].layers
 
 
 def build(**options):
-    from trainer.model import build_classifier
+    from trainer.models.classifier import build_classifier
 
     defaults = dict(
         preprocessing="caffe", head="gap", head_units=0, dropout=0.0
@@ -70,7 +70,7 @@ def test_base_layers_are_those_of_the_config():
     ],
 )
 def test_set_trainable(train_from, first, count):
-    from trainer.model import set_trainable
+    from trainer.models.classifier import set_trainable
 
     model = build(head_units=8)
     set_trainable(model, train_from)
@@ -96,7 +96,7 @@ def files(tf, tmp_path_factory):
 
 @pytest.mark.parametrize("file", ["base.weights.h5", "base.h5", "base.keras"])
 def test_every_format_loads(files, file):
-    from trainer import weights
+    from trainer.models import weights
 
     base, root = files
     found = weights.load_base(str(root / file))
@@ -110,7 +110,7 @@ def test_every_format_loads(files, file):
 def test_unfit_weights_are_refused(files, tmp_path):
     import keras
 
-    from trainer import weights
+    from trainer.models import weights
 
     base, root = files
     (tmp_path / "garbage.weights.h5").write_bytes(b"no weights at all")
@@ -142,7 +142,7 @@ def test_unfit_weights_are_refused(files, tmp_path):
 def test_failed_download_says_what_to_do(tf, monkeypatch):
     from keras.src.utils import file_utils
 
-    from trainer import weights
+    from trainer.models import weights
 
     def refuse(*_, **__):
         raise Exception("URL fetch failure")
@@ -157,7 +157,7 @@ def test_failed_download_says_what_to_do(tf, monkeypatch):
 def test_downloaded_weights_are_used(files, tf, monkeypatch):
     from keras.src.utils import file_utils
 
-    from trainer import weights
+    from trainer.models import weights
 
     base, root = files
     asked = []

@@ -7,8 +7,7 @@ from absl import flags
 from conftest import ROOT
 from conftest import write_noise
 
-from data_prep import command
-from trainer import task
+from data_prep.runtime import settings
 from trainer.config import Config
 
 RECIPES = sorted((ROOT / "recipes").glob("*.flags"))
@@ -16,10 +15,10 @@ RECIPES = sorted((ROOT / "recipes").glob("*.flags"))
 
 def parse(recipe, *arguments) -> Config:
     values = flags.FlagValues()
-    task.define_flags(values)
+    settings.define_flags(Config, values)
     rest = values(["trainer.task", f"--flagfile={recipe}", *arguments])
     assert rest == ["trainer.task"]
-    return command.config_from_flags(Config, values)
+    return settings.from_flags(Config, values)
 
 
 def test_every_recipe_of_the_issue_is_there():
@@ -38,7 +37,7 @@ def test_every_recipe_of_the_issue_is_there():
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_parses_and_says_what_it_is(recipe):
     config = parse(recipe, "--data_dir=data", "--model_dir=model")
-    assert config.image_size and config.model_dir == "model"
+    assert config.data.image_size and config.run.model_dir == "model"
     comment = [x for x in recipe.read_text().splitlines() if x.startswith("#")]
     text = " ".join(line.removeprefix("# ") for line in comment)
     for part in ("Published:", "Ours:", "Time:"):

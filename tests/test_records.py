@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_prep import records
+from data_prep.dataset import records
 
 RECORD = records.Record(
     image=bytes(range(256)) * 3,

@@ -226,8 +226,8 @@ class TestCheckpoints:
 
     @pytest.mark.parametrize("damage", DAMAGES)
     def test_damage_is_passed_over_aloud(self, tmp_path, tf, damage, capsys):
-        from data_prep.errors import DataError
-        from trainer import checkpoint
+        from data_prep.runtime.errors import DataError
+        from trainer.engine import checkpoint
 
         arrays = {"a/kernel": np.arange(500, dtype=np.float32)}
         for step in (3, 6):
@@ -246,7 +246,7 @@ class TestCheckpoints:
     def test_what_is_not_finite_is_never_saved(self, tf):
         import keras
 
-        from trainer import checkpoint
+        from trainer.engine import checkpoint
 
         good = keras.Variable(np.ones(3, np.float32))
         bad = keras.Variable(np.array([1.0, np.nan], np.float32))
@@ -255,7 +255,7 @@ class TestCheckpoints:
             checkpoint.copy({"good": good, "bad": bad})
 
     def test_leftovers_are_swept_and_the_last_kept(self, tmp_path, tf):
-        from trainer import checkpoint
+        from trainer.engine import checkpoint
 
         (tmp_path / "incomplete.step-000000009.npz").write_text("half")
         writer = checkpoint.Writer(tmp_path)

@@ -5,52 +5,52 @@ import random
 
 import pytest
 
-from data_prep import splits
-from data_prep.errors import DataError
-from data_prep.errors import UsageError
+from data_prep.catalogue import splitting
+from data_prep.runtime.errors import DataError
+from data_prep.runtime.errors import UsageError
 
 GOLDEN = 4133753096906890190
-FRACTIONS = splits.parse_spec("train:0.8,validation:0.1,test:0.1")
+FRACTIONS = splitting.parse_spec("train:0.8,validation:0.1,test:0.1")
 
 
 def ranks(count, seed=0):
     contents = (n.to_bytes(32, "big") for n in range(count))
-    return [splits.rank(content, seed) for content in contents]
+    return [splitting.rank(content, seed) for content in contents]
 
 
 def test_fractions_are_near_and_cover_every_rank():
     found = collections.Counter(
-        splits.by_fraction(rank, FRACTIONS) for rank in ranks(10_000)
+        splitting.by_fraction(rank, FRACTIONS) for rank in ranks(10_000)
     )
     assert set(found) == {"train", "validation", "test"}
     # Three standard deviations of a binomial of 10,000 at 0.1.
     assert abs(found["test"] - 1000) < 90
     assert abs(found["validation"] - 1000) < 90
-    assert splits.by_fraction((1 << 63) - 1, FRACTIONS) == "train"
-    assert splits.by_fraction(0, FRACTIONS) == "test"
+    assert splitting.by_fraction((1 << 63) - 1, FRACTIONS) == "train"
+    assert splitting.by_fraction(0, FRACTIONS) == "test"
 
 
 def test_fractions_below_one_leave_images():
-    amounts = splits.parse_spec("train:0.2,test:0.1")
+    amounts = splitting.parse_spec("train:0.2,test:0.1")
     found = collections.Counter(
-        splits.by_fraction(rank, amounts) for rank in ranks(10_000)
+        splitting.by_fraction(rank, amounts) for rank in ranks(10_000)
     )
     assert abs(found[None] - 7000) < 140
 
 
 def test_the_seed_matters_and_the_golden_rank_does_not_change():
-    assert splits.rank(bytes(32), 0) == GOLDEN
-    assert splits.rank(bytes(32), 1) != GOLDEN
+    assert splitting.rank(bytes(32), 0) == GOLDEN
+    assert splitting.rank(bytes(32), 1) != GOLDEN
 
 
 def test_counts_are_per_class_and_leave_the_rest():
     counts = {
-        label: splits.class_counts(label, 10, {"train": 3, "test": 2})
+        label: splitting.class_counts(label, 10, {"train": 3, "test": 2})
         for label in ("cat", "dog")
     }
     groups = [(r, {"cat": 1}) for r in sorted(ranks(10))]
     groups += [(r, {"dog": 1}) for r in sorted(ranks(6, seed=1))]
-    found = [name for _, name in splits.by_count(sorted(groups), counts)]
+    found = [name for _, name in splitting.by_count(sorted(groups), counts)]
     assert collections.Counter(found) == {"test": 4, "train": 6, None: 6}
 
 
@@ -69,7 +69,7 @@ def test_a_group_is_never_torn_and_the_counts_hold():
     }
     found = collections.Counter()
     for (rank, images), (same, name) in zip(
-        groups, splits.by_count(groups, counts), strict=True
+        groups, splitting.by_count(groups, counts), strict=True
     ):
         assert rank == same  # one split for all of a group
         for label, number in images.items():
@@ -83,11 +83,11 @@ def test_groups_that_cannot_fill_the_counts_are_an_error():
     counts = {"cat": {"train": 3, "test": 1}}
     groups = [(1, {"cat": 2}), (2, {"cat": 2})]
     with pytest.raises(DataError, match="too few for"):
-        list(splits.by_count(groups, counts))
+        list(splitting.by_count(groups, counts))
 
 
 def test_small_classes_reach_every_split():
-    assert splits.class_counts("cat", 3, FRACTIONS) == {
+    assert splitting.class_counts("cat", 3, FRACTIONS) == {
         "train": 1,
         "validation": 1,
         "test": 1,
@@ -110,9 +110,9 @@ def test_small_classes_reach_every_split():
 )
 def test_unreadable_specs_are_refused(text, message):
     with pytest.raises(UsageError, match=message):
-        splits.parse_spec(text)
+        splitting.parse_spec(text)
 
 
 def test_too_few_images_are_named():
     with pytest.raises(DataError, match="class 'dog' has 2 images"):
-        splits.class_counts("dog", 2, splits.parse_spec("train:5,test:1"))
+        splitting.class_counts("dog", 2, splitting.parse_spec("train:5,test:1"))

@@ -1,110 +1,157 @@
-"""The layout: who imports whom, and what starts without TensorFlow."""
+"""The layout: which room may import which, and what starts without TensorFlow."""
 
 import ast
-import pathlib
 import subprocess
 import sys
 
 import pytest
-from absl import flags
 from conftest import ROOT
 
-from data_prep import task as data_prep_task
-from launch import submit
-from trainer import task as trainer_task
-
-PACKAGES = ("data_prep", "trainer", "launch")
-
-# Leaves import nothing local but other leaves of this list.
-LEAVES = {
-    "data_prep.errors": set(),
-    "data_prep.progress": set(),
-    "data_prep.records": set(),
-    "data_prep.fingerprint": set(),
-    "data_prep.tfds_metadata": set(),
-    "data_prep.workers": set(),
-    "data_prep.audit": {"data_prep.fingerprint"},
-    "data_prep.splits": {"data_prep.errors"},
-    "trainer.atomic": set(),
-    "trainer.bases": set(),
-    "trainer.classical": set(),
-    "trainer.config": {"data_prep.errors", "trainer.bases"},
-    "trainer.cluster_env": {"data_prep.errors"},
-    "trainer.feature_store": {"data_prep.errors"},
-    "trainer.feature_writer": {
-        "data_prep.errors",
-        "trainer.atomic",
-        "trainer.feature_store",
+# What each room, a package inside of one of the three, may import of others.
+# Commands and stories stand above the rooms and may import all of theirs.
+ROOMS = {
+    "data_prep.runtime": set(),
+    "data_prep.dataset": {"data_prep.runtime"},
+    "data_prep.images": {"data_prep.runtime"},
+    "data_prep.sources": {"data_prep.runtime"},
+    "data_prep.runners": {"data_prep.runtime"},
+    "data_prep.catalogue": {
+        "data_prep.dataset",
+        "data_prep.images",
+        "data_prep.runtime",
+        "data_prep.sources",
     },
-    "trainer.handover": set(),
-    "trainer.startup": set(),
-    "trainer.decode": set(),
-    "trainer.optimizers": set(),
-    "trainer.stop": set(),
-    "trainer.rendezvous": {"data_prep.errors"},
-    "trainer.workers": {
-        "data_prep.errors",
-        "trainer.cluster_env",
-        "trainer.stop",
+    "data_prep.writers": {
+        "data_prep.catalogue",
+        "data_prep.dataset",
+        "data_prep.images",
+        "data_prep.runtime",
     },
-    "trainer.dropout": {"trainer.augmentation.random_bits"},
-    "trainer.model": {"trainer.bases", "trainer.dropout"},
-    "trainer.augmentation.random_bits": set(),
-    "trainer.augmentation.affine": {"trainer.augmentation.random_bits"},
-    "trainer.augmentation.mix": {"trainer.augmentation.random_bits"},
+    "trainer.augmentation": set(),
+    "trainer.recipes": {"data_prep.runtime"},
+    "trainer.models": {"data_prep.runtime", "trainer.augmentation"},
+    "trainer.distribution": {"data_prep.runtime"},
+    "trainer.pipeline": {"data_prep.dataset", "data_prep.runtime"},
+    "trainer.feature_extraction": {
+        "data_prep.dataset",
+        "data_prep.runtime",
+        "trainer.augmentation",
+        "trainer.distribution",
+        "trainer.models",
+        "trainer.pipeline",
+    },
+    "trainer.engine": {
+        "data_prep.dataset",
+        "data_prep.runtime",
+        "trainer.augmentation",
+        "trainer.distribution",
+        "trainer.feature_extraction",
+        "trainer.models",
+        "trainer.pipeline",
+    },
+    "trainer.inference": {
+        "data_prep.dataset",
+        "data_prep.images",
+        "data_prep.runtime",
+        "trainer.distribution",
+        "trainer.engine",
+        "trainer.models",
+        "trainer.pipeline",
+    },
+    "launch.staging": {"data_prep.dataset", "data_prep.runtime"},
+    "launch.targets": {"data_prep.runtime", "trainer.distribution"},
 }
-# What trainer may know of data_prep: the bridge, and leaves.
-BRIDGE = {
-    f"data_prep.{name}"
-    for name in (
-        "audit",
-        "command",
-        "errors",
-        "manifest",
-        "progress",
-        "records",
-        "splits",
-    )
+# Declarations of settings, and their parser, which every room may take its
+# group from.
+CONFIGS = {
+    "data_prep.config",
+    "trainer.config",
+    "launch.arguments",
+    "launch.job",
 }
+
+PACKAGES = ("data_prep", "trainer", "launch", "shardtune")
 
 
 def modules():
+    """Yields the name and the path of every module of the project."""
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
             yield name.removesuffix(".__init__"), path
 
 
-def local_imports(path: pathlib.Path) -> set[str]:
-    known = {name for name, _ in modules()}
+def imports_of(path, known):
+    """Returns the modules of the project that a file imports."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom):
-            found |= {f"{node.module}.{a.name}" for a in node.names}
-            found.add(node.module)
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                found.add(whole if whole in known else node.module)
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-    packages = {n for n, p in modules() if p.name == "__init__.py"}
-    return (found & known) - packages
+    return found & known
 
 
-def test_leaves_import_nothing_local():
-    paths = dict(modules())
-    found = {name: local_imports(paths[name]) for name in LEAVES}
-    assert found == LEAVES
+def room_of(module):
+    return next((r for r in ROOMS if f"{module}.".startswith(f"{r}.")), None)
 
 
-def test_data_flows_one_way():
-    for name, path in modules():
-        imports = local_imports(path)
-        if name.startswith("data_prep"):
-            assert not {i for i in imports if not i.startswith("data_prep")}
-        if name.startswith("trainer"):
-            assert {i for i in imports if i.startswith("data_prep")} <= BRIDGE
-            assert not {i for i in imports if i.startswith("launch")}
-        # launch.stores runs beside the trainer, and does so when it is asked.
-        if name.startswith("launch") and name != "launch.stores":
-            assert "import tensorflow" not in path.read_text()
+@pytest.fixture(scope="module")
+def arrows():
+    """What every module imports of the project."""
+    found = dict(modules())
+    return {n: imports_of(path, set(found)) for n, path in found.items()}
+
+
+def test_every_room_is_in_the_table():
+    rooms = {
+        ".".join(name.split(".")[:2])
+        for name, path in modules()
+        if path.name == "__init__.py" and "." in name
+    }
+    assert rooms == set(ROOMS)
+
+
+def test_rooms_import_what_the_table_allows(arrows):
+    wrong = {
+        f"{module} -> {imported}"
+        for module, found in arrows.items()
+        if (room := room_of(module))
+        for imported in found - CONFIGS
+        if room_of(imported) not in {room, *ROOMS[room]}
+    }
+    assert not wrong
+
+
+def test_packages_import_one_way(arrows):
+    """data_prep knows nothing of trainer, nor trainer of launch."""
+    below = {
+        "data_prep": {"data_prep"},
+        "trainer": {"data_prep", "trainer"},
+        "launch": {"data_prep", "trainer", "launch"},
+        "shardtune": set(PACKAGES),
+    }
+    for module, found in arrows.items():
+        allowed = below[module.partition(".")[0]]
+        assert {i.partition(".")[0] for i in found} <= allowed, module
+
+
+def test_no_module_imports_itself_in_a_circle(arrows):
+    done, path = set(), []
+
+    def visit(module):
+        assert module not in path, [*path[path.index(module) :], module]
+        if module not in done:
+            path.append(module)
+            for imported in arrows[module]:
+                visit(imported)
+            path.pop()
+            done.add(module)
+
+    for module in arrows:
+        visit(module)
 
 
 @pytest.mark.parametrize(
@@ -149,13 +196,3 @@ def test_help_lists_the_flags_and_succeeds(run):
         done = run(module, "--help")
         assert done.returncode == 0
         assert flag in done.stdout
-
-
-def test_flags_are_documented():
-    """Scripts depend on the flags: a new one appears in the README."""
-    readme = (ROOT / "README.md").read_text()
-    for task in (data_prep_task, trainer_task, submit):
-        values = flags.FlagValues()
-        task.define_flags(values)
-        for name in values:
-            assert f"`--{name}`" in readme, name

@@ -167,7 +167,7 @@ def test_what_is_trained_is_what_is_served(trained, data, run, tmp_path, tf):
         np.testing.assert_allclose(
             served[str(source / file)], values, rtol=1e-2, atol=2e-3
         )
-    from trainer.decode import decode_image
+    from trainer.pipeline.decode import decode_image
 
     loaded = keras.models.load_model(model / "model.keras")
     images = np.stack(
@@ -276,7 +276,11 @@ def test_a_model_directory_belongs_to_one_run(trained, data, tmp_path):
         (["--finetune_from=block6_conv1"], 64, "is no layer of vgg16"),
         (["--frozen_epochs=0", "--finetune_epochs=0"], 64, "nothing to train"),
         (["--nofreeze_random_weights"], 64, "--finetune_from=block1_conv1"),
-        (["--augment=lots"], 64, "none|flip|light|classic|jitter|randaugment"),
+        (
+            ["--augment=lots"],
+            64,
+            "one of none, flip, light, classic, jitter, randaugment",
+        ),
         (["--learning_rate=1"], 64, "Unknown command line flag"),
         (["--head=gap", "stray"], 64, r"Received: ['stray']"),
         (["--weights=gone.weights.h5"], 65, "gone.weights.h5 is no file"),

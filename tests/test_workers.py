@@ -20,9 +20,9 @@ from training import finish
 from training import prepare
 from training import train
 
-from data_prep.errors import Stopped
-from data_prep.errors import UsageError
-from trainer import rendezvous
+from data_prep.runtime.errors import Stopped
+from data_prep.runtime.errors import UsageError
+from trainer.distribution import rendezvous
 
 SGD = (
     "--optimizer=sgd",
@@ -224,8 +224,8 @@ class TestRendezvous:
 
 def test_the_reason_of_a_loss_is_one_line(tf):
     """What TensorFlow 2.21 says in a traced function, and outside of one."""
-    from trainer import workers
-    from trainer.cluster_env import Cluster
+    from trainer.distribution import workers
+    from trainer.distribution.cluster_env import Cluster
 
     said = (
         "Collective ops is aborted by: Error reported from /job:worker/task:1: "

@@ -1,35 +1,32 @@
-"""What a run is to do: one frozen dataclass, checked when built.
+"""What a run is to do: its settings, declared once, checked when built.
 
 Imports no TensorFlow, so that a wrong command fails at once.
 """
 
 import dataclasses
+from typing import Any
 
-from data_prep.errors import UsageError
-from trainer import bases
-from trainer.bases import BASES
+from data_prep.runtime import settings
+from data_prep.runtime.errors import UsageError
+from data_prep.runtime.settings import PROCESS
+from data_prep.runtime.settings import START
+from data_prep.runtime.settings import setting
+from trainer import recipes
+from trainer.models import bases
+from trainer.models.bases import BASES
 
-PREPROCESSINGS = ("auto", *bases.PREPROCESSINGS)
-HEADS = ("gap", "flatten")
-HEAD_INITS = ("zeros", "logistic_regression", "linear_svm")
 OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
 AUGMENTS = ("none", "flip", "light", "classic", "jitter", "randaugment")
-PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
-STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
-SCHEDULES = ("cosine", "constant", "step")
-CLASS_WEIGHTS = ("none", "balanced")
-JIT_COMPILE = ("auto", "true", "false")
-
 FROZEN = "frozen"
 FINETUNE = "finetune"
 
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """One stage of training.
+    """One phase of training.
 
     Attributes:
-        name: "frozen" or "finetune"; further stages of fine-tuning are
+        name: "frozen" or "finetune"; further phases of fine-tuning are
             "finetune2", "finetune3" and so on.
         epochs: Passes over the training split.
         optimizer: One of `OPTIMIZERS`.
@@ -45,148 +42,396 @@ class Phase:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Data(settings.Group):
+    """Data and decoded images."""
+
+    data_dir: str = setting(
+        "",
+        "Data set made by data_prep.task.",
+        path=settings.Path(settings.READ, stores=True),
+        scope=PROCESS,
+        required=True,
+    )
+    image_size: int = setting(
+        200,
+        "Width and height that the network sees, in pixels; VGG16 takes 32 at "
+        "least.",
+        low=1,
+        first=True,
+    )
+    cache_mb: int = setting(
+        -1,
+        "Memory for decoded images, in MiB; -1 takes up to half of what is "
+        "left, 0 decodes anew in every epoch.",
+        low=-1,
+        scope=PROCESS,
+    )
+    cache_dir: str = setting(
+        "",
+        "Folder to keep decoded images in, for sets that memory cannot hold; "
+        "used again by later runs.",
+        path=settings.Path(settings.WRITTEN),
+        scope=PROCESS,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Run(settings.Group):
+    """The run and its result."""
+
+    model_dir: str = setting(
+        "",
+        "Where the model and its figures go; a run that was stopped goes on "
+        "there.",
+        path=settings.Path(settings.WRITTEN, stores=True),
+        scope=PROCESS,
+        required=True,
+    )
+    recipe: str = setting(
+        "",
+        "Settings that are known to do well, or to reproduce a published "
+        "experiment; what is given beside it wins. See docs/recipes.md.",
+        choices=("", *recipes.names()),
+        scope=PROCESS,
+        first=True,
+    )
+    seed: int = setting(
+        0, "Seed of the weights, the order and the augmentation.", low=0
+    )
+    deterministic: bool = setting(
+        False, "Use only operations whose result repeats to the bit."
+    )
+    min_accuracy: float = setting(
+        0.0,
+        "Exit with 1 where the evaluation is below it.",
+        low=0,
+        high=1,
+        scope=PROCESS,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Model(settings.Group):
+    """The network."""
+
+    base: str = setting(
+        "vgg16",
+        "The network under the head; scratch is a small one without ImageNet "
+        "weights.",
+        choices=tuple(BASES),
+        first=True,
+    )
+    weights: str = setting(
+        "imagenet",
+        "Of the base: imagenet (Keras's download), none, or a file "
+        "(.weights.h5, .h5, .keras).",
+        path=settings.Path(
+            settings.READ, stores=True, words=("imagenet", "none")
+        ),
+        first=True,
+    )
+    freeze_random_weights: bool = setting(
+        False, "Allow frozen layers under --weights=none."
+    )
+    preprocessing: str = setting(
+        "auto",
+        "auto is what the ImageNet weights of the base expect; caffe, tf and "
+        "torch are Keras's modes; rescale is 1/255.",
+        choices=("auto", *bases.PREPROCESSINGS),
+    )
+    head: str = setting(
+        "gap",
+        "What comes before the classifier: global average pooling, or "
+        "flattening.",
+        choices=("gap", "flatten"),
+    )
+    head_units: int = setting(
+        0, "Size of a hidden layer before the classes; 0 has none.", low=0
+    )
+    dropout: float = setting(
+        0.0,
+        "Fraction of the classifier's inputs dropped in training.",
+        low=0,
+        high=0.99,
+    )
+    flip_average: bool = setting(
+        False,
+        "Predict with the mean of an image and its mirror, in validation, in "
+        "evaluation and in the exported model.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimisation(settings.Group):
+    """Phases and optimisation."""
+
+    batch_size: int = setting(
+        32, "Images per step over all replicas.", low=1, first=True
+    )
+    frozen_epochs: int = setting(
+        3,
+        "Epochs of the first phase, the head alone; 0 leaves it out.",
+        low=0,
+        first=True,
+    )
+    frozen_learning_rate: float = setting(
+        1e-3, "Highest learning rate of the first phase.", low=0
+    )
+    finetune_epochs: int = setting(
+        3,
+        "Epochs of the second phase, with layers of the base unfrozen; 0 "
+        "leaves it out.",
+        low=0,
+        first=True,
+    )
+    finetune_learning_rate: float = setting(
+        3e-5, "Highest learning rate of the second phase.", low=0
+    )
+    finetune_optimizer: str = setting(
+        "",
+        "Of the second phase; empty is --optimizer.",
+        choices=("", *OPTIMIZERS),
+    )
+    finetune_from: str = setting(
+        "",
+        "First layer of the base that the second phase trains; several, as "
+        "block5_conv1,block4_conv1, are phases of --finetune_epochs each; "
+        "empty is the base's own, block5_conv1 of VGG16.",
+    )
+    optimizer: str = setting(
+        "adam", "Of every phase, made anew in each.", choices=OPTIMIZERS
+    )
+    schedule: str = setting(
+        "cosine",
+        "Of the learning rate in every phase: cosine falls to 0 along half a "
+        "cosine, step to a tenth at half of the steps and again at three "
+        "quarters.",
+        choices=("cosine", "constant", "step"),
+    )
+    warmup_epochs: float = setting(
+        0.0, "Epochs of every phase in which its rate rises from 0.", low=0
+    )
+    layer_decay: float = setting(
+        1.0,
+        "Factor of the learning rate from each layer of the base to the one "
+        "below it.",
+        low=0.01,
+        high=1,
+    )
+    momentum: float = setting(0.9, "Of sgd.", low=0, high=0.999)
+    weight_decay: float = setting(0.004, "Of adamw.", low=0)
+    clip_norm: float = setting(
+        0.0,
+        "Norm that all gradients together are scaled down to; 0 leaves them.",
+        low=0,
+    )
+    label_smoothing: float = setting(
+        0.0, "Share of every target spread over the classes.", low=0, high=0.9
+    )
+    class_weights: str = setting(
+        "none",
+        "balanced weighs a class in the loss by the inverse of its images.",
+        choices=("none", "balanced"),
+    )
+    average_decay: float = setting(
+        0.0,
+        "Of a moving average of the weights, such as 0.99, which is then "
+        "validated and exported; 0 keeps none.",
+        low=0,
+        high=0.99999,
+    )
+    early_stopping: int = setting(
+        0,
+        "Epochs without a better validation after which a phase ends; 0 runs "
+        "them all.",
+        low=0,
+    )
+    accumulation: int = setting(
+        1,
+        "Gradient accumulation: micro-batches that a replica computes its "
+        "share of a batch in, to save memory; the step is the same.",
+        low=1,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation(settings.Group):
+    """Augmentation."""
+
+    augment: str = setting(
+        "light",
+        "light: rotation 8 degrees, shifts 0.05, zoom 0.1, flip. classic: "
+        "rotation 40 degrees, shifts, shear and zoom 0.2, flip. jitter: "
+        "light, then brightness, contrast and saturation by up to 20%. "
+        "randaugment: flip, then keras-cv's operations.",
+        choices=AUGMENTS,
+        first=True,
+    )
+    augment_strength: float = setting(1.0, "Factor of those ranges.", low=0)
+    mixup: float = setting(
+        0.0, "Alpha of MixUp, such as 0.2; 0 mixes none.", low=0
+    )
+    cutmix: float = setting(
+        0.0,
+        "Alpha of CutMix, such as 1; 0 mixes none. With both, each takes half "
+        "of the batches.",
+        low=0,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Features(settings.Group):
+    """Features of the frozen base."""
+
+    feature_cache: bool = setting(
+        False,
+        "Run the frozen base once per image and view, not once per epoch, and "
+        "train the first phase on the features.",
+    )
+    feature_views: int = setting(
+        0,
+        "Augmented views of each training image to cache, taken in turn by "
+        "epoch; 0 is one per epoch.",
+        low=0,
+    )
+    feature_dir: str = setting(
+        "",
+        "Where features are kept, for other runs too; empty is features in "
+        "the model directory.",
+        path=settings.Path(settings.WRITTEN),
+        scope=PROCESS,
+    )
+    head_init: str = setting(
+        "zeros",
+        "What the head starts from: zeros, or a classifier fitted on the "
+        "features, its strength chosen on validation.",
+        choices=("zeros", "logistic_regression", "linear_svm"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints(settings.Group):
+    """Checkpoints."""
+
+    checkpoint_steps: int = setting(
+        0,
+        "Steps between checkpoints within an epoch; 0 saves none by steps.",
+        low=0,
+        scope=PROCESS,
+    )
+    checkpoint_minutes: float = setting(
+        10.0,
+        "Minutes between checkpoints within an epoch; 0 saves none by time.",
+        low=0,
+        scope=PROCESS,
+    )
+    nan_retries: int = setting(
+        0,
+        "How often a loss that is not a number is answered by going back to "
+        "the last checkpoint with half the learning rate.",
+        low=0,
+        scope=START,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices(settings.Group):
+    """Devices and workers."""
+
+    precision: str = setting(
+        "auto",
+        "auto is the 16-bit type that the hardware computes in, else float32.",
+        choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
+    )
+    strategy: str = setting(
+        "auto",
+        "auto is multi_worker where the platform names several workers, else "
+        "mirrored where there is more than one device.",
+        choices=("auto", "one_device", "mirrored", "multi_worker"),
+        scope=PROCESS,
+    )
+    virtual_devices: int = setting(
+        0,
+        "Logical CPU devices to train on, to try several replicas without a "
+        "GPU; 0 makes none.",
+        low=0,
+        scope=PROCESS,
+    )
+    jit_compile: str = setting(
+        "auto",
+        "Whether XLA compiles forward and backward pass; auto does on GPUs.",
+        choices=("auto", "true", "false"),
+    )
+    steps_per_loop: int = setting(
+        0,
+        "Steps per call of TensorFlow; 0 is 1, or 8 on GPUs, where a signal is "
+        "then answered within 8 steps.",
+        low=0,
+        scope=START,
+    )
+    startup_timeout: float = setting(
+        60.0,
+        "Seconds to wait for the other workers.",
+        low=1,
+        scope=PROCESS,
+    )
+
+
+class Config(settings.Config):
     """Everything a run depends on; the flags of `trainer.task`.
 
-    Attributes:
-        data_dir: A finished data set of `data_prep`.
-        model_dir: Where everything that is made goes.
-        weights: "imagenet", "none" or a file; of the base.
-        freeze_random_weights: Allows a frozen layer under `weights` "none".
-        image_size: Width and height that the network sees, in pixels.
-        preprocessing: "auto" (what the ImageNet weights of the base expect)
-            or one of `bases.PREPROCESSINGS`.
-        head: "gap" (global average pooling) or "flatten".
-        head_units: Size of the hidden layer of the head; 0 has none.
-        dropout: Fraction of the head's inputs dropped in training.
-        batch_size: Images per step over all replicas.
-        optimizer: One of `OPTIMIZERS`.
-        frozen_epochs: Epochs of the head alone.
-        frozen_learning_rate: Of the first phase.
-        finetune_epochs: Epochs of the head and the unfrozen layers.
-        finetune_learning_rate: Of the second phase.
-        finetune_optimizer: Of the second phase; "" is `optimizer`.
-        finetune_from: First layer of the base that the second phase trains;
-            several, with commas between, are stages of `finetune_epochs`
-            each; "" is the base's own in `BASES`.
-        schedule: One of `SCHEDULES`, of the learning rate in every phase.
-        warmup_epochs: Epochs of every phase in which its rate rises from 0.
-        layer_decay: Factor of the learning rate from each layer of the base
-            to the one below it; 1 gives all the same.
-        momentum: Of "sgd".
-        weight_decay: Of "adamw".
-        clip_norm: Norm that all gradients together are scaled down to; 0
-            leaves them.
-        label_smoothing: Share of every target spread over the classes.
-        class_weights: "balanced" weighs a class by the inverse of its images.
-        average_decay: Of a moving average of the weights, which is what is
-            validated and exported; 0 keeps none.
-        early_stopping: Epochs without a better validation after which a phase
-            ends; 0 runs them all.
-        accumulation: Pieces that a batch is computed in, to save memory.
-        augment: One of `AUGMENTS`.
-        augment_strength: Factor of the ranges of `augment`.
-        mixup: Alpha of MixUp; 0 mixes none.
-        cutmix: Alpha of CutMix; 0 mixes none.
-        precision: One of `PRECISIONS`.
-        strategy: One of `STRATEGIES`.
-        virtual_devices: Logical CPU devices to make; 0 uses what is there.
-        jit_compile: Whether XLA compiles the model's step; "auto" does so on
-            GPUs.
-        steps_per_loop: Steps per call of TensorFlow; 0 is 1, or 8 on GPUs.
-        checkpoint_steps: Steps between checkpoints; 0 saves by time.
-        checkpoint_minutes: Minutes between checkpoints within an epoch; there
-            is one at every epoch's end anyway. 0 saves none by time.
-        nan_retries: How often a run whose loss is no number goes back to the
-            last checkpoint, with half the learning rate.
-        startup_timeout: Seconds to wait for the other workers.
-        cache_mb: MiB of memory for decoded images; -1 takes up to half of
-            what is left, 0 decodes anew in every epoch.
-        cache_dir: Folder to keep decoded images in, for sets that memory
-            cannot hold; "" keeps none.
-        seed: Of the weights, the order and the augmentation.
-        deterministic: Use only operations whose result repeats to the bit.
-        min_accuracy: Exit with 1 where the evaluation is below it.
-        base: One of `BASES`.
-        feature_cache: Runs the frozen base once per image, not once per
-            epoch, and trains the first phase on what it gives.
-        feature_views: Augmented views of each training image to cache, taken
-            in turn by epoch; 0 is one per epoch.
-        feature_dir: Where features are kept; "" is `model_dir`/features.
-        head_init: What the head starts from, one of `HEAD_INITS`.
-        flip_average: Predicts with the mean of an image and its mirror.
+    Raises:
+        UsageError: If a setting is impossible, or some contradict each other.
     """
 
-    data_dir: str
-    model_dir: str
-    weights: str = "imagenet"
-    freeze_random_weights: bool = False
-    image_size: int = 200
-    preprocessing: str = "auto"
-    head: str = "gap"
-    head_units: int = 0
-    dropout: float = 0.0
-    batch_size: int = 32
-    optimizer: str = "adam"
-    frozen_epochs: int = 3
-    frozen_learning_rate: float = 1e-3
-    finetune_epochs: int = 3
-    finetune_learning_rate: float = 3e-5
-    finetune_optimizer: str = ""
-    finetune_from: str = ""
-    schedule: str = "cosine"
-    warmup_epochs: float = 0.0
-    layer_decay: float = 1.0
-    momentum: float = 0.9
-    weight_decay: float = 0.004
-    clip_norm: float = 0.0
-    label_smoothing: float = 0.0
-    class_weights: str = "none"
-    average_decay: float = 0.0
-    early_stopping: int = 0
-    accumulation: int = 1
-    augment: str = "light"
-    augment_strength: float = 1.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    precision: str = "auto"
-    strategy: str = "auto"
-    virtual_devices: int = 0
-    jit_compile: str = "auto"
-    steps_per_loop: int = 0
-    checkpoint_steps: int = 0
-    checkpoint_minutes: float = 10.0
-    nan_retries: int = 0
-    startup_timeout: float = 60.0
-    cache_mb: int = -1
-    cache_dir: str = ""
-    seed: int = 0
-    deterministic: bool = False
-    min_accuracy: float = 0.0
-    base: str = "vgg16"
-    feature_cache: bool = False
-    feature_views: int = 0
-    feature_dir: str = ""
-    head_init: str = "zeros"
-    flip_average: bool = False
+    data: Data
+    run: Run
+    model: Model
+    optimisation: Optimisation
+    augmentation: Augmentation
+    features: Features
+    checkpoints: Checkpoints
+    devices: Devices
 
-    def __post_init__(self) -> None:
-        if not self.data_dir:
-            raise UsageError(
-                "--data_dir is missing: a data set made by "
-                "`python -m data_prep.task`."
+    def __init__(self, *required: Any, **values: Any):
+        if recipe := values.get("recipe"):
+            values = {**recipes.load(recipe, self.settings()), **values}
+        super().__init__(*required, **values)
+
+    @property
+    def phases(self) -> list[Phase]:
+        """The phases in the order they run; one of 0 epochs is left out."""
+        chosen = self.optimisation
+        phases = [
+            Phase(
+                FROZEN,
+                chosen.frozen_epochs,
+                chosen.optimizer,
+                chosen.frozen_learning_rate,
+                None,
             )
-        if not self.model_dir:
-            raise UsageError(
-                "--model_dir is missing: where the model and its figures go."
+        ]
+        for number, layer in enumerate(self._finetune_from, start=1):
+            phases.append(
+                Phase(
+                    FINETUNE if number == 1 else f"{FINETUNE}{number}",
+                    chosen.finetune_epochs,
+                    chosen.finetune_optimizer or chosen.optimizer,
+                    chosen.finetune_learning_rate,
+                    layer,
+                )
             )
-        if self.batch_size < 1:
-            raise UsageError(
-                f"--batch_size={self.batch_size} is impossible: expected at "
-                "least 1 image per step."
-            )
+        return [phase for phase in phases if phase.epochs > 0]
+
+    @property
+    def _finetune_from(self) -> list[str]:
+        names = self.optimisation.finetune_from
+        return (names or BASES[self.model.base].finetune_from).split(",")
+
+    def check(self) -> None:
+        """Refuses what settings of several groups forbid together."""
         self._check_base()
-        if not self.phases and self.head_init == "zeros":
+        if not self.phases and self.features.head_init == "zeros":
             raise UsageError(
                 "--frozen_epochs=0 and --finetune_epochs=0 leave nothing to "
                 "train. Set one of them to at least 1, or --head_init."
@@ -194,101 +439,72 @@ class Config:
         self._check_features()
         self._refuse_frozen_random_weights()
 
-    @property
-    def phases(self) -> list[Phase]:
-        """The phases in the order they run; one of 0 epochs is left out."""
-        stages = [
-            Phase(
-                FROZEN,
-                self.frozen_epochs,
-                self.optimizer,
-                self.frozen_learning_rate,
-                None,
-            )
-        ]
-        for number, layer in enumerate(self._finetune_from, start=1):
-            stages.append(
-                Phase(
-                    FINETUNE if number == 1 else f"{FINETUNE}{number}",
-                    self.finetune_epochs,
-                    self.finetune_optimizer or self.optimizer,
-                    self.finetune_learning_rate,
-                    layer,
-                )
-            )
-        return [stage for stage in stages if stage.epochs > 0]
-
-    @property
-    def _finetune_from(self) -> list[str]:
-        names = self.finetune_from or BASES[self.base].finetune_from
-        return names.split(",")
-
     def _check_base(self) -> None:
-        base = BASES.get(self.base)
-        if base is None:
+        name, base = self.model.base, BASES[self.model.base]
+        if self.data.image_size < base.min_size:
             raise UsageError(
-                f"--base={self.base} is unknown. Expected one of "
-                f"{', '.join(BASES)}."
-            )
-        if self.image_size < base.min_size:
-            raise UsageError(
-                f"--image_size={self.image_size} is too small: {self.base} "
+                f"--image_size={self.data.image_size} is too small: {name} "
                 f"needs at least {base.min_size} pixels."
             )
         for layer in self._finetune_from:
             if layer not in base.layers:
                 raise UsageError(
-                    f"--finetune_from={layer} is no layer of {self.base} to "
-                    f"begin at. Expected one of {', '.join(base.layers)}."
+                    f"--finetune_from={layer} is no layer of {name} to begin "
+                    f"at: {settings.did_you_mean(layer, base.layers)}expected "
+                    f"one of {', '.join(base.layers)}."
                 )
-        if not base.application and self.weights != "none":
+        if not base.application and self.model.weights != "none":
             raise UsageError(
-                f"--base={self.base} has no weights to start from, and "
-                f"--weights={self.weights} was given. Pass --weights=none."
+                f"--base={name} has no weights to start from, and "
+                f"--weights={self.model.weights} was given. Pass "
+                "--weights=none."
             )
 
     def _check_features(self) -> None:
-        if self.feature_views and self.augment == "none":
+        features, augmentation = self.features, self.augmentation
+        if features.feature_views and augmentation.augment == "none":
             raise UsageError(
-                f"--feature_views={self.feature_views} keeps augmented views, "
-                "and --augment=none augments nothing. Pass another --augment, "
-                "or leave --feature_views out."
+                f"--feature_views={features.feature_views} keeps augmented "
+                "views, and --augment=none augments nothing. Pass another "
+                "--augment, or leave --feature_views out."
             )
-        if self.feature_cache and not self.frozen_epochs:
+        if features.feature_cache and not self.optimisation.frozen_epochs:
             raise UsageError(
                 "--feature_cache trains the frozen phase on features, and "
                 "--frozen_epochs=0 leaves that phase out. Leave out one of "
                 "them."
             )
-        if self.feature_cache and (self.mixup or self.cutmix):
+        mixes = augmentation.mixup or augmentation.cutmix
+        if features.feature_cache and mixes:
             raise UsageError(
                 "--feature_cache keeps the features of single images, and "
-                f"--mixup={self.mixup} --cutmix={self.cutmix} mixes two. "
-                "Leave out one of them."
+                f"--mixup={augmentation.mixup} --cutmix={augmentation.cutmix} "
+                "mixes two. Leave out one of them."
             )
-        if self.head_init != "zeros" and self.head_units:
+        if features.head_init != "zeros" and self.model.head_units:
             raise UsageError(
-                f"--head_init={self.head_init} is a linear classifier, and "
-                f"--head_units={self.head_units} puts a hidden layer before "
-                "it. Leave out one of them."
+                f"--head_init={features.head_init} is a linear classifier, "
+                f"and --head_units={self.model.head_units} puts a hidden layer "
+                "before it. Leave out one of them."
             )
 
     def _refuse_frozen_random_weights(self) -> None:
-        first = BASES[self.base].layers[0]
+        first = BASES[self.model.base].layers[0]
+        frozen_epochs = self.optimisation.frozen_epochs
         everything_learns = (
-            self.frozen_epochs == 0
-            and self.finetune_epochs > 0
+            frozen_epochs == 0
+            and self.optimisation.finetune_epochs > 0
             and self._finetune_from == [first]
-            and self.head_init == "zeros"
+            and self.features.head_init == "zeros"
         )
         if (
-            self.weights == "none"
+            self.model.weights == "none"
             and not everything_learns
-            and not self.freeze_random_weights
+            and not self.model.freeze_random_weights
         ):
             raise UsageError(
                 "--weights=none starts the base from random values, and "
-                f"--frozen_epochs={self.frozen_epochs} with "
+                f"--frozen_epochs={frozen_epochs} with "
                 f"--finetune_from={','.join(self._finetune_from)} would keep "
                 "some of them so. Train every layer with --frozen_epochs=0 "
                 f"--finetune_from={first}, give --weights, or pass "

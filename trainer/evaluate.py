@@ -1,199 +1,52 @@
-"""Measures a model on a split: figures, confusion matrix, predictions.
+"""Command line: measures a finished model on a split again.
 
-python -m trainer.evaluate --model_dir=DIR    measures a finished model again
+python -m trainer.evaluate --model_dir=model --split=validation
 """
 
-import pathlib
+import dataclasses
 
-import numpy as np
-from absl import flags
-
-from data_prep import command
-from data_prep import manifest as manifest_lib
-from data_prep import splits
-from data_prep.errors import UsageError
-from data_prep.progress import Progress
-from trainer import atomic
-from trainer import startup
-from trainer.cluster_env import Cluster
+from data_prep.dataset import splits
+from data_prep.runtime import command
+from data_prep.runtime import settings
+from data_prep.runtime import startup
+from data_prep.runtime.settings import setting
+from trainer import config as config_lib
 
 
-def evaluate(
-    config,
-    manifest,
-    strategy,
-    model,
-    split: str,
-    output_dir: str,
-    cluster: Cluster | None = None,
-) -> dict:
-    """Predicts every image of a split once and writes what came of it.
+@dataclasses.dataclass(frozen=True)
+class Evaluation(settings.Group):
+    """Evaluation."""
 
-    Writes `evaluation.json` and `predictions.csv`.
-
-    Args:
-        config: The run's `Config`.
-        manifest: Of its data set.
-        strategy: That the model was made under.
-        model: From images to float32 logits.
-        split: Name of the split.
-        output_dir: Where to write.
-        cluster: Of the processes that work together, the first of which
-            writes; None for one.
-
-    Returns:
-        The content of `evaluation.json`.
-    """
-    from trainer import input_pipeline
-    from trainer import loop
-    from trainer.reader import Reader
-
-    reader = Reader(config.data_dir, manifest, split)
-    plan = input_pipeline.plan_evaluation(reader.count, config.batch_size)
-    worker, workers = 0, 1
-    if cluster:
-        worker, workers = cluster.index, len(cluster.workers)
-    dataset = input_pipeline.create(
-        reader,
-        plan.of_worker(worker, workers),
-        input_pipeline.decoded_exactly(reader, config.image_size),
-        replicas=strategy.num_replicas_in_sync // workers,
+    model_dir: str = settings.same_as(
+        config_lib.Run, "model_dir", help="What trainer.task wrote."
     )
-    with Progress("evaluate", reader.count) as progress:
-        probabilities = loop.predict(
-            strategy, model, dataset, plan.weights, progress.update
-        )
-    labels = reader.labels
-    result = {
-        "split": split,
-        **measure(labels, probabilities, manifest.classes),
-    }
-    if worker:
-        return result
-    write_predictions(
-        pathlib.Path(output_dir, "predictions.csv"),
-        manifest.classes,
-        reader.files(),
-        [manifest.classes[label] for label in labels],
-        probabilities,
+    split: str = setting(
+        "",
+        "What to measure on; empty is test, or validation where there is none.",
+        choices=("", *splits.SPLITS),
     )
-    atomic.write_json(pathlib.Path(output_dir, "evaluation.json"), result)
-    return result
 
 
-def choose_split(manifest: manifest_lib.Manifest) -> str:
-    """Returns "test", or "validation" for a data set without a test split."""
-    return splits.TEST if splits.TEST in manifest.splits else splits.VALIDATION
+class EvaluateConfig(settings.Config):
+    """The flags of `trainer.evaluate`."""
+
+    evaluation: Evaluation
 
 
-def measure(
-    labels: np.ndarray, probabilities: np.ndarray, classes: list[str]
-) -> dict:
-    """Computes the figures of a classifier.
-
-    Args:
-        labels: int32 `[N]`.
-        probabilities: float32 `[N, K]`.
-        classes: K names.
-
-    Returns:
-        `images`, `accuracy` in [0, 1], `loss` (mean cross-entropy in nats),
-        `classes` (precision, recall, f1 and images of each) and
-        `confusion_matrix` (rows are true classes, columns predicted ones).
-    """
-    from sklearn import metrics
-
-    predicted = probabilities.argmax(axis=1)
-    numbers = np.arange(len(classes))
-    precision, recall, f1, images = metrics.precision_recall_fscore_support(
-        labels, predicted, labels=numbers, zero_division=0.0
-    )
-    of_label = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    smallest = np.finfo(np.float32).tiny  # a probability of 0 has no logarithm
-    return {
-        "images": len(labels),
-        "accuracy": float((predicted == labels).mean()),
-        "loss": abs(float(np.log(np.maximum(of_label, smallest)).mean())),
-        "classes": {
-            name: {
-                "precision": float(precision[k]),
-                "recall": float(recall[k]),
-                "f1": float(f1[k]),
-                "images": int(images[k]),
-            }
-            for k, name in enumerate(classes)
-        },
-        "confusion_matrix": metrics.confusion_matrix(
-            labels, predicted, labels=numbers
-        ).tolist(),
-    }
-
-
-def write_predictions(
-    path: pathlib.Path,
-    classes: list[str],
-    files: list[str],
-    labels: list[str],
-    probabilities: np.ndarray,
-) -> None:
-    """Writes a CSV of one line per image, sorted by file.
-
-    Columns: `file,label,predicted`, then `probability_CLASS` in class order.
-
-    Args:
-        path: Where to.
-        classes: K names.
-        files: N paths.
-        labels: N names of true classes; "" where the class is not known.
-        probabilities: float32 `[N, K]`.
-    """
-    with atomic.open_csv(path) as writer:
-        writer.writerow(
-            ["file", "label", "predicted"]
-            + [f"probability_{name}" for name in classes]
-        )
-        for row in sorted(range(len(files)), key=lambda n: files[n]):
-            predicted = classes[int(probabilities[row].argmax())]
-            writer.writerow(
-                [files[row], labels[row], predicted]
-                + [f"{p:.9g}" for p in probabilities[row]]
-            )
-
-
-def table(result: dict) -> str:
-    """Returns the figures of `measure` as a short table."""
-    width = max(len(name) for name in (*result["classes"], "class"))
-    lines = [f"{'class':<{width}}  precision  recall      f1  images"]
-    for name, figures in result["classes"].items():
-        lines.append(
-            f"{name:<{width}}  {figures['precision']:9.4f}  "
-            f"{figures['recall']:6.4f}  {figures['f1']:6.4f}  "
-            f"{figures['images']:6d}"
-        )
-    lines.append(
-        f"{result['split']} accuracy {result['accuracy']:.4f}, loss "
-        f"{result['loss']:.4f}, {result['images']} images"
-    )
-    return "\n".join(lines)
-
-
-def main() -> None:
-    """Measures the model of --model_dir on one split."""
-    values = flags.FLAGS
-    if not values.model_dir:
-        raise UsageError("--model_dir is missing: what trainer.task wrote.")
+def main(config: EvaluateConfig) -> None:
+    """Measures the model and prints a table."""
     startup.import_tensorflow()
-    from trainer import run
+    from trainer.inference import evaluation
+    from trainer.inference import finished
 
-    print(table(run.evaluate_again(values.model_dir, values.split)))
+    chosen = config.evaluation
+    print(evaluation.table(finished.evaluate(chosen.model_dir, chosen.split)))
+
+
+def cli() -> None:
+    """Runs the command line."""
+    command.run(main, EvaluateConfig)
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("model_dir", None, "What trainer.task wrote.")
-    flags.DEFINE_enum(
-        "split",
-        "",
-        ["", *splits.SPLITS],
-        "What to measure on; empty is test, or validation where there is none.",
-    )
-    command.run(main)
+    cli()

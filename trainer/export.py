@@ -1,90 +1,45 @@
-"""Writes what is served: `model.keras`, `saved_model/` and `labels.txt`.
+"""Command line: exports the best epoch of a model directory again.
 
-python -m trainer.export --model_dir=DIR    writes them again
+python -m trainer.export --model_dir=model
 """
 
-import pathlib
-import shutil
+import dataclasses
 
-from absl import flags
-
-from data_prep import command
-from data_prep.errors import UsageError
-from trainer import atomic
-from trainer import startup
+from data_prep.runtime import command
+from data_prep.runtime import settings
+from data_prep.runtime import startup
+from trainer import config as config_lib
 
 
-def export(model, classes: list[str], resize: str, output_dir: str) -> None:
-    """Exports a classifier.
+@dataclasses.dataclass(frozen=True)
+class Export(settings.Group):
+    """Export."""
 
-    `model.keras` goes from RGB images `[B, S, S, 3]` in [0, 255] to
-    probabilities `[B, K]`. `saved_model/` has one signature,
-    `serving_default`, from `image_bytes` (string `[B]`, the bytes of image
-    files) to `probabilities` (float32 `[B, K]`) and `label` (string `[B]`);
-    it decodes and resizes as training and evaluation do.
-
-    Args:
-        model: From images to float32 logits, made under no strategy.
-        classes: K names, in the order of the logits.
-        resize: How the data set fits pictures to a square.
-        output_dir: Where to; what is there is replaced.
-    """
-    import keras
-    import tensorflow as tf
-
-    from trainer.decode import decode_image
-
-    output = pathlib.Path(output_dir)
-    image_size = model.input_shape[1]
-    probabilities = keras.layers.Softmax(dtype="float32", name="probabilities")(
-        model.output
+    model_dir: str = settings.same_as(
+        config_lib.Run, "model_dir", help="What trainer.task wrote."
     )
-    served = keras.Model(model.input, probabilities, name="classifier")
-
-    @tf.function(
-        input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")]
-    )
-    def serve(image_bytes):
-        images = tf.map_fn(
-            lambda content: decode_image(content, image_size, resize),
-            image_bytes,
-            fn_output_signature=tf.TensorSpec(
-                [image_size, image_size, 3], tf.uint8
-            ),
-        )
-        result = served(images, training=False)
-        return {
-            "probabilities": result,
-            "label": tf.gather(tf.constant(classes), tf.argmax(result, 1)),
-        }
-
-    labels = "".join(f"{name}\n" for name in classes)
-    atomic.write_text(output / "labels.txt", labels)
-
-    with atomic.replacing(output / "model.keras") as incomplete:
-        served.save(incomplete)
-
-    module = tf.Module()
-    module.model = served
-    incomplete = output / "incomplete.saved_model"
-    shutil.rmtree(incomplete, ignore_errors=True)
-    tf.saved_model.save(module, incomplete, {"serving_default": serve})
-    shutil.rmtree(output / "saved_model", ignore_errors=True)
-    incomplete.rename(output / "saved_model")
 
 
-def main() -> None:
-    """Exports the best epoch of --model_dir."""
-    model_dir = flags.FLAGS.model_dir
-    if not model_dir:
-        raise UsageError("--model_dir is missing: what trainer.task wrote.")
+class ExportConfig(settings.Config):
+    """The flags of `trainer.export`."""
+
+    export: Export
+
+
+def main(config: ExportConfig) -> None:
+    """Exports the model and says where it is."""
     startup.import_tensorflow()
-    from trainer import run
+    from trainer.inference import finished
 
-    run.export_again(model_dir)
+    model_dir = config.export.model_dir
+    finished.export(model_dir)
     print(f"{model_dir}/model.keras\n{model_dir}/saved_model")
 
 
+def cli() -> None:
+    """Runs the command line."""
+    command.run(main, ExportConfig)
+
+
 if __name__ == "__main__":
-    flags.DEFINE_string("model_dir", None, "What trainer.task wrote.")
-    command.run(main)
+    cli()

@@ -9,34 +9,72 @@ that its frozen phase trains on; those of training it leaves alone.
 import os
 import pathlib
 
-from data_prep.errors import EXIT_STOPPED
+from data_prep.runtime.errors import EXIT_STOPPED
 
 if __name__ == "__main__":  # before all that takes time to import
-    from trainer import stop
+    from data_prep.runtime import signals
 
-    stop.watch(EXIT_STOPPED)
+    signals.watch(EXIT_STOPPED)
 
 # ruff: noqa: E402
+import dataclasses
 from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from absl import flags
 
-from data_prep import command
-from data_prep import manifest as manifest_lib
-from data_prep import splits
-from data_prep.errors import DataError
-from data_prep.errors import Stopped
-from data_prep.errors import UsageError
-from data_prep.manifest import Manifest
-from trainer import atomic
-from trainer import cluster_env
-from trainer import startup
-from trainer import stop
-from trainer import task
-from trainer.cluster_env import Cluster
+from data_prep.dataset import manifest as manifest_lib
+from data_prep.dataset import splits
+from data_prep.dataset.manifest import Manifest
+from data_prep.runtime import atomic
+from data_prep.runtime import command
+from data_prep.runtime import settings
+from data_prep.runtime import signals
+from data_prep.runtime import startup
+from data_prep.runtime.errors import DataError
+from data_prep.runtime.errors import Stopped
+from data_prep.runtime.settings import setting
 from trainer.config import Config
-from trainer.feature_store import FeatureSet
+from trainer.distribution import cluster_env
+from trainer.distribution.cluster_env import Cluster
+from trainer.feature_extraction.store import FeatureSet
+
+
+@dataclasses.dataclass(frozen=True)
+class Extraction(settings.Group):
+    """Extraction."""
+
+    output_dir: str = setting(
+        "",
+        "Where the features go, and are found again.",
+        path=settings.Path(settings.WRITTEN),
+        scope=settings.PROCESS,
+        required=True,
+    )
+    csv: bool = setting(
+        False, "Write each set as features.csv too.", scope=settings.PROCESS
+    )
+    split: tuple[str, ...] = setting(
+        (),
+        "Which split to extract; may be repeated. All, unless given.",
+        choices=splits.SPLITS,
+        scope=settings.PROCESS,
+    )
+
+
+class FeaturesConfig(Config):
+    """The flags of `trainer.features`: a training's, and those of this."""
+
+    extraction: Extraction
+
+    def __init__(self, *required: Any, **values: Any):
+        output = values.get("output_dir") or "."
+        values |= {"model_dir": output, "feature_dir": output}
+        if not values.get("recipe"):
+            # One pass over the images as they are, unless asked for more.
+            values = {"augment": "none", **values}
+        super().__init__(*required, **values)
 
 
 def write_csv(features: FeatureSet, files: list[str]) -> pathlib.Path:
@@ -58,9 +96,9 @@ def write_csv(features: FeatureSet, files: list[str]) -> pathlib.Path:
                 ["id", "file", "label"] + [f"feature_{n}" for n in range(size)]
             )
             for row, file in enumerate(files):
-                if stop.asked():
+                if signals.requested():
                     raise Stopped(
-                        f"stopped by {stop.asked()}. The features are kept, "
+                        f"stopped by {signals.requested()}. The features are kept, "
                         f"{path} is not. Run the same command again."
                     )
                 values = features.take(np.array([row])).reshape(-1)
@@ -77,7 +115,7 @@ def write_csv(features: FeatureSet, files: list[str]) -> pathlib.Path:
 
 
 def extract(
-    config: Config, splits_wanted: list[str], cluster: Cluster | None = None
+    config: Config, splits_wanted: Sequence[str], cluster: Cluster | None = None
 ) -> Iterator[tuple]:
     """Extracts the features that a run of this config would use.
 
@@ -91,47 +129,54 @@ def extract(
         Every `FeatureSet` and the `Reader` of its split: what the head is
         fitted on and the frozen phase trains on, then what validation takes.
     """
-    from trainer import input_pipeline
-    from trainer import model_directory
-    from trainer import rendezvous
-    from trainer import run
-    from trainer.extractor import Extractor
-    from trainer.reader import Reader
-    from trainer.workers import Workers
+    from trainer.distribution import rendezvous
+    from trainer.distribution.workers import Workers
+    from trainer.engine import model_directory
+    from trainer.engine import setup
+    from trainer.feature_extraction.extractor import Extractor
+    from trainer.pipeline import input_pipeline
+    from trainer.pipeline.reader import Reader
 
-    manifest = manifest_lib.load(config.data_dir)
+    manifest = manifest_lib.load(config.data.data_dir)
     _check_splits(manifest, splits_wanted)
     if cluster:
         purpose = model_directory.purpose(config, manifest)
         rendezvous.meet(
             cluster.workers,
             cluster.index,
-            f"features of {splits_wanted or 'all splits'} {purpose}",
-            config.startup_timeout,
+            f"features of {list(splits_wanted) or 'all splits'} {purpose}",
+            config.devices.startup_timeout,
         )
-    strategy, model = run.make_model(config, manifest, cluster)
+    strategy, model = setup.make_model(config, manifest, cluster)
     workers = Workers(strategy, cluster)
     extractor = Extractor(config, manifest, strategy, model, workers)
-    stop.begin_training()
+    signals.begin_training()
     for split in splits_wanted or manifest.splits:
-        reader = Reader(config.data_dir, manifest, split)
+        reader = Reader(config.data.data_dir, manifest, split)
         if split != splits.TRAIN:
-            exact = input_pipeline.decoded_exactly(reader, config.image_size)
+            exact = input_pipeline.decoded_exactly(
+                reader, config.data.image_size
+            )
             for found in extractor.served(reader, exact):
                 yield found, reader
             continue
-        fast = input_pipeline.decoded_fast(reader, config.image_size)
+        fast = input_pipeline.decoded_fast(reader, config.data.image_size)
         # What is asked for, though the phase may take fewer.
-        views = config.feature_views or extractor.views(config.frozen_epochs)
-        if config.head_init != "zeros" or not views:
+        views = config.features.feature_views or extractor.views(
+            config.optimisation.frozen_epochs
+        )
+        if config.features.head_init != "zeros" or not views:
             yield extractor.plain(reader, fast), reader
-        if config.head_init == "zeros" or config.augment != "none":
+        if (
+            config.features.head_init == "zeros"
+            or config.augmentation.augment != "none"
+        ):
             for view in range(views):
                 yield extractor.augmented(reader, fast, view), reader
     workers.barrier()  # the first serves the others until the end
 
 
-def _check_splits(manifest: Manifest, wanted: list[str]) -> None:
+def _check_splits(manifest: Manifest, wanted: Sequence[str]) -> None:
     missing = sorted(set(wanted) - set(manifest.splits))
     if missing:
         raise DataError(
@@ -141,21 +186,17 @@ def _check_splits(manifest: Manifest, wanted: list[str]) -> None:
         )
 
 
-def main() -> None:
+def main(config: FeaturesConfig) -> None:
     """Extracts the features and says where they lie."""
-    values = flags.FLAGS
-    if not values.output_dir:
-        raise UsageError("--output_dir is missing: where the features go.")
-    values.model_dir = values.feature_dir = values.output_dir
-    config = command.config_from_flags(Config)
     cluster = cluster_env.cluster(os.environ)
     startup.import_tensorflow()
-    from trainer import devices
-    from trainer import workers
+    from trainer.distribution import devices
+    from trainer.distribution import workers
 
-    cluster = devices.joined(cluster, config.strategy)
+    cluster = devices.joined(cluster, config.devices.strategy)
+    extraction = config.extraction
     with workers.left_at_once(cluster), workers.lost_ones_named(cluster):
-        for features, reader in extract(config, values.split, cluster):
+        for features, reader in extract(config, extraction.split, cluster):
             if not workers.is_first(cluster):
                 continue
             print(
@@ -164,37 +205,14 @@ def main() -> None:
                 f"augmentation {features.identity['augment']}",
                 flush=True,
             )
-            if values.csv:
+            if extraction.csv:
                 print(write_csv(features, reader.files()), flush=True)
 
 
-def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines the flags; imports no TensorFlow."""
-    task.define_flags(flag_values)
-    # One pass over the pictures as they are, unless asked for more.
-    flag_values.set_default("augment", "none")
-    flags.DEFINE_string(
-        "output_dir",
-        None,
-        "Where the features go, and are found again.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_bool(
-        "csv",
-        False,
-        "Write each set as features.csv too.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_multi_enum(
-        "split",
-        [],
-        splits.SPLITS,
-        "Which split to extract; may be repeated. All, unless given.",
-        flag_values=flag_values,
-    )
+def cli() -> None:
+    """Runs the command line."""
+    command.run(main, FeaturesConfig)
 
 
 if __name__ == "__main__":
-    define_flags()
-    flags.adopt_module_key_flags(command)
-    command.run(main)
+    cli()

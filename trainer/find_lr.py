@@ -8,21 +8,67 @@ rate rises from step to step, and a good one lies where the loss falls fastest.
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import numpy as np
-from absl import flags
 
-from data_prep import command
-from data_prep import splits
-from data_prep.errors import UsageError
-from trainer import atomic
+from data_prep.dataset import splits
+from data_prep.runtime import atomic
+from data_prep.runtime import command
+from data_prep.runtime import settings
+from data_prep.runtime import startup
+from data_prep.runtime.errors import UsageError
+from data_prep.runtime.settings import setting
 from trainer import config as config_lib
-from trainer import startup
-from trainer import task
 from trainer.config import Config
 
 SMOOTHING = 0.9  # share that the running mean of losses keeps per step
 DIVERGED = 4.0  # times the lowest loss, from where on nothing is learned
+
+
+@dataclasses.dataclass(frozen=True)
+class Search(settings.Group):
+    """The range test."""
+
+    phase: str = setting(
+        config_lib.FROZEN,
+        "Whose layers and optimizer to try.",
+        choices=(config_lib.FROZEN, config_lib.FINETUNE),
+    )
+    lowest: float = setting(1e-7, "First learning rate.")
+    highest: float = setting(1.0, "Last learning rate.")
+    steps: int = setting(100, "Steps from one to the other.", low=10)
+    output: str = setting(
+        "learning_rates.png",
+        "Picture to write, beside a table of the same name.",
+        path=settings.Path(settings.WRITTEN),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if pathlib.Path(self.output).suffix not in (".png", ".svg", ".pdf"):
+            raise UsageError(
+                f"--output={self.output} is no picture: expected a name that "
+                "ends in .png, .svg or .pdf."
+            )
+        if not 0 < self.lowest < self.highest:
+            raise UsageError(
+                f"--lowest={self.lowest:g} --highest={self.highest:g} is no "
+                "range: expected two rates above 0, the lower one first."
+            )
+
+
+class FindLrConfig(Config):
+    """The flags of `trainer.find_lr`: a training's, and those of the test."""
+
+    search: Search
+
+    def __init__(self, *required: Any, **values: Any):
+        # Nothing is kept in a model directory, and a few batches are not worth
+        # decoding the whole split for.
+        super().__init__(
+            *required, **{"model_dir": ".", "cache_mb": 0, **values}
+        )
 
 
 def find_lr(
@@ -47,15 +93,16 @@ def find_lr(
     """
     import tensorflow as tf
 
-    from data_prep import manifest as manifest_lib
-    from trainer import loop
-    from trainer import run
-    from trainer.feed import Feed
-    from trainer.model import set_trainable
-    from trainer.reader import Reader
-    from trainer.stage import make_optimizer
-    from trainer.stage import of_pictures
-    from trainer.stage import step_options
+    from data_prep.dataset import manifest as manifest_lib
+    from trainer.distribution import devices
+    from trainer.engine import loop
+    from trainer.engine import setup
+    from trainer.engine.stage import make_optimizer
+    from trainer.engine.stage import of_pictures
+    from trainer.engine.stage import step_options
+    from trainer.models.classifier import set_trainable
+    from trainer.pipeline.data_loader import Feed
+    from trainer.pipeline.reader import Reader
 
     stages = {stage.name: stage for stage in config.phases}
     if phase not in stages:
@@ -64,9 +111,9 @@ def find_lr(
             f"{', '.join(stages)}."
         )
     stage = stages[phase]
-    manifest = manifest_lib.load(config.data_dir)
-    strategy, model = run.make_model(config, manifest, None)
-    reader = Reader(config.data_dir, manifest, splits.TRAIN)
+    manifest = manifest_lib.load(config.data.data_dir)
+    strategy, model = setup.make_model(config, manifest, None)
+    reader = Reader(config.data.data_dir, manifest, splits.TRAIN)
     feed = Feed(
         config,
         {splits.TRAIN: reader},
@@ -89,7 +136,7 @@ def find_lr(
     for step, rate in enumerate(rates):
         epoch = step // per_epoch
         if step % per_epoch == 0:
-            batches = iter(loop.distribute(strategy, feed.training(epoch)))
+            batches = iter(devices.distribute(strategy, feed.training(epoch)))
         rows, _ = loop.timed(
             train,
             batches,
@@ -151,28 +198,13 @@ def plot(
     drawing.savefig(path)
 
 
-def main() -> None:
-    """Tests --steps rates and writes a picture and a table."""
-    values = flags.FLAGS
-    output = pathlib.Path(values.output)
-    if output.suffix not in (".png", ".svg", ".pdf"):
-        raise UsageError(
-            f"--output={output} is no picture: expected a name that ends in "
-            ".png, .svg or .pdf."
-        )
-    if not 0 < values.lowest < values.highest:
-        raise UsageError(
-            f"--lowest={values.lowest:g} --highest={values.highest:g} is no "
-            "range: expected two rates above 0, the lower one first."
-        )
-    values.model_dir = values.model_dir or str(output.parent)
-    config = command.config_from_flags(Config)
-    if values["cache_mb"].using_default_value:
-        # A few batches are not worth decoding the whole split for.
-        config = dataclasses.replace(config, cache_mb=0)
+def main(config: FindLrConfig) -> None:
+    """Tests rising rates and writes a picture and a table."""
+    search = config.search
+    output = pathlib.Path(search.output)
     startup.import_tensorflow()
     rates, losses = find_lr(
-        config, values.phase, values.lowest, values.highest, values.steps
+        config, search.phase, search.lowest, search.highest, search.steps
     )
     best = suggest(rates, losses)
     plot(rates, losses, best, output)
@@ -186,17 +218,10 @@ def main() -> None:
     )
 
 
+def cli() -> None:
+    """Runs the command line."""
+    command.run(main, FindLrConfig)
+
+
 if __name__ == "__main__":
-    task.define_flags()
-    flags.DEFINE_enum(
-        "phase",
-        config_lib.FROZEN,
-        [config_lib.FROZEN, config_lib.FINETUNE],
-        "Whose layers and optimizer to try.",
-    )
-    flags.DEFINE_float("lowest", 1e-7, "First learning rate.")
-    flags.DEFINE_float("highest", 1.0, "Last learning rate.")
-    flags.DEFINE_integer("steps", 100, "Steps from one to the other.", 10)
-    flags.DEFINE_string("output", "learning_rates.png", "Picture to write.")
-    flags.adopt_module_key_flags(task)
-    command.run(main)
+    cli()

@@ -1,52 +1,48 @@
 """Command line: classifies image files with an exported model.
 
-python -m trainer.predict --model_dir=DIR --format=csv --output=FILE PATH...
+python -m trainer.predict --model_dir=model --output=new.csv PATH...
 """
 
+import dataclasses
 import os
 import pathlib
 import sys
 
-import numpy as np
-from absl import flags
-
-from data_prep import audit
-from data_prep import command
-from data_prep.errors import EXIT_DATA
-from data_prep.errors import DataError
-from data_prep.errors import UsageError
-from data_prep.progress import Progress
-from trainer import evaluate
-from trainer import startup
-
-BATCH = 32
+from data_prep.images import audit
+from data_prep.runtime import command
+from data_prep.runtime import settings
+from data_prep.runtime import startup
+from data_prep.runtime.errors import EXIT_DATA
+from data_prep.runtime.errors import DataError
+from data_prep.runtime.settings import setting
+from trainer import config as config_lib
 
 
-def predict(model_dir: str, paths: list[str]) -> np.ndarray:
-    """Classifies image files by the exported `saved_model`.
+@dataclasses.dataclass(frozen=True)
+class Prediction(settings.Group):
+    """Prediction."""
 
-    Args:
-        model_dir: What `trainer.task` wrote.
-        paths: N files that `audit.inspect` found no problem with.
+    model_dir: str = settings.same_as(
+        config_lib.Run, "model_dir", help="What trainer.task wrote."
+    )
+    format: str = setting(
+        "csv",
+        "Of the output: one line per image, comma-separated under a header, "
+        "or a JSON object each.",
+        choices=("csv", "jsonl"),
+    )
+    output: str = setting(
+        "",
+        "The file to write.",
+        path=settings.Path(settings.WRITTEN),
+        required=True,
+    )
 
-    Returns:
-        Probabilities float32 `[N, K]`, in class order.
-    """
-    import tensorflow as tf
 
-    serve = tf.saved_model.load(
-        pathlib.Path(model_dir, "saved_model")
-    ).signatures["serving_default"]
-    result = []
-    with Progress("predict", len(paths)) as progress:
-        for start in range(0, len(paths), BATCH):
-            part = paths[start : start + BATCH]
-            contents = [audit.encode(p, 0, "", "original")[0] for p in part]
-            result.append(
-                serve(image_bytes=tf.constant(contents))["probabilities"]
-            )
-            progress.update(len(part))
-    return np.concatenate(result)
+class PredictConfig(settings.Config):
+    """The flags of `trainer.predict`."""
+
+    prediction: Prediction
 
 
 def list_files(paths: list[str]) -> list[str]:
@@ -73,18 +69,14 @@ def list_files(paths: list[str]) -> list[str]:
     return sorted(result)
 
 
-def main(paths: list[str]) -> int:
+def main(config: PredictConfig, paths: list[str]) -> int:
     """Writes the predictions of all files that the arguments name."""
-    values = flags.FLAGS
-    if not values.model_dir:
-        raise UsageError("--model_dir is missing: what trainer.task wrote.")
-    if not values.output:
-        raise UsageError("--output is missing: the CSV file to write.")
-    labels = pathlib.Path(values.model_dir, "labels.txt")
+    model_dir, output = config.prediction.model_dir, config.prediction.output
+    labels = pathlib.Path(model_dir, "labels.txt")
     if not labels.is_file():
         raise DataError(
-            f"{values.model_dir} holds no exported model. Expected what "
-            "trainer.task wrote."
+            f"{model_dir} holds no exported model. Expected what trainer.task "
+            "wrote."
         )
     good, bad = [], 0
     for file in list_files(paths):
@@ -97,19 +89,30 @@ def main(paths: list[str]) -> int:
     if not good:
         raise DataError(f"none of {bad} files is an image.")
     startup.import_tensorflow()
-    evaluate.write_predictions(
-        pathlib.Path(values.output),
+    from trainer.inference import evaluation
+    from trainer.inference import prediction
+
+    write = {
+        "csv": evaluation.write_predictions,
+        "jsonl": evaluation.write_json_lines,
+    }[config.prediction.format]
+    write(
+        pathlib.Path(output),
         labels.read_text().splitlines(),
         good,
         [""] * len(good),
-        predict(values.model_dir, good),
+        prediction.predict(model_dir, good),
     )
-    print(f"{values.output}: {len(good)} images, {bad} bad files left out")
+    print(f"{output}: {len(good)} images, {bad} bad files left out")
     return EXIT_DATA if bad else 0
 
 
+def cli() -> None:
+    """Runs the command line."""
+    command.run(
+        main, PredictConfig, positional="image files or folders of them"
+    )
+
+
 if __name__ == "__main__":
-    flags.DEFINE_string("model_dir", None, "What trainer.task wrote.")
-    flags.DEFINE_enum("format", "csv", ["csv"], "Of the output.")
-    flags.DEFINE_string("output", None, "The file to write.")
-    command.run(main, positional="image files or folders of them")
+    cli()

@@ -5,19 +5,47 @@ python -m trainer.preview --data_dir=data --augment=classic
 Each row is one training image, as it is and in several epochs.
 """
 
-import pathlib
+import dataclasses
 
 import numpy as np
-from absl import flags
 
-from data_prep import command
-from data_prep import manifest as manifest_lib
-from data_prep import splits
-from data_prep.errors import UsageError
-from trainer import startup
-from trainer.config import AUGMENTS
+from data_prep.dataset import manifest as manifest_lib
+from data_prep.dataset import splits
+from data_prep.runtime import command
+from data_prep.runtime import settings
+from data_prep.runtime import startup
+from data_prep.runtime.settings import setting
+from trainer import config as config_lib
 
 GAP = 4  # pixels between images
+
+
+@dataclasses.dataclass(frozen=True)
+class Preview(settings.Group):
+    """The preview."""
+
+    data_dir: str = settings.same_as(config_lib.Data, "data_dir")
+    output: str = setting(
+        "preview.png",
+        "The picture to write.",
+        path=settings.Path(settings.WRITTEN),
+    )
+    image_size: int = settings.same_as(
+        config_lib.Data,
+        "image_size",
+        default=150,
+        help="Width and height of an image, in pixels.",
+    )
+    images: int = setting(6, "Rows.", low=1)
+    views: int = setting(6, "Augmentations beside each image.", low=1)
+    seed: int = settings.same_as(config_lib.Run, "seed")
+
+
+class PreviewConfig(settings.Config):
+    """The flags of `trainer.preview`."""
+
+    preview: Preview
+    augmentation: config_lib.Augmentation
 
 
 def grid(images: np.ndarray) -> np.ndarray:
@@ -42,52 +70,47 @@ def grid(images: np.ndarray) -> np.ndarray:
     return result
 
 
-def main() -> None:
+def main(config: PreviewConfig) -> None:
     """Writes the picture."""
-    values = flags.FLAGS
-    if not values.data_dir:
-        raise UsageError("--data_dir is missing: what data_prep wrote.")
-    manifest = manifest_lib.load(values.data_dir)
+    preview, chosen = config.preview, config.augmentation
+    manifest = manifest_lib.load(preview.data_dir)
     startup.import_tensorflow()
     from PIL import Image
 
-    from trainer import input_pipeline
     from trainer.augmentation import policies
-    from trainer.reader import Reader
+    from trainer.pipeline import input_pipeline
+    from trainer.pipeline.reader import Reader
 
-    reader = Reader(values.data_dir, manifest, splits.TRAIN)
-    count = min(values.images, reader.count)
-    plan = input_pipeline.plan_training(reader.count, count, values.seed, 0)
-    chosen = plan.positions[0]
-    images = reader.pixels(chosen, values.image_size)
+    reader = Reader(preview.data_dir, manifest, splits.TRAIN)
+    count = min(preview.images, reader.count)
+    plan = input_pipeline.plan_training(reader.count, count, preview.seed, 0)
+    rows = plan.positions[0]
+    images = reader.pixels(rows, preview.image_size)
     policy = policies.Policy(
-        values.augment,
-        values.augment_strength,
-        values.mixup,
-        values.cutmix,
-        values.seed,
+        chosen.augment,
+        chosen.augment_strength,
+        chosen.mixup,
+        chosen.cutmix,
+        preview.seed,
     )
     augment = policies.create(policy, len(manifest.classes))
     columns = [images]
-    for epoch in range(values.views):
+    for epoch in range(preview.views):
         augmented, _ = augment(
-            images, reader.labels[chosen], reader.ids[chosen], epoch
+            images, reader.labels[rows], reader.ids[rows], epoch
         )
         columns.append(np.clip(np.rint(augmented), 0, 255).astype(np.uint8))
-    output = pathlib.Path(values.output)
-    Image.fromarray(grid(np.stack(columns, axis=1))).save(output)
-    print(f"{output}: {count} images, each beside {values.views} augmentations")
+    Image.fromarray(grid(np.stack(columns, axis=1))).save(preview.output)
+    print(
+        f"{preview.output}: {count} images, each beside {preview.views} "
+        "augmentations"
+    )
+
+
+def cli() -> None:
+    """Runs the command line."""
+    command.run(main, PreviewConfig)
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("data_dir", None, "What data_prep wrote.")
-    flags.DEFINE_string("output", "preview.png", "The picture to write.")
-    flags.DEFINE_enum("augment", "light", AUGMENTS, "As in trainer.task.")
-    flags.DEFINE_float("augment_strength", 1.0, "As in trainer.task.", 0.0)
-    flags.DEFINE_float("mixup", 0.0, "As in trainer.task.", 0.0)
-    flags.DEFINE_float("cutmix", 0.0, "As in trainer.task.", 0.0)
-    flags.DEFINE_integer("image_size", 150, "Of an image, in pixels.", 1)
-    flags.DEFINE_integer("images", 6, "Rows.", 1)
-    flags.DEFINE_integer("views", 6, "Augmentations beside each image.", 1)
-    flags.DEFINE_integer("seed", 0, "As in trainer.task.", 0)
-    command.run(main)
+    cli()

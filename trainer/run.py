@@ -1,35 +1,32 @@
 """The story of a run: data and devices -> phases -> export -> evaluation."""
 
-import dataclasses
 import json
 import pathlib
 import time
 from collections.abc import Sequence
 
 import keras
-import tensorflow as tf
 
-from data_prep import manifest as manifest_lib
-from data_prep import splits
-from data_prep.errors import DataError
-from data_prep.errors import TrainingError
-from data_prep.errors import UsageError
-from data_prep.manifest import Manifest
-from trainer import atomic
-from trainer import devices
-from trainer import evaluate
-from trainer import model_directory
-from trainer import rendezvous
-from trainer import weights
-from trainer.cluster_env import Cluster
+from data_prep.dataset import manifest as manifest_lib
+from data_prep.dataset import splits
+from data_prep.dataset.manifest import Manifest
+from data_prep.runtime import atomic
+from data_prep.runtime.errors import DataError
+from data_prep.runtime.errors import TrainingError
+from data_prep.runtime.errors import UsageError
 from trainer.config import Config
-from trainer.export import export
-from trainer.model import build_classifier
-from trainer.phases import run_phases
-from trainer.stage import served
-from trainer.workers import Workers
-from trainer.workers import is_first
-from trainer.workers import lost_ones_named
+from trainer.distribution import devices
+from trainer.distribution import rendezvous
+from trainer.distribution.cluster_env import Cluster
+from trainer.distribution.workers import Workers
+from trainer.distribution.workers import is_first
+from trainer.distribution.workers import lost_ones_named
+from trainer.engine import model_directory
+from trainer.engine import setup
+from trainer.engine.phases import run_phases
+from trainer.engine.stage import served
+from trainer.inference import evaluation as evaluation_lib
+from trainer.inference import finished
 
 
 def run(
@@ -63,8 +60,8 @@ def run(
         Stopped: If a signal asked to stop, or another worker is gone.
     """
     start = time.time()
-    manifest = manifest_lib.load(config.data_dir)
-    model_dir = pathlib.Path(config.model_dir)
+    manifest = manifest_lib.load(config.data.data_dir)
+    model_dir = pathlib.Path(config.run.model_dir)
     model_directory.check_same_run(config, manifest, model_dir)
     done_path = model_dir / "DONE.json"
     if done_path.exists():
@@ -72,17 +69,17 @@ def run(
         print(f"{model_dir} is finished already; nothing to do.")
     else:
         _check_splits(config, manifest)
-        cluster = devices.joined(cluster, config.strategy)
+        cluster = devices.joined(cluster, config.devices.strategy)
         with lost_ones_named(cluster):
             done = _train(config, manifest, cluster, log_dir, callbacks)
         done["seconds"] = time.time() - start
         if is_first(cluster):
             atomic.write_json(done_path, done)
     accuracy = done["evaluation"]["accuracy"]
-    if accuracy < config.min_accuracy:
+    if accuracy < config.run.min_accuracy:
         raise TrainingError(
             f"{done['evaluation']['split']} accuracy {accuracy:.4f} is below "
-            f"--min_accuracy={config.min_accuracy}."
+            f"--min_accuracy={config.run.min_accuracy}."
         )
     return done
 
@@ -95,15 +92,15 @@ def _train(
     callbacks: Sequence[keras.callbacks.Callback],
 ) -> dict:
     """Returns what goes into `DONE.json`."""
-    model_dir = pathlib.Path(config.model_dir)
+    model_dir = pathlib.Path(config.run.model_dir)
     if cluster:
         rendezvous.meet(
             cluster.workers,
             cluster.index,
             model_directory.purpose(config, manifest),
-            config.startup_timeout,
+            config.devices.startup_timeout,
         )
-    strategy, model = make_model(config, manifest, cluster)
+    strategy, model = setup.make_model(config, manifest, cluster)
     if is_first(cluster):
         environment = model_directory.environment(strategy)
         model_directory.warn_of_changes(
@@ -124,18 +121,18 @@ def _train(
     )
     model_directory.restore_best(model, model_dir)
     if is_first(cluster):
-        export_again(config.model_dir)
-    evaluation = evaluate.evaluate(
+        finished.export(config.run.model_dir)
+    evaluation = evaluation_lib.evaluate(
         config,
         manifest,
         strategy,
         served(config, model),
-        evaluate.choose_split(manifest),
-        config.model_dir,
+        evaluation_lib.choose_split(manifest),
+        config.run.model_dir,
         cluster,
     )
     if is_first(cluster):
-        print(evaluate.table(evaluation))
+        print(evaluation_lib.table(evaluation))
     Workers(
         strategy, cluster
     ).barrier()  # the first serves the others until the end
@@ -147,111 +144,18 @@ def _train(
     }
 
 
-def export_again(model_dir: str) -> None:
-    """Exports the best epoch of a model directory.
-
-    Raises:
-        DataError: If there is none.
-    """
-    config, manifest = model_directory.load(model_dir)
-    devices.set_precision(config.precision)
-    # Made anew, under no strategy, so that nothing of one is exported.
-    # Without dropout, which does nothing there and is no layer of Keras.
-    model = build(dataclasses.replace(config, dropout=0.0), manifest)
-    model_directory.restore_best(model, pathlib.Path(model_dir))
-    export(served(config, model), manifest.classes, manifest.resize, model_dir)
-
-
-def evaluate_again(model_dir: str, split: str) -> dict:
-    """Measures the best epoch of a model directory on a split.
-
-    Args:
-        model_dir: What `run` wrote.
-        split: Name of a split; "" chooses as `run` does.
-
-    Raises:
-        DataError: If there is no finished epoch, or the data set has changed.
-    """
-    config, manifest = model_directory.load(model_dir)
-    devices.set_precision(config.precision)
-    strategy = devices.make_strategy(config.strategy, config.virtual_devices)
-    with strategy.scope():
-        model = build(config, manifest)
-    model_directory.restore_best(model, pathlib.Path(model_dir))
-    split = split or evaluate.choose_split(manifest)
-    return evaluate.evaluate(
-        config, manifest, strategy, served(config, model), split, model_dir
-    )
-
-
 def _check_splits(config: Config, manifest: Manifest) -> None:
     missing = {splits.TRAIN, splits.VALIDATION} - set(manifest.splits)
     if missing:
         raise DataError(
-            f"{config.data_dir} has no {missing.pop()} split, only "
+            f"{config.data.data_dir} has no {missing.pop()} split, only "
             f"{', '.join(manifest.splits)}. Training needs train and "
             "validation, which decides what is exported. Make the data set "
             "again with --splits."
         )
     images = manifest.splits[splits.TRAIN].count
-    if config.batch_size > images:
+    if config.optimisation.batch_size > images:
         raise UsageError(
-            f"--batch_size={config.batch_size} is impossible: the train split "
+            f"--batch_size={config.optimisation.batch_size} is impossible: the train split "
             f"has {images} images. Use at most --batch_size={images}."
         )
-
-
-def make_model(
-    config: Config, manifest: Manifest, cluster: Cluster | None = None
-) -> tuple[tf.distribute.Strategy, keras.Model]:
-    """Sets up the devices and makes the model, its base's weights loaded.
-
-    Args:
-        config: Of the run.
-        manifest: Of its data set.
-        cluster: Of the processes that train together; None for one.
-
-    Returns:
-        The strategy, and the model made under it.
-
-    Raises:
-        UsageError: If the batch size does not fit the devices.
-        DataError: If the weights are unusable.
-    """
-    strategy = devices.make_strategy(
-        config.strategy, config.virtual_devices, cluster, config.startup_timeout
-    )
-    devices.set_precision(config.precision)
-    devices.set_seeds(config.seed, config.deterministic)
-    replicas, pieces = strategy.num_replicas_in_sync, config.accumulation
-    shares = replicas * pieces
-    if config.batch_size % shares:
-        nearest = max(1, round(config.batch_size / shares)) * shares
-        in_pieces = f" in {pieces} pieces each" if pieces > 1 else ""
-        raise UsageError(
-            f"--batch_size={config.batch_size} cannot be shared evenly by "
-            f"{replicas} replicas{in_pieces}. Use --batch_size={nearest}."
-        )
-    # Read before anything is written, so that a bad file leaves no trace.
-    found = (
-        {}
-        if config.weights == "none"
-        else weights.load_base(config.weights, config.base)
-    )
-    with strategy.scope():
-        model = build(config, manifest)
-    for name, arrays in found.items():
-        model.get_layer(name).set_weights(arrays)
-    return strategy, model
-
-
-def build(config: Config, manifest: Manifest) -> keras.Model:
-    return build_classifier(
-        len(manifest.classes),
-        config.image_size,
-        base=config.base,
-        preprocessing=config.preprocessing,
-        head=config.head,
-        head_units=config.head_units,
-        dropout=config.dropout,
-    )

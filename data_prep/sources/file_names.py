@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterator
 
-from data_prep.errors import DataError
-from data_prep.errors import UsageError
+from data_prep.runtime.errors import DataError
+from data_prep.runtime.errors import UsageError
 from data_prep.sources.listing import SPLIT_NAMES
 from data_prep.sources.listing import ImageFile
 from data_prep.sources.listing import Listing

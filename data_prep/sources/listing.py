@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Iterator
 
-from data_prep import remote
+from data_prep.runtime import storage
 
 SPLIT_NAMES = {
     "train": "train",
@@ -55,7 +55,7 @@ def root_of(source: str) -> str | None:
 
     Of an address in object storage only reading it can tell.
     """
-    if remote.is_url(source):
+    if storage.is_url(source):
         return source.rstrip("/")
     return os.path.realpath(source) if os.path.isdir(source) else None
 
@@ -74,8 +74,8 @@ def walk(root: str, below: str = "") -> Iterator[tuple[str, str, str]]:
     Yields:
         Path, path relative to `root`, and why it may not be opened or "".
     """
-    if remote.is_url(root):
-        yield from remote.files(root)
+    if storage.is_url(root):
+        yield from storage.files(root)
         return
     with os.scandir(os.path.join(root, below)) as entries:
         for entry in entries:
@@ -110,8 +110,8 @@ def refuse(path: str, root: str) -> str:
 
 def folders(parent: str) -> list[str]:
     """Returns the sorted names of the folders in one that are not hidden."""
-    if remote.is_url(parent):
-        return remote.folders(parent)
+    if storage.is_url(parent):
+        return storage.folders(parent)
     with os.scandir(parent) as entries:
         return sorted(
             entry.name

@@ -5,8 +5,8 @@ import os
 import posixpath
 from collections.abc import Iterator
 
-from data_prep import remote
-from data_prep.errors import DataError
+from data_prep.runtime import storage
+from data_prep.runtime.errors import DataError
 from data_prep.sources.listing import SPLIT_NAMES
 from data_prep.sources.listing import ImageFile
 from data_prep.sources.listing import Listing
@@ -46,7 +46,7 @@ def list_table(table: str, file: str) -> Listing:
 
 def _images(table: str, file: str, delimiter: str) -> Iterator[ImageFile]:
     root = table.rpartition("/")[0]
-    if not remote.is_url(table):
+    if not storage.is_url(table):
         root = os.path.dirname(os.path.realpath(table))
     with open(file, encoding="utf-8-sig", newline="") as lines:
         rows = csv.DictReader(lines, delimiter=delimiter)
@@ -78,10 +78,10 @@ def _image(row: dict[str, str], root: str, place: str) -> ImageFile:
 
 def _locate(path: str, root: str) -> tuple[str, str, str]:
     """Returns where an image lies, its name, and why it may not be read."""
-    if remote.is_url(root):
+    if storage.is_url(root):
         # Tables for Google's services hold whole addresses.
         path = path.removeprefix(f"{root}/")
-        if remote.is_url(path) or remote.leads_out(path):
+        if storage.is_url(path) or storage.leads_out(path):
             return path, path, "leads out of the source"
         file = posixpath.normpath(path)
         return f"{root}/{file}", file, ""

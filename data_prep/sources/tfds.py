@@ -6,7 +6,7 @@ Only this source takes TensorFlow, and loads it when it is used.
 import os
 from collections.abc import Iterator
 
-from data_prep.errors import DataError
+from data_prep.runtime.errors import DataError
 from data_prep.sources.listing import SPLIT_NAMES
 from data_prep.sources.listing import ImageFile
 from data_prep.sources.listing import Listing

@@ -5,21 +5,16 @@ from collections.abc import Mapping
 
 import yaml
 
-from data_prep.errors import UsageError
-from launch import render as render_lib
+from data_prep.runtime.errors import UsageError
 from launch.job import Job
 from launch.job import Rendered
 from launch.job import Work
-from launch.job import local_path
 from launch.targets import kubernetes_rules
-from trainer.cluster_env import WORKERS_VARIABLE
+from launch.targets import render as render_lib
+from trainer.distribution.cluster_env import WORKERS_VARIABLE
 
 PORT = 2222
 RUNS = "/etc/shardtune/runs"
-_FLAGS_OF_PATHS = {
-    "trainer.task": ("data_dir", "model_dir"),
-    "data_prep.task": ("source", "output_dir"),
-}
 
 
 def render(job: Job, work: Work) -> Rendered:
@@ -30,38 +25,49 @@ def render(job: Job, work: Work) -> Rendered:
             several workers each.
     """
     _check_paths(job, work)
-    if work.runs and (job.workers > 1 or job.kind != "job"):
+    if work.runs and (
+        job.kubernetes.workers > 1 or job.kubernetes.kind != "job"
+    ):
         raise UsageError(
             "a sweep on Kubernetes is an Indexed Job with one worker a run: "
             "leave --workers and --kind out."
         )
-    count = len(work.runs) or job.workers
-    before, backoff, fatal = "", f"backoffLimit: {job.restarts}", "FailJob"
+    count = len(work.runs) or job.kubernetes.workers
+    before, backoff, fatal = (
+        "",
+        f"backoffLimit: {job.kubernetes.restarts}",
+        "FailJob",
+    )
     if work.runs:
         before = _config_map(job, work)
         # A wrong run does not end the others.
-        backoff, fatal = f"backoffLimitPerIndex: {job.restarts}", "FailIndex"
-    elif job.workers > 1:
+        backoff, fatal = (
+            f"backoffLimitPerIndex: {job.kubernetes.restarts}",
+            "FailIndex",
+        )
+    elif job.kubernetes.workers > 1:
         before = render_lib.template(
-            "kubernetes_service.yaml", name=job.name, namespace=job.namespace
+            "kubernetes_service.yaml",
+            name=job.common.name,
+            namespace=job.kubernetes.namespace,
         )
     indents = {"job": 6, "jobset": 12, "trainjob": 16, "tfjob": 10}
     text = render_lib.template(
-        f"kubernetes_{job.kind}.yaml",
-        name=job.name,
-        namespace=job.namespace,
+        f"kubernetes_{job.kubernetes.kind}.yaml",
+        name=job.common.name,
+        namespace=job.kubernetes.namespace,
         count=count,
-        restarts=job.restarts,
+        restarts=job.kubernetes.restarts,
         before=before.rstrip("\n"),
         backoff=backoff,
         fatal=fatal,
-        pod=_indented(_pod(job, work), indents[job.kind]),
+        pod=_indented(_pod(job, work), indents[job.kubernetes.kind]),
     )
     return Rendered(
         {"job.yaml": text},
-        (("kubectl", "apply", "-f", str(job.folder / "job.yaml")),),
-        f"Watch: kubectl -n {job.namespace} get pods. Stop: kubectl delete -f "
-        f"{job.folder / 'job.yaml'}; resume: kubectl apply -f the same.",
+        (("kubectl", "apply", "-f", str(job.common.folder / "job.yaml")),),
+        f"Watch: kubectl -n {job.kubernetes.namespace} get pods. Stop: kubectl delete -f "
+        f"{job.common.folder / 'job.yaml'}; resume: kubectl apply -f the same.",
     )
 
 
@@ -73,7 +79,7 @@ def check(files: Mapping[str, str]) -> None:
 def _pod(job: Job, work: Work) -> str:
     module, *options = work.program
     arguments = [*options, *work.arguments]
-    claims = [v.split(":") for v in job.volumes.split(",") if v]
+    claims = [v.split(":") for v in job.kubernetes.volumes.split(",") if v]
     mounts = [(f"volume-{n}", path) for n, (_, path) in enumerate(claims)]
     volumes = [
         f"- name: volume-{number}\n  persistentVolumeClaim:\n"
@@ -83,37 +89,45 @@ def _pod(job: Job, work: Work) -> str:
     if work.runs:
         arguments.append(f"--flagfile={RUNS}/$(JOB_COMPLETION_INDEX).flags")
         mounts.append(("runs", RUNS))
-        volumes.append(f"- name: runs\n  configMap:\n    name: {job.name}-runs")
+        volumes.append(
+            f"- name: runs\n  configMap:\n    name: {job.common.name}-runs"
+        )
     hosts = {
-        "job": f"{job.name}-{{}}.{job.name}",
-        "jobset": f"{job.name}-workers-0-{{}}.{job.name}",
-        "trainjob": f"{job.name}-node-0-{{}}.{job.name}",
+        "job": f"{job.common.name}-{{}}.{job.common.name}",
+        "jobset": f"{job.common.name}-workers-0-{{}}.{job.common.name}",
+        "trainjob": f"{job.common.name}-node-0-{{}}.{job.common.name}",
         "tfjob": "",  # the operator sets TF_CONFIG
-    }[job.kind]
+    }[job.kubernetes.kind]
     workers = ""
-    if job.workers > 1 and hosts:
-        names = [f"{hosts.format(n)}:{PORT}" for n in range(job.workers)]
+    if job.kubernetes.workers > 1 and hosts:
+        names = [
+            f"{hosts.format(n)}:{PORT}" for n in range(job.kubernetes.workers)
+        ]
         value = render_lib.quoted(",".join(names))
         workers = f"- name: {WORKERS_VARIABLE}\n    value: {value}"
-    subdomain = job.kind == "job" and job.workers > 1
-    account = job.service_account
+    subdomain = job.kubernetes.kind == "job" and job.kubernetes.workers > 1
+    account = job.kubernetes.service_account
     # Operators look for their container by its name.
     container = {"trainjob": "node", "tfjob": "tensorflow"}
     return render_lib.template(
         "kubernetes_pod.yaml",
-        subdomain=f"subdomain: {job.name}" if subdomain else "",
-        restart_policy="OnFailure" if job.kind == "tfjob" else "Never",
+        subdomain=f"subdomain: {job.common.name}" if subdomain else "",
+        restart_policy="OnFailure"
+        if job.kubernetes.kind == "tfjob"
+        else "Never",
         account=f"serviceAccountName: {account}" if account else "",
-        grace=job.grace_seconds,
-        container=container.get(job.kind, "trainer"),
-        image=render_lib.quoted(job.image),
+        grace=job.kubernetes.grace_seconds,
+        container=container.get(job.kubernetes.kind, "trainer"),
+        image=render_lib.quoted(job.kubernetes.image),
         module=render_lib.quoted(module),
         arguments=render_lib.yaml_list(arguments, 2),
         workers=workers,
         port=PORT,
-        cpus=job.cpus,
-        memory=f"{job.memory_gb}Gi",
-        gpus=f"nvidia.com/gpu: {job.gpus}" if job.gpus else "",
+        cpus=job.kubernetes.cpus,
+        memory=f"{job.kubernetes.memory_gb}Gi",
+        gpus=f"nvidia.com/gpu: {job.kubernetes.gpus}"
+        if job.kubernetes.gpus
+        else "",
         mounts="\n  ".join(
             f"- name: {name}\n    mountPath: {path}" for name, path in mounts
         ),
@@ -127,8 +141,8 @@ def _config_map(job: Job, work: Work) -> str:
         "apiVersion: v1",
         "kind: ConfigMap",
         "metadata:",
-        f"  name: {job.name}-runs",
-        f"  namespace: {job.namespace}",
+        f"  name: {job.common.name}-runs",
+        f"  namespace: {job.kubernetes.namespace}",
         "data:",
     ]
     for name, text in render_lib.flag_files(work.runs).items():
@@ -139,7 +153,7 @@ def _config_map(job: Job, work: Work) -> str:
 
 def _check_paths(job: Job, work: Work) -> None:
     places = []
-    for volume in filter(None, job.volumes.split(",")):
+    for volume in filter(None, job.kubernetes.volumes.split(",")):
         claim, colon, path = volume.partition(":")
         if not colon or not path.startswith("/") or not claim:
             raise UsageError(
@@ -147,19 +161,18 @@ def _check_paths(job: Job, work: Work) -> None:
                 "a PersistentVolumeClaim and where to mount it."
             )
         places.append(path.rstrip("/") + "/")
-    given = [*work.arguments, *(a for run in work.runs for a in run)]
-    for flag in _FLAGS_OF_PATHS[work.module]:
-        for argument in given:
-            name, _, value = argument.partition("=")
-            _, path = local_path(value)
-            if name != f"--{flag}" or not path:
-                continue
-            if not any(f"{path}/".startswith(place) for place in places):
-                raise UsageError(
-                    f"{argument} lies on no volume, so a pod would not see it "
-                    "or lose it. Mount one with --volumes=CLAIM:/path and "
-                    "name a path below it, or give an s3:// or gs:// folder."
+    for one, prefix, path in work.paths:
+        if not any(f"{path}/".startswith(place) for place in places):
+            raise UsageError(
+                f"--{one.name}={prefix}{path} lies on no volume, so a pod would "
+                "not see it or lose it. Mount one with --volumes=CLAIM:/path "
+                "and name a path below it"
+                + (
+                    ", or give an s3:// or gs:// folder."
+                    if one.path.stores
+                    else "."
                 )
+            )
 
 
 def _indented(text: str, spaces: int) -> str:

@@ -8,13 +8,13 @@ TrainJob (kubeflow-trainer-api) are asked too where they are installed:
 from collections.abc import Iterator
 from collections.abc import Sequence
 
-from data_prep.errors import EXIT_DATA
-from data_prep.errors import EXIT_STOPPED
-from data_prep.errors import EXIT_USAGE
-from data_prep.errors import UsageError
+from data_prep.runtime.errors import EXIT_DATA
+from data_prep.runtime.errors import EXIT_STOPPED
+from data_prep.runtime.errors import EXIT_USAGE
+from data_prep.runtime.errors import UsageError
 from launch import arguments
-from launch import rules
-from trainer.cluster_env import WORKERS_VARIABLE
+from launch.targets import rules
+from trainer.distribution.cluster_env import WORKERS_VARIABLE
 
 _MODELS = {
     "JobSet": "JobsetV1alpha2JobSet",

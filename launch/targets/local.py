@@ -4,54 +4,54 @@ import pathlib
 import shlex
 from collections.abc import Mapping
 
-from data_prep.errors import UsageError
-from launch import render as render_lib
+from data_prep.runtime.errors import UsageError
 from launch.job import Job
 from launch.job import Rendered
 from launch.job import Work
+from launch.targets import render as render_lib
 
 
 def render(job: Job, work: Work) -> Rendered:
     """Returns a script, and a systemd unit for a single run."""
-    words = [job.python, "-m", *work.program]
-    if job.workers > 1 and work.staged:
+    words = [job.local.python, "-m", *work.program]
+    if job.local.workers > 1 and work.staged:
         raise UsageError(
             "--workers on one machine takes local folders: copy the data, or "
             "use --target=slurm or kubernetes."
         )
-    if job.workers > 1:
+    if job.local.workers > 1:
         words = [
-            *(job.python, "-m", "launch.workers"),
-            f"--workers={job.workers}",
-            f"--restarts={job.restarts}",
-            f"--grace_seconds={job.grace_seconds}",
+            *(job.local.python, "-m", "launch.workers"),
+            f"--workers={job.local.workers}",
+            f"--restarts={job.local.restarts}",
+            f"--grace_seconds={job.local.grace_seconds}",
             "--",
         ]
     words += work.arguments
     common = {
-        "name": job.name,
+        "name": job.common.name,
         "directory": shlex.quote(str(pathlib.Path.cwd())),
-        "setup": job.setup,
+        "setup": job.local.setup,
         "line": render_lib.shell_lines(words),
     }
     if work.runs:
         script = render_lib.template(
             "run_sweep.sh",
             **common,
-            folder=shlex.quote(str(job.folder)),
+            folder=shlex.quote(str(job.common.folder)),
             numbers=" ".join(str(n) for n in range(len(work.runs))),
         )
         files = {"run.sh": script, **render_lib.flag_files(work.runs)}
     else:
         files = {
             "run.sh": render_lib.template("run.sh", **common),
-            f"{job.name}.service": _unit(job),
+            f"{job.common.name}.service": _unit(job),
         }
     return Rendered(
         files,
-        (("bash", str(job.folder / "run.sh")),),
+        (("bash", str(job.common.folder / "run.sh")),),
         "Stop: Ctrl-C or SIGTERM; the state is saved within a step. Resume: "
-        f"bash {job.folder / 'run.sh'}",
+        f"bash {job.common.folder / 'run.sh'}",
         runs_here=True,
     )
 
@@ -70,13 +70,13 @@ def check(files: Mapping[str, str]) -> None:
 
 def _unit(job: Job) -> str:
     # systemd reads % $ \ and " itself.
-    script = str(job.folder / "run.sh")
+    script = str(job.common.folder / "run.sh")
     for plain, escaped in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%")):
         script = script.replace(plain, escaped)
     return render_lib.template(
         "systemd.service",
-        name=job.name,
-        starts=job.restarts + 1,
+        name=job.common.name,
+        starts=job.local.restarts + 1,
         script=script.replace("$", "$$"),
-        grace=job.grace_seconds,
+        grace=job.local.grace_seconds,
     )

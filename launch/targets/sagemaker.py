@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterator
 from collections.abc import Mapping
 
-from data_prep.errors import UsageError
+from data_prep.runtime.errors import UsageError
 from launch import arguments
-from launch import rules
 from launch.job import Job
 from launch.job import Rendered
 from launch.job import Work
 from launch.job import replaced
 from launch.job import value_of
+from launch.targets import rules
 
 DEFAULT_INSTANCE = "ml.g5.xlarge"
 CHECKPOINTS = "/opt/ml/checkpoints"
@@ -42,8 +42,13 @@ def render(job: Job, work: Work) -> Rendered:
     if work.module == "data_prep.task":
         folders = ("source", "output_dir")
     for flag, value, start, example in (
-        ("role_arn", job.role_arn, "arn:", "arn:aws:iam::ACCOUNT:role/NAME"),
-        ("output_uri", job.output_uri, "s3://", "s3://BUCKET/FOLDER"),
+        (
+            "role_arn",
+            job.sagemaker.role_arn,
+            "arn:",
+            "arn:aws:iam::ACCOUNT:role/NAME",
+        ),
+        ("output_uri", job.sagemaker.output_uri, "s3://", "s3://BUCKET/FOLDER"),
         *((f, work.value(f), "s3://", "s3://BUCKET/DATA") for f in folders),
     ):
         if not value.removeprefix("csv:").startswith(start):
@@ -51,17 +56,19 @@ def render(job: Job, work: Work) -> Rendered:
                 f"--{flag}={value} is nothing that SageMaker can use: expected "
                 f"{example}."
             )
-    if "/" not in job.image:
+    if "/" not in job.sagemaker.image:
         raise UsageError(
-            f"--image={job.image} is in no registry: expected something like "
-            f"ACCOUNT.dkr.ecr.{job.region}.amazonaws.com/shardtune:0.1.0."
+            f"--image={job.sagemaker.image} is in no registry: expected something like "
+            f"ACCOUNT.dkr.ecr.{job.sagemaker.region}.amazonaws.com/shardtune:0.1.0."
         )
     stamp = f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}"
     files, commands = {}, []
     for number, run in enumerate(work.runs or ((),)):
         part = f"-{number:03d}" if work.runs else ""
         given = (*work.arguments, *run)
-        request = _request(job, work.module, given, f"{job.name}{part}-{stamp}")
+        request = _request(
+            job, work.module, given, f"{job.common.name}{part}-{stamp}"
+        )
         if work.module == "trainer.task":
             request |= _folders(job, given)
         name = f"job{part}.json"
@@ -69,9 +76,9 @@ def render(job: Job, work: Work) -> Rendered:
         commands.append(
             (
                 *("aws", "sagemaker", "create-training-job"),
-                f"--region={job.region}",
+                f"--region={job.sagemaker.region}",
                 # Two words: the client reads no file from --name=value.
-                *("--cli-input-json", f"file://{job.folder / name}"),
+                *("--cli-input-json", f"file://{job.common.folder / name}"),
             )
         )
     return Rendered(
@@ -102,13 +109,13 @@ def _request(job: Job, module: str, given: tuple[str, ...], name: str) -> dict:
     # The platform's folders, which cluster_env finds. data_prep reads and
     # writes S3 itself.
     words = replaced(given, {"data_dir": None, "model_dir": None})
-    seconds = 60 * job.time_limit
+    seconds = 60 * job.sagemaker.time_limit
     stopping = {"MaxRuntimeInSeconds": seconds}
-    if job.spot:
+    if job.sagemaker.spot:
         # Twice the time, to wait for spare machines.
         stopping["MaxWaitTimeInSeconds"] = 2 * seconds
     algorithm = {
-        "TrainingImage": job.image,
+        "TrainingImage": job.sagemaker.image,
         "TrainingInputMode": "File",
         "ContainerEntrypoint": ["python", "-m", module],
     }
@@ -120,19 +127,21 @@ def _request(job: Job, module: str, given: tuple[str, ...], name: str) -> dict:
         algorithm["ContainerArguments"] = list(words)
     return {
         "TrainingJobName": name,
-        "RoleArn": job.role_arn,
+        "RoleArn": job.sagemaker.role_arn,
         "AlgorithmSpecification": algorithm,
-        "OutputDataConfig": {"S3OutputPath": job.output_uri.rstrip("/")},
+        "OutputDataConfig": {
+            "S3OutputPath": job.sagemaker.output_uri.rstrip("/")
+        },
         "ResourceConfig": {
-            "InstanceType": job.machine_type or DEFAULT_INSTANCE,
-            "InstanceCount": job.workers,
+            "InstanceType": job.sagemaker.machine_type or DEFAULT_INSTANCE,
+            "InstanceCount": job.sagemaker.workers,
             "VolumeSizeInGB": 100,
         },
         "StoppingCondition": stopping,
         "RetryStrategy": {
-            "MaximumRetryAttempts": min(max(job.restarts, 1), 30)
+            "MaximumRetryAttempts": min(max(job.sagemaker.restarts, 1), 30)
         },
-        "EnableManagedSpotTraining": job.spot,
+        "EnableManagedSpotTraining": job.sagemaker.spot,
     }
 
 
@@ -159,7 +168,7 @@ def _folders(job: Job, given: tuple[str, ...]) -> dict:
         ],
         "CheckpointConfig": {"S3Uri": model_dir, "LocalPath": CHECKPOINTS},
         "TensorBoardOutputConfig": {
-            "S3OutputPath": f"{job.output_uri.rstrip('/')}/tensorboard",
+            "S3OutputPath": f"{job.sagemaker.output_uri.rstrip('/')}/tensorboard",
             "LocalPath": TENSORBOARD,
         },
     }

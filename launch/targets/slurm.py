@@ -7,56 +7,58 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 
-from data_prep.errors import UsageError
-from launch import render as render_lib
+from data_prep.runtime.errors import UsageError
 from launch.job import Job
 from launch.job import Rendered
 from launch.job import Work
+from launch.targets import render as render_lib
 
 SCRIPT = "job.sbatch"
 
 
 def render(job: Job, work: Work) -> Rendered:
     """Returns the batch script; a sweep is a job array."""
-    if job.grace_seconds >= 60 * job.time_limit:
+    if job.slurm.grace_seconds >= 60 * job.slurm.time_limit:
         raise UsageError(
-            f"--grace_seconds={job.grace_seconds} is no less than "
-            f"--time_limit={job.time_limit} minutes: the notice to stop would "
+            f"--grace_seconds={job.slurm.grace_seconds} is no less than "
+            f"--time_limit={job.slurm.time_limit} minutes: the notice to stop would "
             "come before the start."
         )
-    words = [job.python, "-m", *work.program, *work.arguments]
+    words = [job.slurm.python, "-m", *work.program, *work.arguments]
     line = render_lib.shell_lines(words)
-    array, log = "", f"{job.name}-%j.out"
+    array, log = "", f"{job.common.name}-%j.out"
     if work.runs:
         array = f"#SBATCH --array=0-{len(work.runs) - 1}"
-        log = f"{job.name}-%A_%a.out"
-        runs = shlex.quote(str(job.folder / "runs"))
+        log = f"{job.common.name}-%A_%a.out"
+        runs = shlex.quote(str(job.common.folder / "runs"))
         line += f' \\\n  --flagfile={runs}/"$SLURM_ARRAY_TASK_ID".flags'
-    script = job.folder / SCRIPT
-    options = shlex.split(job.slurm_options)
+    script = job.common.folder / SCRIPT
+    options = shlex.split(job.slurm.slurm_options)
     text = render_lib.template(
         "slurm.sbatch",
-        name=job.name,
+        name=job.common.name,
         file=script,
-        workers=job.workers,
-        cpus=job.cpus,
-        memory=f"{job.memory_gb}G",
-        gpus=f"#SBATCH --gpus-per-node={job.gpus}" if job.gpus else "",
-        time_limit=job.time_limit,
+        workers=job.slurm.workers,
+        cpus=job.slurm.cpus,
+        memory=f"{job.slurm.memory_gb}G",
+        gpus=f"#SBATCH --gpus-per-node={job.slurm.gpus}"
+        if job.slurm.gpus
+        else "",
+        time_limit=job.slurm.time_limit,
         log=log,
-        grace=job.grace_seconds,
+        grace=job.slurm.grace_seconds,
         array=array,
         options="\n".join(f"#SBATCH {option}" for option in options),
         directory=shlex.quote(str(pathlib.Path.cwd())),
-        setup=job.setup,
+        setup=job.slurm.setup,
         line=line,
-        restarts=job.restarts,
+        restarts=job.slurm.restarts,
     )
     return Rendered(
         {SCRIPT: text, **render_lib.flag_files(work.runs)},
         # First Slurm itself reads it, without queueing it.
         (("sbatch", "--test-only", str(script)), ("sbatch", str(script))),
-        f"Watch: squeue --name={job.name}. Stop: scancel --name={job.name}. "
+        f"Watch: squeue --name={job.common.name}. Stop: scancel --name={job.common.name}. "
         f"Resume: sbatch {script}",
     )
 

@@ -11,15 +11,15 @@ from collections.abc import Mapping
 
 import yaml
 
-from data_prep.errors import UsageError
+from data_prep.runtime.errors import UsageError
 from launch import arguments
-from launch import render as render_lib
-from launch import rules
 from launch.job import Job
 from launch.job import Rendered
 from launch.job import Work
 from launch.job import replaced
-from trainer import cluster_env
+from launch.targets import render as render_lib
+from launch.targets import rules
+from trainer.distribution import cluster_env
 
 CONFIG = "job.yaml"
 _GOOGLE = "google.cloud.aiplatform_v1"
@@ -39,38 +39,40 @@ def render(job: Job, work: Work) -> Rendered:
     Raises:
         UsageError: If the image is not where Vertex AI reads.
     """
-    if "/" not in job.image:
+    if "/" not in job.vertex.image:
         raise UsageError(
-            f"--image={job.image} is in no registry: expected something like "
-            f"{job.region}-docker.pkg.dev/PROJECT/REPOSITORY/shardtune:0.1.0."
+            f"--image={job.vertex.image} is in no registry: expected something like "
+            f"{job.vertex.region}-docker.pkg.dev/PROJECT/REPOSITORY/shardtune:0.1.0."
         )
-    if job.tune:
+    if job.vertex.tune:
         if work.runs:
             raise UsageError("--tune does not go with --grid or --flag_files.")
         return _tuning(job, work)
     runs = work.runs or ((),)
     files, commands = {}, []
     for number, run in enumerate(runs):
-        name = f"{job.name}-{number:03d}" if work.runs else job.name
+        name = (
+            f"{job.common.name}-{number:03d}" if work.runs else job.common.name
+        )
         file = f"{name}.yaml" if work.runs else CONFIG
         files[file] = render_lib.template(
             "vertex_custom_job.yaml",
             name=name,
-            region=job.region,
-            output_uri=job.output_uri,
+            region=job.vertex.region,
+            output_uri=job.vertex.output_uri,
             spec=_spec(job, work, (*work.arguments, *run)),
         )
         commands.append(
             (
                 *("gcloud", "ai", "custom-jobs", "create"),
-                *(f"--region={job.region}", f"--display-name={name}"),
-                f"--config={job.folder / file}",
+                *(f"--region={job.vertex.region}", f"--display-name={name}"),
+                f"--config={job.common.folder / file}",
             )
         )
     return Rendered(
         files,
         tuple(commands),
-        f"Watch: gcloud ai custom-jobs stream-logs JOB --region={job.region}. "
+        f"Watch: gcloud ai custom-jobs stream-logs JOB --region={job.vertex.region}. "
         "Stop: gcloud ai custom-jobs cancel JOB. Resume: the command above.",
     )
 
@@ -89,31 +91,33 @@ def check(files: Mapping[str, str]) -> None:
 
 
 def _tuning(job: Job, work: Work) -> Rendered:
-    parameters = "\n".join(_parameter(w, work) for w in shlex.split(job.tune))
+    parameters = "\n".join(
+        _parameter(w, work) for w in shlex.split(job.vertex.tune)
+    )
     # A trial writes where Vertex AI gives it a folder of its own.
     given = replaced(work.arguments, {"model_dir": None})
     text = render_lib.template(
         "vertex_tuning.yaml",
-        name=job.name,
-        region=job.region,
-        output_uri=job.output_uri,
-        trials=job.trials,
-        parallel=job.parallel_trials,
+        name=job.common.name,
+        region=job.vertex.region,
+        output_uri=job.vertex.output_uri,
+        trials=job.vertex.trials,
+        parallel=job.vertex.parallel_trials,
         parameters=_indented(parameters, 2),
         spec=_indented(_spec(job, work, given), 2),
     )
     command = (
         *("gcloud", "ai", "hp-tuning-jobs", "create"),
-        *(f"--region={job.region}", f"--display-name={job.name}"),
-        f"--max-trial-count={job.trials}",
-        f"--parallel-trial-count={job.parallel_trials}",
-        f"--config={job.folder / CONFIG}",
+        *(f"--region={job.vertex.region}", f"--display-name={job.common.name}"),
+        f"--max-trial-count={job.vertex.trials}",
+        f"--parallel-trial-count={job.vertex.parallel_trials}",
+        f"--config={job.common.folder / CONFIG}",
     )
     return Rendered(
         {CONFIG: text},
         (command,),
         "Watch: gcloud ai hp-tuning-jobs describe JOB "
-        f"--region={job.region}. Stop: gcloud ai hp-tuning-jobs cancel JOB.",
+        f"--region={job.vertex.region}. Stop: gcloud ai hp-tuning-jobs cancel JOB.",
     )
 
 
@@ -163,44 +167,52 @@ def _takes_fractions(name: str, work: Work) -> bool:
 def _spec(job: Job, work: Work, given: tuple[str, ...]) -> str:
     if work.module == "trainer.task":  # data_prep reads gs:// itself
         given = _mounted(given)
-    default_machine = DEFAULT_MACHINE if job.gpus else DEFAULT_CPU_MACHINE
+    default_machine = (
+        DEFAULT_MACHINE if job.vertex.gpus else DEFAULT_CPU_MACHINE
+    )
     words = {
-        "image": render_lib.quoted(job.image),
+        "image": render_lib.quoted(job.vertex.image),
         "module": render_lib.quoted(work.module),
         "arguments": render_lib.yaml_list(given, 2),
     }
-    if job.package_uri:
+    if job.vertex.package_uri:
         program = render_lib.template(
             "vertex_package.yaml",
             **words,
-            package=render_lib.quoted(job.package_uri),
+            package=render_lib.quoted(job.vertex.package_uri),
         )
     else:
         program = render_lib.template("vertex_container.yaml", **words)
-    accelerator = render_lib.quoted(job.accelerator)
+    accelerator = render_lib.quoted(job.vertex.accelerator)
 
     def pool(replicas: int) -> str:
         text = render_lib.template(
             "vertex_pool.yaml",
-            machine_type=job.machine_type or default_machine,
-            accelerator=f"acceleratorType: {accelerator}" if job.gpus else "",
-            count=f"acceleratorCount: {job.gpus}" if job.gpus else "",
+            machine_type=job.vertex.machine_type or default_machine,
+            accelerator=f"acceleratorType: {accelerator}"
+            if job.vertex.gpus
+            else "",
+            count=f"acceleratorCount: {job.vertex.gpus}"
+            if job.vertex.gpus
+            else "",
             replicas=replicas,
             program=program.rstrip("\n"),
         )
         return _indented(text, 2)
 
-    others = f"- {pool(job.workers - 1)}" if job.workers > 1 else ""
-    account = job.service_account
+    others = (
+        f"- {pool(job.vertex.workers - 1)}" if job.vertex.workers > 1 else ""
+    )
+    account = job.vertex.service_account
     return render_lib.template(
         "vertex_spec.yaml",
         pool=pool(1),
         others=others,
-        timeout=f"{60 * job.time_limit}s",
-        strategy="SPOT" if job.spot else "STANDARD",
-        restart="true" if job.workers > 1 else "false",
+        timeout=f"{60 * job.vertex.time_limit}s",
+        strategy="SPOT" if job.vertex.spot else "STANDARD",
+        restart="true" if job.vertex.workers > 1 else "false",
         account=f"serviceAccount: {account}" if account else "",
-        output_uri=job.output_uri,
+        output_uri=job.vertex.output_uri,
     ).rstrip("\n")
 
 

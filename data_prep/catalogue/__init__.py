@@ -1,0 +1,1 @@
+"""All images of a source together: findings, duplicates, splits."""

@@ -1,0 +1,194 @@
+"""All that is known of every image, in a table on disk.
+
+A Python object per image would take a gigabyte for a million of them. SQLite
+sorts and groups in files, so the memory that a run takes does not grow with
+the number of images.
+"""
+
+import itertools
+import os
+import pathlib
+import sqlite3
+from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from data_prep.catalogue import splitting
+from data_prep.images.audit import Facts
+from data_prep.runtime.errors import DataError
+from data_prep.sources.listing import ImageFile
+
+# `grp` is the 63-bit number that all images of one picture share: it decides
+# the split. `place` is one that orders the records of a split.
+_SCHEMA = """
+CREATE TABLE files (
+    id INTEGER PRIMARY KEY, file BLOB UNIQUE, path BLOB, label TEXT,
+    given TEXT, problem TEXT);
+CREATE TABLE facts (
+    id INTEGER PRIMARY KEY, problem TEXT, bytes INTEGER, width INTEGER,
+    height INTEGER, kept INTEGER, sha256 BLOB, hash INTEGER, thumbnail BLOB,
+    rank INTEGER, place INTEGER);
+CREATE TABLE joined (rank INTEGER PRIMARY KEY, root INTEGER);
+CREATE TABLE pins (rank INTEGER PRIMARY KEY, split TEXT);
+CREATE TABLE pinned (grp INTEGER PRIMARY KEY, split TEXT);
+CREATE TABLE grouped (grp INTEGER PRIMARY KEY, split TEXT);
+CREATE TABLE assigned (id INTEGER PRIMARY KEY, split TEXT);
+CREATE TABLE dropped (id INTEGER PRIMARY KEY);
+CREATE TABLE findings (kind TEXT, file BLOB, detail TEXT);
+CREATE VIEW images AS
+    SELECT f.id, file, path, label, given, bytes, width, height, kept, sha256,
+        hash, thumbnail, x.rank, place, COALESCE(j.root, x.rank) AS grp
+    FROM facts x JOIN files f USING (id) LEFT JOIN joined j USING (rank)
+    WHERE x.problem = '' AND f.id NOT IN (SELECT id FROM dropped);
+"""
+_CACHE_KIB = 16384  # the same whatever the number of images
+
+
+class Row(NamedTuple):
+    """A file as it stands in the catalogue, before it was opened.
+
+    Attributes:
+        id: Number of the row.
+        path: Where it lies on this machine.
+        file: Path relative to the source.
+        problem: Why it may not be opened, or "".
+    """
+
+    id: int
+    path: str
+    file: str
+    problem: str
+
+
+class Catalogue:
+    """The table.
+
+    Args:
+        folder: Where to keep it; also what it sorts.
+    """
+
+    def __init__(self, folder: str):
+        # Read by SQLite when it first makes a temporary file.
+        os.environ["SQLITE_TMPDIR"] = folder
+        path = pathlib.Path(folder, "catalogue.sqlite")
+        self._connection = sqlite3.connect(path, isolation_level=None)
+        self.execute("PRAGMA journal_mode = OFF")
+        self.execute("PRAGMA synchronous = OFF")
+        self.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        self._connection.executescript(_SCHEMA)
+        self.execute("BEGIN")
+
+    def __enter__(self) -> "Catalogue":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def execute(self, sql: str, values: Iterable = ()) -> sqlite3.Cursor:
+        """Runs one statement and returns its rows, to be run through."""
+        return self._connection.execute(sql, tuple(values))
+
+    def insert(self, table: str, rows: Iterable[tuple]) -> None:
+        """Adds rows, whose values are those of all columns of the table."""
+        rows = iter(rows)
+        for first in rows:
+            marks = ",".join("?" * len(first))
+            self._connection.executemany(
+                f"INSERT INTO {table} VALUES ({marks})",
+                itertools.chain([first], rows),
+            )
+
+    def value(self, sql: str, values: Iterable = ()):
+        """Returns the first column of the first row."""
+        return self.execute(sql, values).fetchone()[0]
+
+    def add_files(self, images: Iterable[ImageFile]) -> None:
+        """Adds the files of a source; those of no class become findings.
+
+        Raises:
+            DataError: If a file is listed twice.
+        """
+        image = None
+
+        def rows() -> Iterator[tuple]:
+            nonlocal image
+            for image in images:
+                file = os.fsencode(image.file)
+                if image.label is None:
+                    self.insert("findings", [("ignored", file, "")])
+                    continue
+                path = os.fsencode(image.path)
+                row = (None, file, path, image.label, image.split)
+                yield (*row, image.problem)
+
+        try:
+            self.insert("files", rows())
+        except UnicodeEncodeError:
+            raise DataError(
+                f"the class name {shown(image.label)} is no UTF-8. Rename "
+                "the folder."
+            ) from None
+        except sqlite3.IntegrityError:
+            raise DataError(
+                f"{shown(image.file)} is listed twice. Expected every file "
+                "once: remove one of the two lines."
+            ) from None
+
+    def files(self) -> Iterator[Row]:
+        """Yields every file of a class, sorted by name."""
+        for id_, path, file, problem in self.execute(
+            "SELECT id, path, file, problem FROM files ORDER BY file"
+        ):
+            yield Row(id_, os.fsdecode(path), os.fsdecode(file), problem)
+
+    def thumbnails(self, *ranks: int) -> list[bytes]:
+        """Returns the thumbnail of each of several contents."""
+        marks = ",".join("?" * len(ranks))
+        rows = self.execute(
+            f"SELECT thumbnail FROM facts WHERE rank IN ({marks}) "
+            "GROUP BY rank",
+            ranks,
+        )
+        return [thumbnail for (thumbnail,) in rows]
+
+
+def facts_row(row: Row, facts: Facts, seed: int) -> tuple:
+    """Returns what the audit found of one file, for the table `facts`.
+
+    Args:
+        row: The file.
+        facts: What was found.
+        seed: Of the orders of contents and of names.
+    """
+    print_ = facts.fingerprint
+    return (
+        row.id,
+        facts.problem,
+        facts.bytes,
+        facts.width,
+        facts.height,
+        facts.kept,
+        facts.sha256,
+        print_.hash if print_ else None,
+        print_.thumbnail if print_ else None,
+        splitting.rank(facts.sha256, seed) if facts.sha256 else None,
+        splitting.place(row.file, seed),
+    )
+
+
+def finding_rows(row: Row, facts: Facts) -> list[tuple]:
+    """Returns what is odd about one file, for the table `findings`."""
+    file = os.fsencode(row.file)
+    found = [(kind, file, detail) for kind, detail in facts.findings]
+    if facts.problem:
+        found.insert(0, ("bad_image", file, facts.problem))
+    return found
+
+
+def shown(file: bytes | str) -> str:
+    """Returns a file's name for a message: on one line, and printable."""
+    text = os.fsdecode(file)
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode()
+        for c in text
+    )

@@ -1,0 +1,1 @@
+"""The contract between data_prep and trainer: records and their manifest."""

@@ -1,0 +1,330 @@
+"""What a finished data set is: `manifest.json`, written last.
+
+Its presence means that the set is whole. The trainer reads nothing else to
+learn classes, counts and files.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from data_prep.dataset import records
+from data_prep.runtime.errors import DataError
+
+FILE_NAME = "manifest.json"
+FORMAT_VERSION = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """One file of the data set.
+
+    Attributes:
+        name: Without a folder.
+        count: Number of records in it.
+        bytes: Its size.
+        sha256: Of its content, in hexadecimal.
+    """
+
+    name: str
+    count: int
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One split.
+
+    Attributes:
+        count: Number of images.
+        class_counts: Images per class, in class order.
+        shards: The TFRecord files, in record order.
+        index: A NumPy file of `records.INDEX_DTYPE`, one row per record.
+        fingerprints: The SHA-256 of every source file, 32 bytes each, in
+            record order.
+    """
+
+    count: int
+    class_counts: list[int]
+    shards: list[File]
+    index: File
+    fingerprints: File
+
+    @property
+    def files(self) -> list[File]:
+        """All files of the split."""
+        return [*self.shards, self.index, self.fingerprints]
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a data set is and how it was made.
+
+    Attributes:
+        name: First part of the file names.
+        classes: Sorted class names; a label is a position in this list.
+        image_size: Stored width and height in pixels; 0 where each image
+            keeps its own.
+        resize: How pictures fit a square: "stretch", "crop" or "pad".
+        encoding: "original", "jpeg" or "raw".
+        splits: By name.
+        findings: How many there are of each of `findings.KINDS`.
+        metadata: `audit.json`, which names every image that is odd, a
+            duplicate, or left out; and what makes the folder a TFDS data set.
+        skipped: Number of bad images left out.
+        dropped: Number of duplicates left out.
+        ignored: Number of files of the source that belong to no class.
+        unassigned: Number of good images that the amounts of --splits left.
+        flags: The flags of the command that made it, but for those that do
+            not change what is made.
+        versions: Of the software that made it.
+    """
+
+    name: str
+    classes: list[str]
+    image_size: int
+    resize: str
+    encoding: str
+    splits: dict[str, Split]
+    findings: dict[str, int]
+    metadata: list[File]
+    skipped: int
+    dropped: int
+    ignored: int
+    unassigned: int
+    flags: dict[str, object]
+    versions: dict[str, str]
+
+    @property
+    def files(self) -> list[File]:
+        """All files of the data set but the manifest."""
+        parts = [file for s in self.splits.values() for file in s.files]
+        return [*parts, *self.metadata]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what a trainer can see: classes, geometry and records."""
+        content = {
+            "classes": self.classes,
+            "image_size": self.image_size,
+            "resize": self.resize,
+            "encoding": self.encoding,
+            "splits": {
+                name: [shard.sha256 for shard in split.shards]
+                for name, split in self.splits.items()
+            },
+        }
+        text = json.dumps(content, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def save(self, data_dir: str) -> None:
+        """Writes `manifest.json` into `data_dir`."""
+        content = {
+            "format_version": FORMAT_VERSION,
+            "fingerprint": self.fingerprint,
+            **dataclasses.asdict(self),
+        }
+        content["checksum"] = _checksum(content)
+        pathlib.Path(data_dir, FILE_NAME).write_text(
+            json.dumps(content, indent=1) + "\n"
+        )
+
+
+def load(data_dir: str) -> Manifest:
+    """Reads the manifest of a finished data set and checks every file's size.
+
+    Raises:
+        DataError: If there is no manifest, it cannot be read, a file is
+            missing or has another size than the manifest says, or there is a
+            shard that it does not name.
+    """
+    manifest = read(data_dir)
+    for problem in file_problems(manifest, data_dir):
+        raise DataError(f"{problem} Copy it again, or make the data set again.")
+    return manifest
+
+
+def read(data_dir: str) -> Manifest:
+    """Reads the manifest of a data set and looks at no other file.
+
+    Raises:
+        DataError: If there is no manifest, or it cannot be read.
+    """
+    path = pathlib.Path(data_dir, FILE_NAME)
+    make = (
+        "Make the data set with `python -m data_prep.task --source=FOLDER "
+        f"--output_dir={data_dir}`."
+    )
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DataError(
+            f"{data_dir} holds no {FILE_NAME}, so it is no finished data set. "
+            + make
+        ) from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}. {make}") from None
+    checksum = content.pop("checksum", None)
+    found = _checksum(content)
+    version = content.pop("format_version", None)
+    fingerprint = content.pop("fingerprint", None)
+    if version != FORMAT_VERSION:
+        raise DataError(
+            f"{path} has format version {version}, expected {FORMAT_VERSION}. "
+            + make
+        )
+    try:
+        splits = {
+            name: Split(
+                count=split["count"],
+                class_counts=split["class_counts"],
+                shards=[File(**shard) for shard in split["shards"]],
+                index=File(**split["index"]),
+                fingerprints=File(**split["fingerprints"]),
+            )
+            for name, split in content.pop("splits").items()
+        }
+        metadata = [File(**file) for file in content.pop("metadata")]
+        manifest = Manifest(splits=splits, metadata=metadata, **content)
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} is no manifest of this project: {error}. {make}"
+        ) from None
+    if found != checksum or manifest.fingerprint != fingerprint:
+        raise DataError(
+            f"{path} was changed: its checksum is {checksum}, its content "
+            f"gives {found}. {make}"
+        )
+    return manifest
+
+
+def describe(data_dir: str, name: str, count: int = 0) -> File:
+    """Returns the entry of a file that was just written.
+
+    Args:
+        data_dir: Where it lies.
+        name: Without a folder.
+        count: Number of records in it.
+    """
+    with open(pathlib.Path(data_dir, name), "rb") as content:
+        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+        return File(name, count, content.tell(), sha256)
+
+
+def load_index(manifest: Manifest, data_dir: str, split: str) -> np.ndarray:
+    """Returns where every record of a split lies.
+
+    Returns:
+        Array `[N]` of `records.INDEX_DTYPE`, in record order.
+
+    Raises:
+        DataError: If the index is not the one that the manifest names.
+    """
+    content = _read(manifest.splits[split].index, data_dir)
+    return np.frombuffer(content, records.INDEX_DTYPE)
+
+
+def load_fingerprints(
+    manifest: Manifest, data_dir: str, split: str
+) -> np.ndarray:
+    """Returns the SHA-256 of the source file of every record of a split.
+
+    Returns:
+        uint8 `[N, 32]`, in record order.
+
+    Raises:
+        DataError: If the file is not the one that the manifest names.
+    """
+    content = _read(manifest.splits[split].fingerprints, data_dir)
+    return np.frombuffer(content, np.uint8).reshape(-1, 32)
+
+
+def _checksum(content: dict) -> str:
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read(file: File, data_dir: str) -> bytes:
+    path = pathlib.Path(data_dir, file.name)
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != file.sha256:
+        raise DataError(
+            f"{path} is damaged: its SHA-256 is not the manifest's. Make the "
+            "data set again."
+        )
+    return content
+
+
+def file_problems(manifest: Manifest, data_dir: str) -> Iterator[str]:
+    """Yields a sentence on every file that is missing, too many, or too long."""
+    expected = {file.name: file.bytes for file in manifest.files}
+    for path in sorted(pathlib.Path(data_dir).glob("*.tfrecord-*")):
+        if path.name not in expected:
+            yield (
+                f"{path} is no shard of this data set: {FILE_NAME} names "
+                f"{len(expected)} files, and not this one."
+            )
+    for name, size in expected.items():
+        path = pathlib.Path(data_dir, name)
+        found = path.stat().st_size if path.is_file() else None
+        if found != size:
+            what = "missing" if found is None else f"{found} bytes long"
+            yield f"{path} is {what}; the manifest says {size} bytes."
+
+
+def check_ends(
+    manifest: Manifest, data_dir: str, split: str, index: np.ndarray
+) -> None:
+    """Checks the first and the last record of every shard of a split.
+
+    It is cheap, and finds a shard that is not the index's: swapped with
+    another, or of another data set.
+
+    Args:
+        manifest: Of the data set.
+        data_dir: Where it lies.
+        split: Name of the split.
+        index: What `load_index` returned.
+
+    Raises:
+        DataError: If a record is not what the index says.
+    """
+    for number, shard in enumerate(manifest.splits[split].shards):
+        rows = index[index["shard"] == number]
+        path = pathlib.Path(data_dir, shard.name)
+        for problem in record_problems(path, rows[[0, -1]]):
+            raise DataError(
+                f"{path} is damaged {problem}. Copy it again, or make the data "
+                "set again."
+            )
+
+
+def record_problems(path: pathlib.Path, rows: np.ndarray) -> Iterator[str]:
+    """Yields where and how records of a shard are not what the index says.
+
+    Args:
+        path: Of the shard.
+        rows: Some rows of its index.
+    """
+    with open(path, "rb") as file:
+        for row in rows:
+            start = int(row["offset"]) - records.HEADER_BYTES
+            length = int(row["bytes"])
+            file.seek(start)
+            framed = file.read(
+                records.HEADER_BYTES + length + records.FOOTER_BYTES
+            )
+            try:
+                record = records.deserialize(
+                    records.check_frame(framed, length)
+                )
+            except ValueError as error:
+                yield f"at byte {start}: {error}"
+                continue
+            if (record.id, record.label) != (row["id"], row["label"]):
+                yield f"at byte {start}: it holds another record"

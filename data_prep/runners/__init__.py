@@ -1,0 +1,1 @@
+"""Where the work on images is done: local processes, or Apache Beam."""

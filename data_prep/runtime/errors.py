@@ -1,0 +1,26 @@
+"""What can go wrong that is no fault of the software, and the exit codes.
+
+Whatever raises one of these says what was received, what was expected and how
+to mend it; `data_prep.runtime.command` prints that text without a traceback.
+"""
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 64
+EXIT_DATA = 65
+EXIT_STOPPED = 75
+
+
+class UsageError(Exception):
+    """The command itself is wrong: a flag, or a combination of flags."""
+
+
+class DataError(Exception):
+    """The images, records, weights or checkpoint are wrong or damaged."""
+
+
+class TrainingError(Exception):
+    """The training itself came to nothing: a loss of NaN, a missed accuracy."""
+
+
+class Stopped(Exception):
+    """The run ends before its end, to be gone on with by the same command."""

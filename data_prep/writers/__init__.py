@@ -1,0 +1,1 @@
+"""From the catalogue to the files of a data set."""

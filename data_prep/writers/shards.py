@@ -1,0 +1,208 @@
+"""From images to shards: a pure plan, then one writer per shard."""
+
+import dataclasses
+import hashlib
+import pathlib
+import tempfile
+import uuid
+from collections.abc import Iterator
+from typing import BinaryIO
+from typing import NamedTuple
+
+import numpy as np
+
+from data_prep.dataset import records
+from data_prep.dataset.manifest import File
+from data_prep.images import audit
+from data_prep.runtime import storage
+from data_prep.runtime.errors import DataError
+
+MIB = 1 << 20
+# A split as large as this is cut at least so often, so that several processes
+# can write it, and several hosts read it.
+MIN_SHARDS, MIN_SHARD_BYTES = 4, 4 * MIB
+# What a process holds in memory of one shard does not grow with the split.
+MAX_RECORDS = 1 << 13
+
+
+class Item(NamedTuple):
+    """One image on its way into a record.
+
+    Attributes:
+        path: Where the file lies on this machine.
+        file: Its path relative to the source.
+        label: Position of its class in the class list.
+        sha256: Of the file's content when it was audited, 32 bytes.
+        width: In pixels, as displayed.
+        height: In pixels, as displayed.
+        kept: Whether `original` encoding stores the file's own bytes.
+    """
+
+    path: str
+    file: str
+    label: int
+    sha256: bytes
+    width: int
+    height: int
+    kept: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One planned shard.
+
+    Attributes:
+        name: File name.
+        number: Position among the split's shards.
+        items: Its images, in record order.
+    """
+
+    name: str
+    number: int
+    items: tuple[Item, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """One finished shard.
+
+    Attributes:
+        file: Its entry in the manifest.
+        index: Array `[n]` of `records.INDEX_DTYPE`.
+        fingerprints: n SHA-256 of the source files, 32 bytes each.
+    """
+
+    file: File
+    index: np.ndarray
+    fingerprints: bytes
+
+
+def plan(prefix: str, count: int, size: int, shard_mb: int) -> Iterator[tuple]:
+    """Cuts one split into shards of about equal numbers of images.
+
+    Args:
+        prefix: First part of the file names, such as "photos-train".
+        count: Images of the split, at least 1.
+        size: Their expected bytes, together.
+        shard_mb: Size to aim at, in MiB.
+
+    Yields:
+        Name, number and count of images of each shard, none of them empty.
+    """
+    number = -(-size // (shard_mb * MIB))
+    number = max(number, min(MIN_SHARDS, size // MIN_SHARD_BYTES))
+    number = max(number, -(-count // MAX_RECORDS), 1)
+    number = min(number, count)
+    for shard in range(number):
+        start, end = (count * n // number for n in (shard, shard + 1))
+        yield (
+            f"{prefix}.tfrecord-{shard:05d}-of-{number:05d}",
+            shard,
+            end - start,
+        )
+
+
+def write(
+    shard: Shard,
+    directory: str,
+    scratch: str | None,
+    image_size: int,
+    resize: str,
+    encoding: str,
+) -> Written:
+    """Writes one shard.
+
+    Args:
+        shard: What to write.
+        directory: Where to, also in object storage; nothing but this shard's
+            file is touched.
+        scratch: Local folder for what is not finished, on the same file system
+            as a local directory; None is that of the system.
+        image_size: As in `audit.encode`.
+        resize: As in `audit.encode`.
+        encoding: As in `audit.encode`.
+
+    Raises:
+        DataError: If a file is no longer the one that was audited.
+    """
+    # Of two workers that were given one shard, each leaves a whole file.
+    incomplete = pathlib.Path(scratch or tempfile.gettempdir())
+    incomplete /= f"{shard.name}.{uuid.uuid4().hex}"
+    try:
+        with incomplete.open("wb") as file:
+            written = _fill(file, shard, image_size, resize, encoding)
+        storage.move(str(incomplete), f"{directory}/{shard.name}")
+    finally:
+        incomplete.unlink(missing_ok=True)
+    return written
+
+
+def _fill(
+    file: BinaryIO, shard: Shard, image_size: int, resize: str, encoding: str
+) -> Written:
+    """Writes the records of a shard to a file."""
+    rows = []
+    digest = hashlib.sha256()
+    position = 0
+    contents = storage.contents(item.path for item in shard.items)
+    for item, content in zip(shard.items, contents, strict=True):
+        image, width, height = _stored(
+            item, content, image_size, resize, encoding
+        )
+        id_ = records.image_id(item.file)
+        payload = records.serialize(
+            records.Record(image, item.label, id_, item.file, width, height)
+        )
+        framed = records.frame(payload)
+        file.write(framed)
+        digest.update(framed)
+        rows.append(
+            (
+                shard.number,
+                item.label,
+                position + records.HEADER_BYTES,
+                len(payload),
+                _offset(payload, image),
+                len(image),
+                id_,
+                width,
+                height,
+            )
+        )
+        position += len(framed)
+    return Written(
+        File(shard.name, len(rows), position, digest.hexdigest()),
+        np.array(rows, records.INDEX_DTYPE),
+        b"".join(item.sha256 for item in shard.items),
+    )
+
+
+def _offset(payload: bytes, image: bytes) -> int:
+    """Returns `payload.index(image)`, which takes ten times as long."""
+    offset = payload.index(image[:32])
+    while not payload.startswith(image, offset):
+        offset = payload.index(image[:32], offset + 1)
+    return offset
+
+
+def _stored(
+    item: Item,
+    content: bytes | OSError,
+    image_size: int,
+    resize: str,
+    encoding: str,
+) -> tuple[bytes, int, int]:
+    if isinstance(content, OSError):
+        raise _changed(item, str(content.strerror))
+    if hashlib.sha256(content).digest() != item.sha256:
+        raise _changed(item, "has another content")
+    if encoding == "original" and item.kept:
+        return content, item.width, item.height
+    return audit.encode_content(content, image_size, resize, encoding)
+
+
+def _changed(item: Item, what: str) -> DataError:
+    return DataError(
+        f"{item.path} was changed after it was audited: {what}. Run the "
+        "command again when nothing writes to the source."
+    )

@@ -1,0 +1,116 @@
+"""What the epochs of a run gave: the rows of `metrics.jsonl`, and the best."""
+
+import json
+import pathlib
+
+import tensorflow as tf
+
+from data_prep.runtime import atomic
+from trainer.engine.loop import Totals
+
+
+def row(
+    phase: str,
+    epoch: int,
+    trained: Totals,
+    validated: Totals,
+    learning_rate: float,
+    memory_mb: float,
+) -> dict:
+    """Returns the line of `metrics.jsonl` for an epoch.
+
+    Args:
+        phase: Its name.
+        epoch: Counted from 1 over all phases.
+        trained: Of the training split.
+        validated: Of the validation split.
+        learning_rate: At the epoch's first step.
+        memory_mb: Of this process, in MiB.
+    """
+    return {
+        "phase": phase,
+        "epoch": epoch,
+        "loss": trained.loss,
+        "accuracy": trained.accuracy,
+        "val_loss": validated.loss,
+        "val_accuracy": validated.accuracy,
+        "learning_rate": learning_rate,
+        "images_per_second": trained.images_per_second,
+        "data_wait_fraction": trained.data_wait_fraction,
+        "seconds": trained.seconds + validated.seconds,
+        "skipped_steps": round(trained.skipped),
+        "memory_mb": memory_mb,
+    }
+
+
+def rank(epoch: dict) -> tuple[float, float]:
+    """Returns what is greater for a better epoch.
+
+    The validation accuracy; of two equal ones, the lower loss decides.
+    """
+    return epoch["val_accuracy"], -epoch["val_loss"]
+
+
+def epochs_without_gain(epochs: list[dict]) -> int:
+    """Returns how many epochs at the end came to no better validation."""
+    best = max(range(len(epochs)), key=lambda n: rank(epochs[n]))
+    return len(epochs) - 1 - best
+
+
+def line(what: str, epoch: dict) -> str:
+    """Returns an epoch's figures as one line for people."""
+    skipped = epoch["skipped_steps"]
+    return (
+        f"{what}: loss {epoch['loss']:.4f}, accuracy {epoch['accuracy']:.4f}, "
+        f"validation loss {epoch['val_loss']:.4f}, "
+        f"validation accuracy {epoch['val_accuracy']:.4f}, "
+        f"{epoch['images_per_second']:.1f} images/s, "
+        f"{epoch['data_wait_fraction']:.0%} waiting for data, "
+        f"{epoch['seconds']:.0f} s"
+        + (f", {skipped} steps left out (float16 overflow)" if skipped else "")
+    )
+
+
+def head_line(classifier: str, row: dict) -> str:
+    """Returns what a fitted head reached as one line for people."""
+    return (
+        f"{classifier}: C={row['C']:.2g}, {row['scaling']} scaling, validation "
+        f"loss {row['val_loss']:.4f}, validation accuracy "
+        f"{row['val_accuracy']:.4f}"
+    )
+
+
+def why(epochs: list[dict], best: dict) -> str:
+    """Says which epoch is exported, and what each phase reached."""
+    reached: dict[str, dict] = {}
+    for epoch in epochs:
+        other = reached.get(epoch["phase"])
+        if other is None or rank(epoch) > rank(other):
+            reached[epoch["phase"]] = epoch
+    figures = "; ".join(
+        f"{phase} phase {epoch['val_accuracy']:.4f} "
+        f"(loss {epoch['val_loss']:.4f}, epoch {epoch['epoch']})"
+        for phase, epoch in reached.items()
+    )
+    return (
+        f"exporting the {best['phase']} phase, epoch {best['epoch']}: the best "
+        "validation accuracy, the lower loss deciding a tie. Best of each "
+        f"phase: {figures or 'none ran'}"
+    )
+
+
+def write_metrics(model_dir: pathlib.Path, epochs: list[dict]) -> None:
+    """Writes `metrics.jsonl`, one line per epoch."""
+    text = "".join(json.dumps(epoch) + "\n" for epoch in epochs)
+    atomic.write_text(model_dir / "metrics.jsonl", text)
+
+
+def write_tensorboard(log_dir: pathlib.Path, epoch: dict) -> None:
+    """Adds an epoch's figures to TensorBoard's events."""
+    # One writer per epoch: a resumed run adds to what is there.
+    writer = tf.summary.create_file_writer(str(log_dir))
+    with writer.as_default(step=epoch["epoch"]):
+        for name, value in epoch.items():
+            if name not in ("phase", "epoch"):
+                tf.summary.scalar(name, value)
+    writer.close()

@@ -1,0 +1,1 @@
+"""The frozen base run once per image, and classifiers fitted on what it gives."""

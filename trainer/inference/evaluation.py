@@ -1,0 +1,203 @@
+"""Measures a model on a split: figures, confusion matrix, predictions."""
+
+import json
+import pathlib
+
+import numpy as np
+
+from data_prep.dataset import manifest as manifest_lib
+from data_prep.dataset import splits
+from data_prep.runtime import atomic
+from data_prep.runtime.progress import Progress
+from trainer.distribution.cluster_env import Cluster
+from trainer.engine import loop
+from trainer.pipeline import input_pipeline
+from trainer.pipeline.reader import Reader
+
+
+def evaluate(
+    config,
+    manifest,
+    strategy,
+    model,
+    split: str,
+    output_dir: str,
+    cluster: Cluster | None = None,
+) -> dict:
+    """Predicts every image of a split once and writes what came of it.
+
+    Writes `evaluation.json` and `predictions.csv`.
+
+    Args:
+        config: The run's `Config`.
+        manifest: Of its data set.
+        strategy: That the model was made under.
+        model: From images to float32 logits.
+        split: Name of the split.
+        output_dir: Where to write.
+        cluster: Of the processes that work together, the first of which
+            writes; None for one.
+
+    Returns:
+        The content of `evaluation.json`.
+    """
+    reader = Reader(config.data.data_dir, manifest, split)
+    plan = input_pipeline.plan_evaluation(
+        reader.count, config.optimisation.batch_size
+    )
+    worker, workers = 0, 1
+    if cluster:
+        worker, workers = cluster.index, len(cluster.workers)
+    dataset = input_pipeline.create(
+        reader,
+        plan.of_worker(worker, workers),
+        input_pipeline.decoded_exactly(reader, config.data.image_size),
+        replicas=strategy.num_replicas_in_sync // workers,
+    )
+    with Progress("evaluate", reader.count) as progress:
+        probabilities = loop.predict(
+            strategy, model, dataset, plan.weights, progress.update
+        )
+    labels = reader.labels
+    result = {
+        "split": split,
+        **measure(labels, probabilities, manifest.classes),
+    }
+    if worker:
+        return result
+    write_predictions(
+        pathlib.Path(output_dir, "predictions.csv"),
+        manifest.classes,
+        reader.files(),
+        [manifest.classes[label] for label in labels],
+        probabilities,
+    )
+    atomic.write_json(pathlib.Path(output_dir, "evaluation.json"), result)
+    return result
+
+
+def choose_split(manifest: manifest_lib.Manifest) -> str:
+    """Returns "test", or "validation" for a data set without a test split."""
+    return splits.TEST if splits.TEST in manifest.splits else splits.VALIDATION
+
+
+def measure(
+    labels: np.ndarray, probabilities: np.ndarray, classes: list[str]
+) -> dict:
+    """Computes the figures of a classifier.
+
+    Args:
+        labels: int32 `[N]`.
+        probabilities: float32 `[N, K]`.
+        classes: K names.
+
+    Returns:
+        `images`, `accuracy` in [0, 1], `loss` (mean cross-entropy in nats),
+        `classes` (precision, recall, f1 and images of each) and
+        `confusion_matrix` (rows are true classes, columns predicted ones).
+    """
+    from sklearn import metrics
+
+    predicted = probabilities.argmax(axis=1)
+    numbers = np.arange(len(classes))
+    precision, recall, f1, images = metrics.precision_recall_fscore_support(
+        labels, predicted, labels=numbers, zero_division=0.0
+    )
+    of_label = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    smallest = np.finfo(np.float32).tiny  # a probability of 0 has no logarithm
+    return {
+        "images": len(labels),
+        "accuracy": float((predicted == labels).mean()),
+        "loss": abs(float(np.log(np.maximum(of_label, smallest)).mean())),
+        "classes": {
+            name: {
+                "precision": float(precision[k]),
+                "recall": float(recall[k]),
+                "f1": float(f1[k]),
+                "images": int(images[k]),
+            }
+            for k, name in enumerate(classes)
+        },
+        "confusion_matrix": metrics.confusion_matrix(
+            labels, predicted, labels=numbers
+        ).tolist(),
+    }
+
+
+def write_predictions(
+    path: pathlib.Path,
+    classes: list[str],
+    files: list[str],
+    labels: list[str],
+    probabilities: np.ndarray,
+) -> None:
+    """Writes a CSV of one line per image, sorted by file.
+
+    Columns: `file,label,predicted`, then `probability_CLASS` in class order.
+
+    Args:
+        path: Where to.
+        classes: K names.
+        files: N paths.
+        labels: N names of true classes; "" where the class is not known.
+        probabilities: float32 `[N, K]`.
+    """
+    with atomic.open_csv(path) as writer:
+        writer.writerow(
+            ["file", "label", "predicted"]
+            + [f"probability_{name}" for name in classes]
+        )
+        for row in sorted(range(len(files)), key=lambda n: files[n]):
+            predicted = classes[int(probabilities[row].argmax())]
+            writer.writerow(
+                [files[row], labels[row], predicted]
+                + [f"{p:.9g}" for p in probabilities[row]]
+            )
+
+
+def write_json_lines(
+    path: pathlib.Path,
+    classes: list[str],
+    files: list[str],
+    labels: list[str],
+    probabilities: np.ndarray,
+) -> None:
+    """Writes a JSON object per image and line, sorted by file.
+
+    Keys: `file`, `label`, `predicted` and `probabilities`, an object by class.
+
+    Args:
+        path: Where to.
+        classes: K names.
+        files: N paths.
+        labels: N names of true classes; "" where the class is not known.
+        probabilities: float32 `[N, K]`.
+    """
+    lines = []
+    for row in sorted(range(len(files)), key=lambda n: files[n]):
+        of_image = [float(f"{p:.9g}") for p in probabilities[row]]
+        content = {
+            "file": files[row],
+            "label": labels[row],
+            "predicted": classes[int(probabilities[row].argmax())],
+            "probabilities": dict(zip(classes, of_image, strict=True)),
+        }
+        lines.append(json.dumps(content) + "\n")
+    atomic.write_text(path, "".join(lines))
+
+
+def table(result: dict) -> str:
+    """Returns the figures of `measure` as a short table."""
+    width = max(len(name) for name in (*result["classes"], "class"))
+    lines = [f"{'class':<{width}}  precision  recall      f1  images"]
+    for name, figures in result["classes"].items():
+        lines.append(
+            f"{name:<{width}}  {figures['precision']:9.4f}  "
+            f"{figures['recall']:6.4f}  {figures['f1']:6.4f}  "
+            f"{figures['images']:6d}"
+        )
+    lines.append(
+        f"{result['split']} accuracy {result['accuracy']:.4f}, loss "
+        f"{result['loss']:.4f}, {result['images']} images"
+    )
+    return "\n".join(lines)

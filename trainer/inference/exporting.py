@@ -1,0 +1,64 @@
+"""Writes the exported model: `model.keras`, `saved_model/` and `labels.txt`."""
+
+import pathlib
+import shutil
+
+import keras
+import tensorflow as tf
+
+from data_prep.runtime import atomic
+from trainer.pipeline.decode import decode_image
+
+
+def export(model, classes: list[str], resize: str, output_dir: str) -> None:
+    """Exports a classifier.
+
+    `model.keras` goes from RGB images `[B, S, S, 3]` in [0, 255] to
+    probabilities `[B, K]`. `saved_model/` has one signature,
+    `serving_default`, from `image_bytes` (string `[B]`, the bytes of image
+    files) to `probabilities` (float32 `[B, K]`) and `label` (string `[B]`);
+    it decodes and resizes as training and evaluation do.
+
+    Args:
+        model: From images to float32 logits, made under no strategy.
+        classes: K names, in the order of the logits.
+        resize: How the data set fits pictures to a square.
+        output_dir: Where to; what is there is replaced.
+    """
+    output = pathlib.Path(output_dir)
+    image_size = model.input_shape[1]
+    probabilities = keras.layers.Softmax(dtype="float32", name="probabilities")(
+        model.output
+    )
+    served = keras.Model(model.input, probabilities, name="classifier")
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")]
+    )
+    def serve(image_bytes):
+        images = tf.map_fn(
+            lambda content: decode_image(content, image_size, resize),
+            image_bytes,
+            fn_output_signature=tf.TensorSpec(
+                [image_size, image_size, 3], tf.uint8
+            ),
+        )
+        result = served(images, training=False)
+        return {
+            "probabilities": result,
+            "label": tf.gather(tf.constant(classes), tf.argmax(result, 1)),
+        }
+
+    labels = "".join(f"{name}\n" for name in classes)
+    atomic.write_text(output / "labels.txt", labels)
+
+    with atomic.replacing(output / "model.keras") as incomplete:
+        served.save(incomplete)
+
+    module = tf.Module()
+    module.model = served
+    incomplete = output / "incomplete.saved_model"
+    shutil.rmtree(incomplete, ignore_errors=True)
+    tf.saved_model.save(module, incomplete, {"serving_default": serve})
+    shutil.rmtree(output / "saved_model", ignore_errors=True)
+    incomplete.rename(output / "saved_model")

@@ -1,0 +1,1 @@
+"""The network: bases, weights, head."""

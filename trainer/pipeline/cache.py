@@ -1,0 +1,98 @@
+"""Decoded images kept in memory, or in a file, as one array.
+
+TensorFlow reads the array where it lies: gathering a batch from it is one copy
+of the pixels, in any order, without Python.
+"""
+
+import mmap
+import os
+import pathlib
+
+import numpy as np
+import psutil
+import tensorflow as tf
+
+from data_prep.runtime import atomic
+from data_prep.runtime.progress import Progress
+from trainer.pipeline.reader import Reader
+
+MIB = 1 << 20
+
+
+def decoded_bytes(reader: Reader, image_size: int) -> int:
+    """Returns the size of a split's decoded images, in bytes."""
+    return reader.count * image_size * image_size * 3
+
+
+def memory_for_cache(cache_mb: int) -> int:
+    """Returns how many bytes of memory decoded images may take.
+
+    Args:
+        cache_mb: In MiB; -1 measures: half of what the machine, or the
+            container, has left.
+    """
+    if cache_mb >= 0:
+        return cache_mb * MIB
+    left = psutil.virtual_memory().available
+    limit = pathlib.Path("/sys/fs/cgroup/memory.max")
+    used = pathlib.Path("/sys/fs/cgroup/memory.current")
+    try:
+        left = min(left, int(limit.read_text()) - int(used.read_text()))
+    except (OSError, ValueError):  # no such file, or "max"
+        pass
+    return left // 2
+
+
+def fill(
+    reader: Reader,
+    dataset: tf.data.Dataset,
+    image_size: int,
+    path: pathlib.Path | None,
+) -> tf.Tensor:
+    """Decodes a whole split.
+
+    Args:
+        reader: Of the split.
+        dataset: Batches of it in record order; the last one may be filled.
+        image_size: S, in pixels.
+        path: File to keep the pixels in, or to take them from where it is
+            there already; None keeps them in memory.
+
+    Returns:
+        uint8 `[N, S, S, 3]`, in record order.
+    """
+    shape = (reader.count, image_size, image_size, 3)
+    size = decoded_bytes(reader, image_size)
+    if path is None:
+        memory = mmap.mmap(-1, size)  # aligned as TensorFlow needs it
+        return _as_tensor(_decode(dataset, memory, shape, reader.split))
+    if not path.exists() or path.stat().st_size != size:
+        with (
+            atomic.replacing(path) as incomplete,
+            open(incomplete, "w+b") as file,
+        ):
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk: now
+            with mmap.mmap(file.fileno(), size) as memory:
+                _decode(dataset, memory, shape, reader.split)
+                memory.flush()
+    with open(path, "rb") as file:
+        memory = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
+    return _as_tensor(np.frombuffer(memory, np.uint8).reshape(shape))
+
+
+def _decode(
+    dataset: tf.data.Dataset, memory: mmap.mmap, shape: tuple, split: str
+) -> np.ndarray:
+    images = np.frombuffer(memory, np.uint8).reshape(shape)
+    done = 0
+    with Progress(f"decode {split}", len(images)) as progress:
+        for batch in dataset:
+            count = min(len(images) - done, len(batch.image))
+            images[done : done + count] = batch.image[:count]
+            done += count
+            progress.update(count)
+    return images
+
+
+def _as_tensor(images: np.ndarray) -> tf.Tensor:
+    return tf.experimental.dlpack.from_dlpack(images.__dlpack__())

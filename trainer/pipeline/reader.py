@@ -1,0 +1,130 @@
+"""Fetches the records of one split by position, from several threads."""
+
+import os
+import pathlib
+
+import numpy as np
+
+from data_prep.dataset import records
+from data_prep.dataset.manifest import Manifest
+from data_prep.dataset.manifest import check_ends
+from data_prep.dataset.manifest import load_index
+from data_prep.runtime.errors import DataError
+from trainer.pipeline import decode
+
+
+class Reader:
+    """Reads images of one split by position.
+
+    Args:
+        data_dir: The data set's folder.
+        manifest: Its manifest.
+        split: Name of a split.
+
+    Attributes:
+        manifest: Of the data set.
+        split: Name of the split.
+        count: Number of records, N.
+        labels: int32 `[N]`.
+        ids: int64 `[N]`.
+
+    Raises:
+        DataError: If there is no such split, its index is damaged, or the
+            ends of a shard are not what the index says.
+    """
+
+    def __init__(self, data_dir: str, manifest: Manifest, split: str):
+        if split not in manifest.splits:
+            raise DataError(
+                f"{data_dir} has no {split} split, only "
+                f"{', '.join(manifest.splits)}. Make it again with --splits."
+            )
+        self.manifest = manifest
+        self.split = split
+        self._index = load_index(manifest, data_dir, split)
+        check_ends(manifest, data_dir, split, self._index)
+        self._paths = [
+            pathlib.Path(data_dir, shard.name)
+            for shard in manifest.splits[split].shards
+        ]
+        self._files = [os.open(path, os.O_RDONLY) for path in self._paths]
+        self.count = len(self._index)
+        self.labels = np.ascontiguousarray(self._index["label"])
+        self.ids = np.ascontiguousarray(self._index["id"])
+
+    def __del__(self):
+        for file in getattr(self, "_files", ()):
+            os.close(file)
+
+    def contents(self, positions: np.ndarray) -> np.ndarray:
+        """Returns the stored images at `positions`.
+
+        Args:
+            positions: int64 `[b]`.
+
+        Returns:
+            Array `[b]` of bytes objects: files, or the pixels of a data set
+            of encoding "raw".
+
+        Raises:
+            DataError: If a record's checksum does not fit its content.
+        """
+        result = np.empty(len(positions), object)
+        for place, row in enumerate(self._index[positions]):
+            result[place] = self._image(row).tobytes()
+        return result
+
+    def pixels(self, positions: np.ndarray, image_size: int) -> np.ndarray:
+        """Returns the images at `positions`, decoded by OpenCV.
+
+        Args:
+            positions: int64 `[b]`.
+            image_size: S, width and height of the result in pixels.
+
+        Returns:
+            uint8 `[b, S, S, 3]`, RGB.
+
+        Raises:
+            DataError: If a record's checksum does not fit its content, or its
+                image cannot be decoded.
+        """
+        resize = self.manifest.resize
+        result = np.empty((len(positions), image_size, image_size, 3), np.uint8)
+        for out, row in zip(result, self._index[positions], strict=True):
+            image = self._image(row)
+            height, width = int(row["height"]), int(row["width"])
+            if self.manifest.encoding == "raw":
+                decode.fit_into(image.reshape(height, width, 3), resize, out)
+                continue
+            try:
+                decode.decode_into(image, height, width, resize, out)
+            except ValueError as error:
+                raise self._damaged(row, error) from None
+        return result
+
+    def files(self) -> list[str]:
+        """Returns the source-relative path of every image, in record order."""
+        return [
+            records.deserialize(self._payload(row)).file for row in self._index
+        ]
+
+    def _image(self, row: np.void) -> np.ndarray:
+        start, length = int(row["image_offset"]), int(row["image_bytes"])
+        return np.frombuffer(self._payload(row), np.uint8, length, start)
+
+    def _payload(self, row: np.void) -> bytes:
+        framed = os.pread(
+            self._files[row["shard"]],
+            int(row["bytes"]) + records.FOOTER_BYTES,
+            int(row["offset"]),
+        )
+        try:
+            return records.unframe(framed)
+        except ValueError as error:
+            raise self._damaged(row, error) from None
+
+    def _damaged(self, row: np.void, error: ValueError) -> DataError:
+        return DataError(
+            f"{self._paths[row['shard']]} is damaged at byte {row['offset']}: "
+            f"{error}. Copy it again, or make the data set again."
+        )
