@@ -161,7 +161,7 @@ def test_aws_submits_it_to_moto(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     try:
         rendered = render(spot=True)
-        assert submit.submit(rendered, Job(**FIELDS).folder) == 0
+        assert submit.submit(rendered, Job(**FIELDS).common.folder) == 0
         client = boto3.client("sagemaker", region_name="us-east-1")
         wanted = json.loads(rendered.files["job.json"])
         found = client.describe_training_job(
@@ -174,7 +174,7 @@ def test_aws_submits_it_to_moto(tmp_path, monkeypatch):
             assert found["AlgorithmSpecification"][name] == algorithm[name]
     finally:
         server.stop()
-        shutil.rmtree(Job(**FIELDS).folder, ignore_errors=True)
+        shutil.rmtree(Job(**FIELDS).common.folder, ignore_errors=True)
 
 
 def can_mount():
