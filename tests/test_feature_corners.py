@@ -204,15 +204,15 @@ def test_a_class_without_validation_images(tmp_path, float32, classifier):
 
 
 def test_a_split_that_is_not_there(data, tmp_path):
-    from trainer import features
+    from trainer import extraction
 
     with pytest.raises(DataError, match="no test split, only train, valid"):
-        list(features.extract(config_of(data, tmp_path), ["test"]))
+        list(extraction.extract(config_of(data, tmp_path), ["test"]))
 
 
 def test_another_data_set_has_features_of_its_own(data, tmp_path, float32):
     """In one folder, beside those of the first."""
-    from trainer import features
+    from trainer import extraction
 
     kept = tmp_path / "kept"
     source = data.parent / "photos"
@@ -220,7 +220,7 @@ def test_another_data_set_has_features_of_its_own(data, tmp_path, float32):
     counts = []
     for one in (data, other, data):
         config = config_of(one, tmp_path, feature_dir=str(kept))
-        ((found, _),) = features.extract(config, ["validation"])
+        ((found, _),) = extraction.extract(config, ["validation"])
         counts.append(found.count)
     assert counts == [6, 4, 6]
     assert len(list(kept.iterdir())) == 2
@@ -231,7 +231,8 @@ def test_epochs_take_views_in_turn(data, tmp_path, float32):
     from trainer.distribution.workers import Workers
     from trainer.engine import setup
     from trainer.engine import stage
-    from trainer.feature_extraction.extractor import Extractor
+    from trainer.feature_extraction import extractor as extractor_lib
+    from trainer.feature_extraction.views import View
     from trainer.pipeline.data_loader import Feed
     from trainer.pipeline.reader import Reader
 
@@ -250,7 +251,7 @@ def test_epochs_take_views_in_turn(data, tmp_path, float32):
         for split in ("train", "validation")
     }
     feed = Feed(config, readers, replicas=1)
-    extractor = Extractor(
+    extractor = extractor_lib.create(
         config, manifest, strategy, model, Workers(strategy, None)
     )
     on = stage.of_features(config, model, feed, extractor)
@@ -263,10 +264,12 @@ def test_epochs_take_views_in_turn(data, tmp_path, float32):
 
     order = np.argsort(readers["train"].ids)
     views = [
-        extractor.augmented(readers["train"], feed.images["train"], view).take(
-            order
-        )
-        for view in range(2)
+        extractor.extract(
+            readers["train"],
+            feed.images["train"],
+            View.augmented(config.augmentation, config.run.seed, epoch),
+        ).take(order)
+        for epoch in range(2)
     ]
     assert np.abs(views[0] - views[1]).max() > 1e-3
     for number in range(5):

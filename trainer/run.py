@@ -17,7 +17,7 @@ from data_prep.runtime.errors import UsageError
 from trainer.config import Config
 from trainer.distribution import devices
 from trainer.distribution import rendezvous
-from trainer.distribution.cluster_env import Cluster
+from trainer.distribution.cluster import Cluster
 from trainer.distribution.workers import Workers
 from trainer.distribution.workers import is_first
 from trainer.distribution.workers import lost_ones_named

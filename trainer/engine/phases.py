@@ -13,7 +13,7 @@ from data_prep.runtime import signals
 from data_prep.runtime.errors import DataError
 from trainer.config import Config
 from trainer.config import Phase
-from trainer.distribution.cluster_env import Cluster
+from trainer.distribution.cluster import Cluster
 from trainer.distribution.workers import Workers
 from trainer.engine import checkpoint
 from trainer.engine import history
@@ -23,8 +23,11 @@ from trainer.engine.checkpointer import Checkpointer
 from trainer.engine.checkpointer import State
 from trainer.engine.phase import PhaseRun
 from trainer.engine.stage import Stage
+from trainer.feature_extraction import extractor as extractor_lib
 from trainer.feature_extraction import head_init
+from trainer.feature_extraction import views
 from trainer.feature_extraction.extractor import Extractor
+from trainer.feature_extraction.head_init import ViewedSplit
 from trainer.models.classifier import set_trainable
 from trainer.pipeline.data_loader import Feed
 from trainer.pipeline.reader import Reader
@@ -74,7 +77,9 @@ def run_phases(
     )
     extractor = None
     if config.features.feature_cache or config.features.head_init != "zeros":
-        extractor = Extractor(config, manifest, strategy, model, workers)
+        extractor = extractor_lib.create(
+            config, manifest, strategy, model, workers
+        )
     heard = Callbacks(
         callbacks,
         model,
@@ -140,10 +145,42 @@ def _begin(
         )
         return
     if config.features.head_init != "zeros":
-        best = head_init.initialise(config, model, feed, extractor, workers)
+        best = _fit_head(config, model, feed, extractor, workers)
         saved.state.best = best
         say(history.head_line(config.features.head_init, best))
     saved.begin()
+
+
+def _fit_head(
+    config: Config,
+    model: keras.Model,
+    feed: Feed,
+    extractor: Extractor,
+    workers: Workers,
+) -> dict:
+    """Sets the head to a linear classifier; see `head_init.initialise`."""
+    fitted_on = views.for_head_fit(
+        config.augmentation, config.features, config.run.seed
+    )
+    chosen_on = views.for_inference(config.model.flip_average)
+    train, validation = (
+        ViewedSplit(feed.readers[split], feed.images[split], seen)
+        for split, seen in (
+            (splits.TRAIN, fitted_on),
+            (splits.VALIDATION, chosen_on),
+        )
+    )
+    return head_init.initialise(
+        model,
+        train,
+        validation,
+        extractor,
+        workers,
+        pathlib.Path(config.run.model_dir),
+        classifier=config.features.head_init,
+        class_weights=config.optimisation.class_weights,
+        seed=config.run.seed,
+    )
 
 
 def _unfreeze(

@@ -7,7 +7,7 @@ from data_prep.dataset.manifest import Manifest
 from data_prep.runtime.errors import UsageError
 from trainer.config import Config
 from trainer.distribution import devices
-from trainer.distribution.cluster_env import Cluster
+from trainer.distribution.cluster import Cluster
 from trainer.models import weights
 from trainer.models.classifier import build_classifier
 

@@ -18,6 +18,7 @@ from trainer.config import Phase
 from trainer.distribution import devices
 from trainer.engine import loop
 from trainer.engine import optimizers
+from trainer.feature_extraction import views as views_lib
 from trainer.feature_extraction.extractor import Extractor
 from trainer.feature_extraction.extractor import source as feature_source
 from trainer.models.classifier import flip_averaged
@@ -82,21 +83,29 @@ def of_features(
         extractor: Of the model.
     """
     head = head_of(model)
-    views = extractor.views(config.optimisation.frozen_epochs)
-    validation = extractor.served(
-        feed.readers[splits.VALIDATION], feed.images[splits.VALIDATION]
+    views = views_lib.for_training(
+        config.augmentation,
+        config.features,
+        config.run.seed,
+        config.optimisation.frozen_epochs,
     )
-    opened: dict[int, Callable] = {}
+    validation = [
+        extractor.extract(
+            feed.readers[splits.VALIDATION],
+            feed.images[splits.VALIDATION],
+            view,
+        )
+        for view in views_lib.for_inference(config.model.flip_average)
+    ]
+    opened: dict[views_lib.View, Callable] = {}
 
     def source(split: str, epoch: int) -> Callable:
         if split != splits.TRAIN:
             return feature_source(*validation)
-        view = epoch % views
+        view = views[epoch % len(views)]
         if view not in opened:
             opened[view] = feature_source(
-                extractor.augmented(
-                    feed.readers[split], feed.images[split], view
-                )
+                extractor.extract(feed.readers[split], feed.images[split], view)
             )
         return opened[view]
 

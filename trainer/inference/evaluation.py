@@ -9,7 +9,7 @@ from data_prep.dataset import manifest as manifest_lib
 from data_prep.dataset import splits
 from data_prep.runtime import atomic
 from data_prep.runtime.progress import Progress
-from trainer.distribution.cluster_env import Cluster
+from trainer.distribution.cluster import Cluster
 from trainer.engine import loop
 from trainer.pipeline import input_pipeline
 from trainer.pipeline.reader import Reader
