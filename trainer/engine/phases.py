@@ -94,7 +94,7 @@ def run_phases(
         steps=feed.steps[splits.TRAIN],
         callbacks=heard,
     )
-    _begin(config, model, feed, extractor, workers, saved, say)
+    _begin(config, model, feed, extractor, saved, say)
     _check_same_everywhere(workers, saved)
     model_dir = pathlib.Path(config.run.model_dir)
     events = pathlib.Path(log_dir or model_dir / "tensorboard")
@@ -133,7 +133,6 @@ def _begin(
     model: keras.Model,
     feed: Feed,
     extractor: Extractor | None,
-    workers: Workers,
     saved: Checkpointer,
     say: Callable[[str], None],
 ) -> None:
@@ -145,18 +144,14 @@ def _begin(
         )
         return
     if config.features.head_init != "zeros":
-        best = _fit_head(config, model, feed, extractor, workers)
+        best = _fit_head(config, model, feed, extractor)
         saved.state.best = best
         say(history.head_line(config.features.head_init, best))
     saved.begin()
 
 
 def _fit_head(
-    config: Config,
-    model: keras.Model,
-    feed: Feed,
-    extractor: Extractor,
-    workers: Workers,
+    config: Config, model: keras.Model, feed: Feed, extractor: Extractor
 ) -> dict:
     """Sets the head to a linear classifier; see `head_init.initialise`."""
     fitted_on = views.for_head_fit(
@@ -175,7 +170,6 @@ def _fit_head(
         train,
         validation,
         extractor,
-        workers,
         pathlib.Path(config.run.model_dir),
         classifier=config.features.head_init,
         class_weights=config.optimisation.class_weights,

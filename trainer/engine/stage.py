@@ -18,9 +18,9 @@ from trainer.config import Phase
 from trainer.distribution import devices
 from trainer.engine import loop
 from trainer.engine import optimizers
+from trainer.feature_extraction import source as feature_source
 from trainer.feature_extraction import views as views_lib
 from trainer.feature_extraction.extractor import Extractor
-from trainer.feature_extraction.extractor import source as feature_source
 from trainer.models.classifier import flip_averaged
 from trainer.models.classifier import head_of
 from trainer.pipeline.data_loader import Feed
@@ -101,10 +101,10 @@ def of_features(
 
     def source(split: str, epoch: int) -> Callable:
         if split != splits.TRAIN:
-            return feature_source(*validation)
+            return feature_source.of_features(*validation)
         view = views[epoch % len(views)]
         if view not in opened:
-            opened[view] = feature_source(
+            opened[view] = feature_source.of_features(
                 extractor.extract(feed.readers[split], feed.images[split], view)
             )
         return opened[view]

@@ -15,7 +15,6 @@ what will predict.
 """
 
 import dataclasses
-import hashlib
 import pathlib
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -33,12 +32,12 @@ from trainer.config import Config
 from trainer.config import Model
 from trainer.distribution import devices
 from trainer.distribution.workers import Workers
+from trainer.feature_extraction import identity as identity_lib
 from trainer.feature_extraction import store
 from trainer.feature_extraction.layout import Layout
 from trainer.feature_extraction.store import FeatureSet
 from trainer.feature_extraction.views import View
 from trainer.feature_extraction.writer import FeatureSetWriter
-from trainer.models.bases import BASES
 from trainer.models.classifier import base_of
 from trainer.pipeline import input_pipeline
 from trainer.pipeline.reader import Reader
@@ -59,6 +58,9 @@ class Extractor:
         strategy: The strategy that `model` was made under.
         workers: The workers that extract together, each its share.
         batch_size: Images that a worker's replicas take at once.
+
+    Attributes:
+        workers: As given.
     """
 
     def __init__(
@@ -71,13 +73,15 @@ class Extractor:
         workers: Workers,
         batch_size: int,
     ):
-        self.root = root
+        self._root = root
         self._manifest = manifest
         self._strategy = strategy
-        self._workers = workers
+        self.workers = workers
         self._batch_size = batch_size
         self._base = base_of(model)
-        self._identity = _identity(self._base, network, manifest, strategy)
+        self._identity = identity_lib.of_base(
+            self._base, network, manifest, strategy
+        )
         self._steps: dict[View, Callable] = {}
 
     def extract(
@@ -99,11 +103,11 @@ class Extractor:
             "split": reader.split,
             **view.identity,
         }
-        found = store.load(self.root, identity, reader.ids)
-        if not self._workers.sum(found is not None):  # nobody has found it
+        found = store.load(self._root, identity, reader.ids)
+        if not self.workers.sum(found is not None):  # nobody has found it
             self._write(reader, images, view, identity)
         return found or store.wait_for(
-            self.root, identity, reader.ids, PATIENCE
+            self._root, identity, reader.ids, PATIENCE
         )
 
     def _write(
@@ -112,25 +116,25 @@ class Extractor:
         """Writes a set together with the other workers."""
         shape = self._base.output.shape[1:]
         writer = FeatureSetWriter(
-            self.root,
+            self._root,
             identity,
             shape,
             Layout.of(reader.count, shape, self._batch_size),
         )
         writer.write_share(
             lambda batches: self._features(reader, images, view, batches),
-            self._workers.index,
-            self._workers.count,
+            self.workers.index,
+            self.workers.count,
         )
-        self._workers.wait_for_others()
-        if self._workers.is_first:
+        self.workers.wait_for_others()
+        if self.workers.is_first:
             writer.finish(
                 ids=reader.ids,
                 labels=reader.labels,
                 classes=self._manifest.classes,
                 patience=PATIENCE,
             )
-        self._workers.barrier()
+        self.workers.barrier()
 
     def _features(
         self,
@@ -144,25 +148,25 @@ class Extractor:
             reader.count, self._batch_size
         ).of_steps(batches)
         dataset = input_pipeline.create(
-            reader, plan, images, replicas=self._workers.replicas
+            reader, plan, images, replicas=self.workers.replicas
         )
         step = self._step(view)
         epoch = tf.constant(view.epoch or 0, tf.int64)
         title = f"features {reader.split}{view}"
-        if self._workers.count > 1:
-            title += f", worker {self._workers.index}"
+        if self.workers.count > 1:
+            title += f", worker {self.workers.index}"
         with Progress(title, int((plan.weights > 0).sum())) as progress:
             for batch in self._distribute(dataset, len(batches)):
                 features = self._real_rows(step(batch, epoch), batch.weight)
                 progress.update(len(features))
                 yield features
-                self._workers.at_work()
+                self.workers.at_work()
 
     def _distribute(
         self, dataset: tf.data.Dataset, steps: int
     ) -> Iterator[input_pipeline.Batch]:
         """Yields this worker's batches, one element per replica at a time."""
-        if self._workers.count == 1:
+        if self.workers.count == 1:
             yield from devices.distribute(self._strategy, dataset)
             return
         # Its iterators would ask the other workers for as many batches.
@@ -249,71 +253,3 @@ def create(
         workers,
         config.optimisation.batch_size,
     )
-
-
-def _identity(
-    base: keras.Model,
-    network: Model,
-    manifest: Manifest,
-    strategy: tf.distribute.Strategy,
-) -> dict[str, Any]:
-    """Returns what features depend on, but for split and view.
-
-    Names and values are hashed into the names of folders: another spelling
-    would lose what users have extracted.
-    """
-    preprocessing = network.preprocessing
-    if preprocessing == "auto":
-        preprocessing = BASES[network.base].preprocessing
-    return {
-        "format": 1,
-        "data_fingerprint": manifest.fingerprint,
-        "base": network.base,
-        "weights": _hash_weights(base, strategy),
-        "image_size": base.input.shape[1],
-        "preprocessing": preprocessing,
-        "pooled": network.head == "gap",
-        "precision": keras.config.dtype_policy().name,
-    }
-
-
-def source(
-    features: FeatureSet, mirrored: FeatureSet | None = None
-) -> Callable:
-    """Returns the source of features for `input_pipeline.create`.
-
-    Args:
-        features: The features of a split.
-        mirrored: Those of its mirrored images, for flip averaging.
-
-    Returns:
-        A function of record indices int64 `[b]` that returns float16
-        `[b, *shape]`, or `[b, 2, *shape]` with `mirrored`.
-    """
-
-    def take(indices: np.ndarray) -> np.ndarray:
-        if mirrored is None:
-            return features.take(indices)
-        both = (features.take(indices), mirrored.take(indices))
-        return np.stack(both, axis=1)
-
-    shape = features.shape if mirrored is None else (2, *features.shape)
-
-    def gather(indices: tf.Tensor) -> tf.Tensor:
-        result = tf.numpy_function(take, [indices], tf.float16)
-        return tf.ensure_shape(result, [indices.shape[0], *shape])
-
-    return gather
-
-
-def _hash_weights(base: keras.Model, strategy: tf.distribute.Strategy) -> str:
-    """Returns the SHA-256 of all weights, with their layers' names."""
-    digest = hashlib.sha256()
-    for layer in base.layers:
-        for variable in layer.weights:
-            # The first replica's: a mean over all may differ in a bit.
-            copies = strategy.experimental_local_results(variable.value)
-            array = copies[0].numpy()
-            digest.update(f"{layer.name} {array.shape} {array.dtype}".encode())
-            digest.update(np.ascontiguousarray(array))
-    return digest.hexdigest()

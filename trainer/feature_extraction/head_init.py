@@ -39,7 +39,6 @@ def initialise(
     train: ViewedSplit,
     validation: ViewedSplit,
     extractor: Extractor,
-    workers: Workers,
     model_dir: pathlib.Path,
     *,
     classifier: str,
@@ -53,8 +52,8 @@ def initialise(
         train: What the classifier is fitted on; every view counts alike.
         validation: What its strength is chosen on; scores are averaged over
             the views.
-        extractor: The extractor of the model's base.
-        workers: The workers of the run: all get what the first one fits.
+        extractor: The extractor of the model's base; its workers all get what
+            the first one fits.
         model_dir: Where the first worker writes `head_init.json`.
         classifier: "logistic_regression" or "linear_svm".
         class_weights: "none" or "balanced", see `linear_head.fit`.
@@ -79,8 +78,8 @@ def initialise(
         seed,
         class_weights,
     )
-    _set_head(model, head, workers)
-    if workers.is_first:
+    _set_head(model, head, extractor.workers)
+    if extractor.workers.is_first:
         atomic.write_json(
             model_dir / "head_init.json",
             {
