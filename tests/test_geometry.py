@@ -148,7 +148,7 @@ def test_decoders_magnify_the_same_rectangle(tf, height, width, more, resize):
 @pytest.mark.parametrize("resize", geometry.RESIZES)
 def test_a_line_of_one_pixel_is_stored(resize):
     """Pillow's own `pad` leaves none of its rows and fails."""
-    picture = Image.new("RGB", (4000, 1), "white")
-    found = np.asarray(audit.fit(picture, 150, resize))
+    image = Image.new("RGB", (4000, 1), "white")
+    found = np.asarray(audit.fit(image, 150, resize))
     assert found.shape == (150, 150, 3)
     assert found.max() == 255
