@@ -20,17 +20,17 @@ def export(model, classes: list[str], resize: str, output_dir: str) -> None:
     it decodes and resizes as training and evaluation do.
 
     Args:
-        model: From images to float32 logits, made under no strategy.
+        model: From images to float32 logits, made outside of any strategy.
         classes: K names, in the order of the logits.
-        resize: How the data set fits pictures to a square.
-        output_dir: Where to; what is there is replaced.
+        resize: How the data set fits images to a square.
+        output_dir: Folder to write to; files of these names are replaced.
     """
     output = pathlib.Path(output_dir)
     image_size = model.input_shape[1]
     probabilities = keras.layers.Softmax(dtype="float32", name="probabilities")(
         model.output
     )
-    served = keras.Model(model.input, probabilities, name="classifier")
+    classifier = keras.Model(model.input, probabilities, name="classifier")
 
     @tf.function(
         input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")]
@@ -43,7 +43,7 @@ def export(model, classes: list[str], resize: str, output_dir: str) -> None:
                 [image_size, image_size, 3], tf.uint8
             ),
         )
-        result = served(images, training=False)
+        result = classifier(images, training=False)
         return {
             "probabilities": result,
             "label": tf.gather(tf.constant(classes), tf.argmax(result, 1)),
@@ -53,10 +53,10 @@ def export(model, classes: list[str], resize: str, output_dir: str) -> None:
     atomic.write_text(output / "labels.txt", labels)
 
     with atomic.replacing(output / "model.keras") as incomplete:
-        served.save(incomplete)
+        classifier.save(incomplete)
 
     module = tf.Module()
-    module.model = served
+    module.model = classifier
     incomplete = output / "incomplete.saved_model"
     shutil.rmtree(incomplete, ignore_errors=True)
     tf.saved_model.save(module, incomplete, {"serving_default": serve})
