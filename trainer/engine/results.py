@@ -1,11 +1,12 @@
 """What training and evaluation steps give, and their totals."""
 
 import dataclasses
-from typing import Any
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+
+Value = tf.Tensor | np.ndarray | float
 
 
 class Metrics(NamedTuple):
@@ -26,7 +27,9 @@ class StepResult(NamedTuple):
     """What a step gives; scalars, or arrays `[n]` of n steps.
 
     It travels as one float64 vector, so that replicas sum it in one
-    collective and a call of TensorFlow copies it to the host at once.
+    collective and a call of TensorFlow copies it to the host at once. As the
+    sum is the same everywhere, all workers see a request to stop at the same
+    step.
 
     Attributes:
         loss_sum: Summed cross-entropy, in nats.
@@ -37,12 +40,12 @@ class StepResult(NamedTuple):
         waited: Seconds that this process waited for its batch.
     """
 
-    loss_sum: Any = 0.0
-    correct: Any = 0.0
-    images: Any = 0.0
-    skipped: Any = 0.0
-    stop_requested: Any = 0.0
-    waited: Any = 0.0
+    loss_sum: Value = 0.0
+    correct: Value = 0.0
+    images: Value = 0.0
+    skipped: Value = 0.0
+    stop_requested: Value = 0.0
+    waited: Value = 0.0
 
     def pack(self) -> tf.Tensor:
         """Returns the scalars as float64 `[6]`."""

@@ -77,13 +77,13 @@ def start(
     """
     model_dir = pathlib.Path(config.run.model_dir)
     steps = loader.steps[splits.TRAIN]
-    called = Callbacks(
+    callback_list = Callbacks(
         callbacks,
         model,
         epochs=sum(phase.epochs for phase in config.phases),
         steps=steps,
     )
-    called.begin()
+    callback_list.begin()
     checkpointer = Checkpointer(
         model_dir / "checkpoints", config.checkpoints, writes=workers.is_first
     )
@@ -103,7 +103,7 @@ def start(
         model,
         loader,
         workers,
-        called,
+        callback_list,
         checkpointer,
         state,
         pathlib.Path(log_dir or model_dir / "tensorboard"),

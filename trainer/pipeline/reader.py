@@ -1,4 +1,11 @@
-"""Reads the records of one split by index, from several threads."""
+"""Reads the records of one split by index, from several threads.
+
+The index file of a split holds shard, offset, length, id and label of each
+record. So an epoch is a permutation of all records, for splits of any size on
+a local disk; records are not streamed. At the start only sizes, indices and
+the first and last record of every shard are checked, and the checksum of each
+record when it is read; `data_prep.verify` reads everything.
+"""
 
 import os
 import pathlib
