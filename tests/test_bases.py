@@ -28,14 +28,14 @@ def float32(tf):
 
 
 def build(name, image_size=0, **options):
+    from trainer.config import Model
     from trainer.models.classifier import build_classifier
 
     defaults = dict(preprocessing="auto", head="gap", head_units=0, dropout=0.0)
     return build_classifier(
         3,
         image_size or BASES[name].min_size,
-        base=name,
-        **{**defaults, **options},
+        Model(base=name, **{**defaults, **options}),
     )
 
 

@@ -228,12 +228,10 @@ def test_another_data_set_has_features_of_its_own(data, tmp_path, float32):
 
 def test_epochs_take_views_in_turn(data, tmp_path, float32):
     """Each image's features are those of the view, whatever the order."""
-    from trainer.distribution.workers import Workers
+    from trainer.distribution.worker_group import WorkerGroup
     from trainer.engine import setup
-    from trainer.engine import stage
+    from trainer.engine import trained_part
     from trainer.feature_extraction.extractor import Extractor
-    from trainer.pipeline.data_loader import Feed
-    from trainer.pipeline.reader import Reader
 
     config = config_of(
         data,
@@ -245,27 +243,21 @@ def test_epochs_take_views_in_turn(data, tmp_path, float32):
     )
     manifest = manifest_lib.load(config.data.data_dir)
     strategy, model = setup.make_model(config, manifest)
-    readers = {
-        split: Reader(config.data.data_dir, manifest, split)
-        for split in ("train", "validation")
-    }
-    feed = Feed(config, readers, replicas=1)
-    extractor = Extractor(
-        config, manifest, strategy, model, Workers(strategy, None)
-    )
-    on = stage.of_features(config, model, feed, extractor)
+    workers = WorkerGroup(strategy, None)
+    loader = setup.make_loader(config, manifest, workers)
+    extractor = Extractor(config, manifest, strategy, model, workers)
+    part = trained_part.head_on_features(config, model, loader, extractor)
 
     def epoch_of(number):
-        batches = list(on.feed.training(number))
+        batches = list(loader.training(part.train_source(number), number))
         ids = np.concatenate([batch.id for batch in batches])
         rows = np.concatenate([batch.image for batch in batches])
         return rows[np.argsort(ids)]
 
-    order = np.argsort(readers["train"].ids)
+    train = loader.readers["train"]
+    order = np.argsort(train.ids)
     views = [
-        extractor.augmented(readers["train"], feed.images["train"], view).take(
-            order
-        )
+        extractor.augmented(train, loader.images["train"], view).take(order)
         for view in range(2)
     ]
     assert np.abs(views[0] - views[1]).max() > 1e-3

@@ -256,9 +256,10 @@ class TestCheckpoints:
 
     def test_leftovers_are_swept_and_the_last_kept(self, tmp_path, tf):
         from trainer.engine import checkpoint
+        from trainer.engine.checkpoint_writer import CheckpointWriter
 
         (tmp_path / "incomplete.step-000000009.npz").write_text("half")
-        writer = checkpoint.Writer(tmp_path)
+        writer = CheckpointWriter(tmp_path)
         for step in range(4):
             path = checkpoint.step_path(tmp_path, step)
             writer.save(path, {"a": np.ones(2)}, {})

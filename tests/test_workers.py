@@ -224,7 +224,7 @@ class TestRendezvous:
 
 def test_the_reason_of_a_loss_is_one_line(tf):
     """What TensorFlow 2.21 says in a traced function, and outside of one."""
-    from trainer.distribution import workers
+    from trainer.distribution import worker_group
     from trainer.distribution.cluster_env import Cluster
 
     said = (
@@ -243,7 +243,7 @@ def test_the_reason_of_a_loss_is_one_line(tf):
         ("Socket closed", "Socket closed"),
     ):
         with pytest.raises(Stopped) as raised:
-            with workers.lost_ones_named(cluster):
+            with worker_group.stop_when_worker_lost(cluster):
                 raise tf.errors.UnavailableError(None, None, text)
         assert f"another worker is gone ({reason}). What" in str(raised.value)
 

@@ -130,7 +130,7 @@ def extract(
         fitted on and the frozen phase trains on, then what validation takes.
     """
     from trainer.distribution import rendezvous
-    from trainer.distribution.workers import Workers
+    from trainer.distribution.worker_group import WorkerGroup
     from trainer.engine import model_directory
     from trainer.engine import setup
     from trainer.feature_extraction.extractor import Extractor
@@ -148,9 +148,9 @@ def extract(
             config.devices.startup_timeout,
         )
     strategy, model = setup.make_model(config, manifest, cluster)
-    workers = Workers(strategy, cluster)
+    workers = WorkerGroup(strategy, cluster)
     extractor = Extractor(config, manifest, strategy, model, workers)
-    signals.begin_training()
+    signals.defer()
     for split in splits_wanted or manifest.splits:
         reader = Reader(config.data.data_dir, manifest, split)
         if split != splits.TRAIN:
@@ -191,13 +191,16 @@ def main(config: FeaturesConfig) -> None:
     cluster = cluster_env.cluster(os.environ)
     startup.import_tensorflow()
     from trainer.distribution import devices
-    from trainer.distribution import workers
+    from trainer.distribution import worker_group
 
-    cluster = devices.joined(cluster, config.devices.strategy)
+    cluster = devices.cluster_of(config.devices.strategy, cluster)
     extraction = config.extraction
-    with workers.left_at_once(cluster), workers.lost_ones_named(cluster):
+    with (
+        worker_group.exit_at_once_when_stopped(cluster),
+        worker_group.stop_when_worker_lost(cluster),
+    ):
         for features, reader in extract(config, extraction.split, cluster):
-            if not workers.is_first(cluster):
+            if not worker_group.is_first(cluster):
                 continue
             print(
                 f"{features.folder}: {features.count} images, "

@@ -15,7 +15,7 @@ from data_prep.runtime.progress import Progress
 from trainer.augmentation import policies
 from trainer.config import Config
 from trainer.distribution import devices
-from trainer.distribution.workers import Workers
+from trainer.distribution.worker_group import WorkerGroup
 from trainer.feature_extraction import store
 from trainer.feature_extraction.store import FeatureSet
 from trainer.feature_extraction.writer import Writer
@@ -48,7 +48,7 @@ class Extractor:
         manifest: Manifest,
         strategy: tf.distribute.Strategy,
         model: keras.Model,
-        workers: Workers,
+        workers: WorkerGroup,
     ):
         self._config = config
         self._manifest = manifest
@@ -141,10 +141,10 @@ class Extractor:
                 lambda numbers: self._extract(
                     reader, images, augment["augment"], view, numbers
                 ),
-                self._workers.index,
+                self._workers.rank,
                 self._workers.count,
             )
-            self._workers.wait_for_others()
+            self._workers.wait_until_all_finish()
             if self._workers.is_first:
                 writer.finish(
                     ids=reader.ids,
@@ -181,7 +181,7 @@ class Extractor:
         what += f", view {view + 1}" if view is not None else ""
         what += f", {MIRRORED}" if augment == MIRRORED else ""
         if self._workers.count > 1:
-            what += f", worker {self._workers.index}"
+            what += f", worker {self._workers.rank}"
         with Progress(what, int((plan.weights > 0).sum())) as progress:
             for batch in self._distribute(dataset, len(numbers)):
                 local = self._strategy.experimental_local_results(
@@ -198,7 +198,7 @@ class Extractor:
                 )
                 progress.update(len(features))
                 yield features
-                self._workers.at_work()
+                self._workers.poll_stop()
 
     def _distribute(
         self, dataset: tf.data.Dataset, steps: int

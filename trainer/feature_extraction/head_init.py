@@ -7,20 +7,20 @@ from data_prep.dataset import splits
 from data_prep.runtime import atomic
 from data_prep.runtime.errors import DataError
 from trainer.config import Config
-from trainer.distribution.workers import Workers
+from trainer.distribution.worker_group import WorkerGroup
 from trainer.feature_extraction import classical
 from trainer.feature_extraction.extractor import Extractor
 from trainer.feature_extraction.store import FeatureSet
 from trainer.pipeline import cache
-from trainer.pipeline.data_loader import Feed
+from trainer.pipeline.data_loader import DataLoader
 
 
 def initialise(
     config: Config,
     model: keras.Model,
-    feed: Feed,
+    loader: DataLoader,
     extractor: Extractor,
-    workers: Workers,
+    workers: WorkerGroup,
 ) -> dict:
     """Sets the head to a classical classifier, fitted on features.
 
@@ -30,7 +30,7 @@ def initialise(
     Args:
         config: Of the run; `head_init` names the classifier.
         model: What `build_classifier` returned, without a hidden layer.
-        feed: Of pictures.
+        loader: Batches of images.
         extractor: Of the model.
         workers: Of the run; what the first one fits is what all get.
 
@@ -41,7 +41,7 @@ def initialise(
         DataError: If a class has no training image, or the features do not
             fit in memory.
     """
-    train, pixels = feed.readers[splits.TRAIN], feed.images[splits.TRAIN]
+    train, pixels = loader.readers[splits.TRAIN], loader.images[splits.TRAIN]
     absent = set(range(model.output.shape[1])) - set(train.labels.tolist())
     if absent:
         names = [train.manifest.classes[k] for k in sorted(absent)]
@@ -58,11 +58,11 @@ def initialise(
         ),
     ]
     _check_memory(sets)
-    validation = feed.readers[splits.VALIDATION]
+    validation = loader.readers[splits.VALIDATION]
     views = [
         _rows(features)
         for features in extractor.served(
-            validation, feed.images[splits.VALIDATION]
+            validation, loader.images[splits.VALIDATION]
         )
     ]
     head = classical.fit(
