@@ -14,7 +14,8 @@ from launch.job import MODULES
 from launch.job import Job
 from launch.job import Work
 from launch.job import value_of
-from trainer.distribution import cluster_env
+from trainer.distribution import command_line
+from trainer.distribution import platform_settings
 
 
 def check(
@@ -43,7 +44,7 @@ def check(
     flags.DEFINE_string("flagfile", "", "", flag_values=values)
     settings.define_flags(config_class, values)
     booleans = {name for name in values if values[name].boolean}
-    words = cluster_env.arguments([*defaults, *words], booleans)
+    words = command_line.normalise([*defaults, *words], booleans)
     try:
         rest = values([module, *words])
     except flags.Error as error:
@@ -139,7 +140,7 @@ def _platform_defaults(job: Job) -> list[str]:
         return []
     if job.common.target == "vertex" and output_uri.startswith("gs://"):
         environ = {"AIP_MODEL_DIR": f"{output_uri.rstrip('/')}/model/"}
-        return [f"--model_dir={cluster_env.settings(environ).model_dir}"]
+        return [f"--model_dir={platform_settings.find(environ).model_dir}"]
     if job.common.target == "sagemaker":
         return [f"--model_dir={output_uri.rstrip('/')}/{job.common.name}"]
     return []

@@ -33,7 +33,7 @@ from launch.staging.mirror import Mirror
 from launch.staging.mirror import download
 from launch.staging.stores import Store
 from launch.staging.stores import open_store
-from trainer.distribution import cluster_env
+from trainer.distribution.cluster import find_cluster
 
 _POLL_SECONDS = 0.5
 
@@ -98,7 +98,7 @@ def train(words: list[str], scratch: pathlib.Path, seconds: float) -> int:
     inside: dict[str, str | None] = {}
     mirror = None
     model_uri = value_of(spelt, "model_dir")
-    cluster = cluster_env.cluster(os.environ)
+    cluster = find_cluster(os.environ)
     if "://" in model_uri:
         inside["model_dir"] = str(scratch / "model")
         print(f"opening {model_uri}", flush=True)

@@ -547,7 +547,7 @@ def test_multi_worker_needs_a_cluster(tf):
 
 def test_virtual_devices_are_refused_to_several_workers(tf):
     from trainer.distribution import devices
-    from trainer.distribution.cluster_env import Cluster
+    from trainer.distribution.cluster import Cluster
 
     cluster = Cluster(("localhost:1", "localhost:2"), 0)
     with pytest.raises(UsageError, match="one CPU"):

@@ -204,15 +204,15 @@ def test_a_class_without_validation_images(tmp_path, float32, classifier):
 
 
 def test_a_split_that_is_not_there(data, tmp_path):
-    from trainer import features
+    from trainer import extraction
 
     with pytest.raises(DataError, match="no test split, only train, valid"):
-        list(features.extract(config_of(data, tmp_path), ["test"]))
+        list(extraction.extract(config_of(data, tmp_path), ["test"]))
 
 
 def test_another_data_set_has_features_of_its_own(data, tmp_path, float32):
     """In one folder, beside those of the first."""
-    from trainer import features
+    from trainer import extraction
 
     kept = tmp_path / "kept"
     source = data.parent / "photos"
@@ -220,7 +220,7 @@ def test_another_data_set_has_features_of_its_own(data, tmp_path, float32):
     counts = []
     for one in (data, other, data):
         config = config_of(one, tmp_path, feature_dir=str(kept))
-        ((found, _),) = features.extract(config, ["validation"])
+        ((found, _),) = extraction.extract(config, ["validation"])
         counts.append(found.count)
     assert counts == [6, 4, 6]
     assert len(list(kept.iterdir())) == 2
@@ -231,7 +231,8 @@ def test_epochs_take_views_in_turn(data, tmp_path, float32):
     from trainer.distribution.worker_group import WorkerGroup
     from trainer.engine import setup
     from trainer.engine import trained_part
-    from trainer.feature_extraction.extractor import Extractor
+    from trainer.feature_extraction import extractor as extractor_lib
+    from trainer.feature_extraction.views import View
 
     config = config_of(
         data,
@@ -245,7 +246,7 @@ def test_epochs_take_views_in_turn(data, tmp_path, float32):
     strategy, model = setup.make_model(config, manifest)
     workers = WorkerGroup(strategy, None)
     loader = setup.make_loader(config, manifest, workers)
-    extractor = Extractor(config, manifest, strategy, model, workers)
+    extractor = extractor_lib.create(config, manifest, strategy, model, workers)
     part = trained_part.head_on_features(config, model, loader, extractor)
 
     def epoch_of(number):
@@ -257,8 +258,12 @@ def test_epochs_take_views_in_turn(data, tmp_path, float32):
     train = loader.readers["train"]
     order = np.argsort(train.ids)
     views = [
-        extractor.augmented(train, loader.images["train"], view).take(order)
-        for view in range(2)
+        extractor.extract(
+            train,
+            loader.images["train"],
+            View.augmented(config.augmentation, config.run.seed, epoch),
+        ).take(order)
+        for epoch in range(2)
     ]
     assert np.abs(views[0] - views[1]).max() > 1e-3
     for number in range(5):

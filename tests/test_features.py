@@ -1,6 +1,7 @@
 """Features: what is stored, what is trained on them, what goes wrong."""
 
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -12,9 +13,16 @@ from conftest import write_noise
 from data_prep.dataset import manifest as manifest_lib
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import UsageError
+from trainer.config import Augmentation
 from trainer.config import Config
+from trainer.config import Features
+from trainer.feature_extraction import layout as feature_layout
 from trainer.feature_extraction import store as feature_store
+from trainer.feature_extraction import views
 from trainer.feature_extraction import writer as feature_writer
+from trainer.feature_extraction.layout import Layout
+from trainer.feature_extraction.views import PLAIN
+from trainer.feature_extraction.views import View
 
 SIZE = 62  # the small network gives maps of 2 x 2 x 128
 SMALL = (
@@ -75,10 +83,15 @@ def parts(wanted):
 
 def extractor_of(wanted, manifest, strategy, model):
     from trainer.distribution.worker_group import WorkerGroup
-    from trainer.feature_extraction.extractor import Extractor
+    from trainer.feature_extraction import extractor
 
     workers = WorkerGroup(strategy, None)
-    return Extractor(wanted, manifest, strategy, model, workers)
+    return extractor.create(wanted, manifest, strategy, model, workers)
+
+
+def epoch_view(wanted, epoch):
+    """The view of the training split that an epoch takes."""
+    return View.augmented(wanted.augmentation, wanted.run.seed, epoch)
 
 
 def split_of(wanted, manifest, split):
@@ -91,7 +104,7 @@ def split_of(wanted, manifest, split):
         if split == "train"
         else input_pipeline.decoded_exactly
     )
-    return reader, decode(reader, wanted.image_size)
+    return reader, decode(reader, wanted.data.image_size)
 
 
 def test_extraction_from_the_command_line(data, run, tmp_path):
@@ -153,7 +166,7 @@ def test_features_are_those_of_their_image(tf, tmp_path):
     )
     manifest, model, extractor = parts(wanted)
     reader, images = split_of(wanted, manifest, "train")
-    features = extractor.plain(reader, images)
+    features = extractor.extract(reader, images, PLAIN)
     pixels = reader.pixels(np.arange(reader.count), SIZE)
     base = base_of(model)
     alone = np.concatenate([base(pixels[n : n + 1]) for n in range(12)])
@@ -185,11 +198,12 @@ def test_replicas_change_nothing(data, tf, tmp_path, head, strategy):
         model = build_classifier(2, SIZE, wanted.model)
     extractor = extractor_of(wanted, manifest, strategy, model)
     reader, images = split_of(wanted, manifest, "train")
-    found = extractor.augmented(reader, images, 1).take(np.arange(22))
+    view = epoch_view(wanted, 1)
+    found = extractor.extract(reader, images, view).take(np.arange(22))
 
     from trainer.augmentation import policies
 
-    policy = policies.Policy("classic", seed=wanted.seed)
+    policy = policies.Policy("classic", seed=wanted.run.seed)
     views, _ = policies.create(policy, 2)(
         reader.pixels(np.arange(22), SIZE), reader.labels, reader.ids, 1
     )
@@ -283,24 +297,78 @@ def test_a_key_is_of_all_that_features_depend_on(data, tmp_path):
         )
         manifest, _, extractor = parts(wanted)
         reader, images = split_of(wanted, manifest, "train")
-        names.add(extractor.augmented(reader, images, 0).folder.name)
+        view = epoch_view(wanted, 0)
+        names.add(extractor.extract(reader, images, view).folder.name)
         assert len(names) == number + 1, options
         # The same once more is found, not made.
-        found = extractor.augmented(reader, None, 0)
+        found = extractor.extract(reader, None, view)
         assert found.folder.name in names
+
+
+def test_folders_of_earlier_versions_are_found_again():
+    """A key that changed would have users extract everything again."""
+    base = {
+        "format": 1,
+        "data_fingerprint": "0f" * 32,
+        "base": "vgg16",
+        "weights": "ab" * 32,
+        "image_size": 150,
+        "preprocessing": "caffe",
+        "pooled": True,
+        "precision": "float32",
+        "split": "train",
+    }
+    augmentation = Augmentation("classic", augment_strength=0.5)
+    names = [
+        feature_store.folder_of(pathlib.Path(), {**base, **view.identity}).name
+        for view in (
+            views.PLAIN,
+            views.MIRRORED,
+            View.augmented(augmentation, 7, 3),
+        )
+    ]
+    assert names == [
+        "train-da2e8739eb963b2f",
+        "train-31170072f01c4e38",
+        "train-view003-c8c4b3afd6baf8a7",
+    ]
+
+
+def test_views_of_all_that_asks_for_them():
+    none, flip = Augmentation("none"), Augmentation("flip")
+    kept, fitted = Features(), Features(head_init="linear_svm")
+    three = Features(feature_views=3)
+    both = Features(feature_views=3, head_init="linear_svm")
+    epochs = [View.augmented(flip, 5, n) for n in range(4)]
+    assert views.for_inference(False) == [PLAIN]
+    assert views.for_inference(True) == [PLAIN, views.MIRRORED]
+    for chosen, epoch_count, trained, extracted in (
+        ((none, kept), 4, [PLAIN], [PLAIN]),
+        ((none, fitted), 4, [PLAIN], [PLAIN]),
+        ((flip, kept), 4, epochs, epochs),
+        ((flip, fitted), 2, epochs[:2], [PLAIN, *epochs[:2]]),
+        ((flip, three), 2, epochs[:2], epochs[:3]),
+        ((flip, three), 4, epochs[:3], epochs[:3]),
+        ((flip, both), 4, epochs[:3], [PLAIN, *epochs[:3]]),
+        ((flip, kept), 0, [], [PLAIN]),
+    ):
+        assert views.for_training(*chosen, 5, epoch_count) == trained
+        assert views.for_extraction(*chosen, 5, epoch_count) == extracted
+    assert views.for_head_fit(flip, both, 5) == [PLAIN, *epochs[:3]]
+    assert views.for_head_fit(flip, fitted, 5) == [PLAIN]
 
 
 def test_other_weights_make_another_key(data, tmp_path):
     wanted = config(data, tmp_path, augment="none")
     manifest, model, extractor = parts(wanted)
     reader, images = split_of(wanted, manifest, "train")
-    first = extractor.plain(reader, images).folder
+    first = extractor.extract(reader, images, PLAIN).folder
     layer = model.get_layer("conv3")
     kernel, bias = layer.get_weights()
     kernel[0, 0, 0, 0] += 1e-3
     layer.set_weights([kernel, bias])
     other = extractor_of(wanted, manifest, extractor._strategy, model)
-    assert other.plain(reader, images).folder != first
+    assert other.extract(reader, images, PLAIN).folder != first
 
 
 def store(root, count=10, stop_after=None, workers=1, only=None, **identity):
@@ -316,8 +384,8 @@ def store(root, count=10, stop_after=None, workers=1, only=None, **identity):
             rows = np.arange(start, min(start + 2, count), dtype=np.float16)
             yield np.repeat(rows[:, None], 3, axis=1)
 
-    writer = feature_writer.Writer(
-        root, wanted, count=count, shape=(3,), batch_size=2
+    writer = feature_writer.FeatureSetWriter(
+        root, wanted, (3,), Layout.of(count, (3,), batch_size=2)
     )
     for worker in range(workers) if only is None else only:
         writer.write_share(batches, worker, workers)
@@ -331,8 +399,8 @@ def store(root, count=10, stop_after=None, workers=1, only=None, **identity):
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr(feature_writer, "SHARD_BYTES", 4 * 3 * 2)
-    monkeypatch.setattr(feature_writer, "LEAST_SHARDS", 1)
+    monkeypatch.setattr(feature_layout, "FILE_BYTES", 4 * 3 * 2)
+    monkeypatch.setattr(feature_layout, "LEAST_FILES", 1)
 
 
 def test_shards_are_read_as_one(tmp_path, small_shards):
@@ -375,8 +443,8 @@ def test_workers_write_the_same_set_as_one(tmp_path, small_shards):
 def test_two_runs_at_once_make_one_set(tmp_path, small_shards):
     """The slower one takes what the faster one has finished meanwhile."""
     wanted = {"split": "train", "view": None, "augment": "none"}
-    slower = feature_writer.Writer(
-        tmp_path, wanted, count=10, shape=(3,), batch_size=2
+    slower = feature_writer.FeatureSetWriter(
+        tmp_path, wanted, (3,), Layout.of(10, (3,), batch_size=2)
     )
 
     def batches(numbers):
@@ -398,7 +466,7 @@ def test_files_of_another_batch_size_are_not_taken(
     """The third file holds two images in either layout, but not the same."""
     with pytest.raises(DataError, match="lacks"):
         store(tmp_path, workers=3, only=[2])
-    monkeypatch.setattr(feature_writer, "SHARD_BYTES", 2 * 3 * 2)
+    monkeypatch.setattr(feature_layout, "FILE_BYTES", 2 * 3 * 2)
     wanted, asked = store(tmp_path)
     assert asked == [0, 1, 2, 3, 4]
     found = feature_store.load(tmp_path, wanted, np.arange(10) * 7)
@@ -407,24 +475,20 @@ def test_files_of_another_batch_size_are_not_taken(
 
 
 @pytest.mark.parametrize(
-    "count, batch_size, shape, shards, rows",
+    "count, batch_size, shape, files, rows",
     [
         (5000, 32, (512,), 32, 160),  # averages: little is lost by a kill
         (22, 8, (512,), 3, 8),  # never less than a batch
         (200_000, 32, (7, 7, 512), 153, 1312),  # 64 MiB, in whole batches
     ],
 )
-def test_shards_are_small_in_small_sets(
-    tmp_path, count, batch_size, shape, shards, rows
-):
-    writer = feature_writer.Writer(
-        tmp_path,
-        {"split": "train", "view": None},
-        count=count,
-        shape=shape,
-        batch_size=batch_size,
-    )
-    assert (len(writer._shards), writer._rows) == (shards, rows)
+def test_files_are_small_in_small_sets(count, batch_size, shape, files, rows):
+    """And together they hold every image and every batch once."""
+    layout = Layout.of(count, shape, batch_size)
+    assert (len(layout.files), layout.rows_per_file) == (files, rows)
+    assert sum(map(layout.rows, layout.files)) == count
+    batches = [n for file in layout.files for n in layout.batches(file)]
+    assert batches == [*range(-(-count // batch_size))]
 
 
 def damage_json(folder):
@@ -536,11 +600,11 @@ def test_classical_head_is_scikit_learns(classifier, classes, size):
     from sklearn.linear_model import LogisticRegression
     from sklearn.svm import LinearSVC
 
-    from trainer.feature_extraction import classical
+    from trainer.feature_extraction import linear_head
 
     train, labels = blobs(classes, 30, size, 0)
     valid, valid_labels = blobs(classes, 40, size, 1)
-    head = classical.fit(
+    head = linear_head.fit(
         classifier, train, labels, valid[:, None], valid_labels
     )
     chosen = head.chosen
@@ -575,7 +639,7 @@ def test_class_weights_are_in_the_fit(classifier):
     from sklearn.linear_model import LogisticRegression
     from sklearn.svm import LinearSVC
 
-    from trainer.feature_extraction import classical
+    from trainer.feature_extraction import linear_head
 
     train, labels = blobs(2, 90, 8, 0, spread=1.5)
     few = np.r_[0:90, 90:100]
@@ -583,7 +647,7 @@ def test_class_weights_are_in_the_fit(classifier):
     valid, valid_labels = blobs(2, 60, 8, 1, spread=1.5)
     recall = {}
     for weights in ("none", "balanced"):
-        head = classical.fit(
+        head = linear_head.fit(
             classifier,
             train,
             labels,
@@ -668,7 +732,7 @@ def test_a_fitted_head_is_what_fine_tuning_starts_from(data, tmp_path):
 
 def test_the_command_extracts_what_the_run_takes(data, tmp_path):
     """Then the run finds all of it, and extracts nothing."""
-    from trainer import features
+    from trainer import extraction
     from trainer.run import run
 
     kept = tmp_path / "kept"
@@ -683,7 +747,7 @@ def test_the_command_extracts_what_the_run_takes(data, tmp_path):
         flip_average=True,
         augment="flip",
     )
-    made = [found.folder.name for found, _ in features.extract(wanted, [])]
+    made = [found.folder.name for found, _ in extraction.extract(wanted, [])]
     assert [name.rpartition("-")[0] for name in made] == [
         "train",
         *(f"train-view{n:03d}" for n in range(3)),
@@ -696,17 +760,17 @@ def test_the_command_extracts_what_the_run_takes(data, tmp_path):
 
 
 def test_temperature_makes_an_svm_honest():
-    from trainer.feature_extraction import classical
+    from trainer.feature_extraction import linear_head
 
     train, labels = blobs(2, 100, 10, 0)
     valid, valid_labels = blobs(2, 500, 10, 1)
-    head = classical.fit(
+    head = linear_head.fit(
         "linear_svm", train, labels, valid[:, None], valid_labels
     )
     logits = valid @ head.kernel + head.bias
-    best = classical._loss(logits, valid_labels)
+    best = linear_head._loss(logits, valid_labels)
     for factor in (0.8, 1.25):
-        assert classical._loss(logits * factor, valid_labels) > best
+        assert linear_head._loss(logits * factor, valid_labels) > best
 
 
 def test_a_classical_head_is_served(data, run, tmp_path):

@@ -48,7 +48,11 @@ ROOMS = {
     "trainer.recipes": {"data_prep.runtime"},
     "trainer.models": {"data_prep.runtime", "trainer.augmentation"},
     "trainer.distribution": {"data_prep.runtime"},
-    "trainer.pipeline": {"data_prep.dataset", "data_prep.runtime"},
+    "trainer.pipeline": {
+        "data_prep.dataset",
+        "data_prep.images",
+        "data_prep.runtime",
+    },
     "trainer.feature_extraction": {
         "data_prep.dataset",
         "data_prep.runtime",

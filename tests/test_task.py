@@ -184,6 +184,37 @@ def test_what_is_trained_is_what_is_served(trained, data, run, tmp_path, tf):
     )
 
 
+def test_predictions_as_csv_and_as_json_lines(trained, data, run, tmp_path):
+    """The same files, classes and numbers, in the same order."""
+    model, _ = trained
+    source = data.parent / "photos" / "test"
+    outputs = {}
+    for name in ("csv", "jsonl"):
+        outputs[name] = tmp_path / f"served.{name}"
+        done = run(
+            "trainer.predict",
+            f"--model_dir={model}",
+            f"--format={name}",
+            f"--output={outputs[name]}",
+            source,
+        )
+        assert done.returncode == 0, done.stderr
+    with open(outputs["csv"], newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = outputs["jsonl"].read_text().splitlines()
+    assert len(lines) == len(rows) == 6
+    for line, row in zip(lines, rows, strict=True):
+        found = json.loads(line)
+        assert list(found) == ["file", "label", "predicted", "probabilities"]
+        for field in ("file", "label", "predicted"):
+            assert found[field] == row[field]
+        assert list(found["probabilities"]) == ["cat", "dog"]
+        for label, probability in found["probabilities"].items():
+            assert probability == float(row[f"probability_{label}"])
+        best = max(found["probabilities"], key=found["probabilities"].get)
+        assert found["predicted"] == best
+
+
 def test_predict_names_bad_files(trained, run, tmp_path):
     model, _ = trained
     write_image(tmp_path / "images" / "good.png", 5)

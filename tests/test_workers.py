@@ -225,7 +225,7 @@ class TestRendezvous:
 def test_the_reason_of_a_loss_is_one_line(tf):
     """What TensorFlow 2.21 says in a traced function, and outside of one."""
     from trainer.distribution import worker_group
-    from trainer.distribution.cluster_env import Cluster
+    from trainer.distribution.cluster import Cluster
 
     said = (
         "Collective ops is aborted by: Error reported from /job:worker/task:1: "

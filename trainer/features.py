@@ -1,13 +1,13 @@
-"""Features: the frozen base run once per image, and kept.
+"""Command line: runs the frozen base once per image and keeps the features.
 
 python -m trainer.features --data_dir=data --output_dir=features
 
-Takes the flags of trainer.task, so that the same flag file gives the features
-that its frozen phase trains on; those of training it leaves alone.
+It takes the flags of trainer.task, so that the same flag file gives the
+features that its frozen phase trains on. Flags that only concern training are
+accepted and not used.
 """
 
 import os
-import pathlib
 
 from data_prep.runtime.errors import EXIT_STOPPED
 
@@ -18,27 +18,15 @@ if __name__ == "__main__":  # before all that takes time to import
 
 # ruff: noqa: E402
 import dataclasses
-from collections.abc import Iterator
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from data_prep.dataset import manifest as manifest_lib
 from data_prep.dataset import splits
-from data_prep.dataset.manifest import Manifest
-from data_prep.runtime import atomic
 from data_prep.runtime import command
 from data_prep.runtime import settings
-from data_prep.runtime import signals
 from data_prep.runtime import startup
-from data_prep.runtime.errors import DataError
-from data_prep.runtime.errors import Stopped
 from data_prep.runtime.settings import setting
 from trainer.config import Config
-from trainer.distribution import cluster_env
-from trainer.distribution.cluster_env import Cluster
-from trainer.feature_extraction.store import FeatureSet
+from trainer.distribution.cluster import find_cluster
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +35,13 @@ class Extraction(settings.Group):
 
     output_dir: str = setting(
         "",
-        "Where the features go, and are found again.",
+        "Folder of the features; what it holds already is not made again.",
         path=settings.Path(settings.WRITTEN),
         scope=settings.PROCESS,
         required=True,
     )
     csv: bool = setting(
-        False, "Write each set as features.csv too.", scope=settings.PROCESS
+        False, "Also write each set as features.csv.", scope=settings.PROCESS
     )
     split: tuple[str, ...] = setting(
         (),
@@ -64,7 +52,7 @@ class Extraction(settings.Group):
 
 
 class FeaturesConfig(Config):
-    """The flags of `trainer.features`: a training's, and those of this."""
+    """The flags of `trainer.features`: those of `trainer.task` and its own."""
 
     extraction: Extraction
 
@@ -77,129 +65,24 @@ class FeaturesConfig(Config):
         super().__init__(*required, **values)
 
 
-def write_csv(features: FeatureSet, files: list[str]) -> pathlib.Path:
-    """Writes a set as `features.csv` into its folder: id, file, label, values.
-
-    Args:
-        features: The set.
-        files: Path of every image, in record order.
-
-    Raises:
-        DataError: If the disk is full.
-        Stopped: If a signal asked to stop.
-    """
-    path = features.folder / "features.csv"
-    size = int(np.prod(features.shape))
-    try:
-        with atomic.open_csv(path) as writer:
-            writer.writerow(
-                ["id", "file", "label"] + [f"feature_{n}" for n in range(size)]
-            )
-            for row, file in enumerate(files):
-                if signals.requested():
-                    raise Stopped(
-                        f"stopped by {signals.requested()}. The features are kept, "
-                        f"{path} is not. Run the same command again."
-                    )
-                values = features.take(np.array([row])).reshape(-1)
-                writer.writerow(
-                    [features.ids[row], file, features.labels[row]]
-                    + [f"{value:g}" for value in values]
-                )
-    except OSError as error:
-        raise DataError(
-            f"{path} could not be written: {error}. The features themselves "
-            "are kept: free some space and run the same command again."
-        ) from error
-    return path
-
-
-def extract(
-    config: Config, splits_wanted: Sequence[str], cluster: Cluster | None = None
-) -> Iterator[tuple]:
-    """Extracts the features that a run of this config would use.
-
-    Args:
-        config: Of the run; `feature_dir` is where they go.
-        splits_wanted: Names of splits; empty takes all there are.
-        cluster: Of the processes that extract together, each a share; None
-            for one.
-
-    Yields:
-        Every `FeatureSet` and the `Reader` of its split: what the head is
-        fitted on and the frozen phase trains on, then what validation takes.
-    """
-    from trainer.distribution import rendezvous
-    from trainer.distribution.worker_group import WorkerGroup
-    from trainer.engine import model_directory
-    from trainer.engine import setup
-    from trainer.feature_extraction.extractor import Extractor
-    from trainer.pipeline import input_pipeline
-    from trainer.pipeline.reader import Reader
-
-    manifest = manifest_lib.load(config.data.data_dir)
-    _check_splits(manifest, splits_wanted)
-    if cluster:
-        purpose = model_directory.purpose(config, manifest)
-        rendezvous.meet(
-            cluster.workers,
-            cluster.index,
-            f"features of {list(splits_wanted) or 'all splits'} {purpose}",
-            config.devices.startup_timeout,
-        )
-    strategy, model = setup.make_model(config, manifest, cluster)
-    workers = WorkerGroup(strategy, cluster)
-    extractor = Extractor(config, manifest, strategy, model, workers)
-    signals.defer()
-    for split in splits_wanted or manifest.splits:
-        reader = Reader(config.data.data_dir, manifest, split)
-        if split != splits.TRAIN:
-            exact = input_pipeline.decoded_exactly(
-                reader, config.data.image_size
-            )
-            for found in extractor.served(reader, exact):
-                yield found, reader
-            continue
-        fast = input_pipeline.decoded_fast(reader, config.data.image_size)
-        # What is asked for, though the phase may take fewer.
-        views = config.features.feature_views or extractor.views(
-            config.optimisation.frozen_epochs
-        )
-        if config.features.head_init != "zeros" or not views:
-            yield extractor.plain(reader, fast), reader
-        if (
-            config.features.head_init == "zeros"
-            or config.augmentation.augment != "none"
-        ):
-            for view in range(views):
-                yield extractor.augmented(reader, fast, view), reader
-    workers.barrier()  # the first serves the others until the end
-
-
-def _check_splits(manifest: Manifest, wanted: Sequence[str]) -> None:
-    missing = sorted(set(wanted) - set(manifest.splits))
-    if missing:
-        raise DataError(
-            f"the data set has no {', '.join(missing)} split, only "
-            f"{', '.join(manifest.splits)}. Leave --split out, or make the "
-            "data set again with --splits."
-        )
-
-
 def main(config: FeaturesConfig) -> None:
-    """Extracts the features and says where they lie."""
-    cluster = cluster_env.cluster(os.environ)
+    """Extracts the features and prints where they are."""
+    cluster = find_cluster(os.environ)
     startup.import_tensorflow()
+    from trainer import extraction
     from trainer.distribution import devices
     from trainer.distribution import worker_group
+    from trainer.feature_extraction import csv_table
 
     cluster = devices.cluster_of(config.devices.strategy, cluster)
-    extraction = config.extraction
+    wanted = config.extraction
     with (
         worker_group.exit_at_once_when_stopped(cluster),
         worker_group.stop_when_worker_lost(cluster),
     ):
-        for features, reader in extract(config, extraction.split, cluster):
+        for features, reader in extraction.extract(
+            config, wanted.split, cluster
+        ):
             if not worker_group.is_first(cluster):
                 continue
             print(
@@ -208,8 +91,8 @@ def main(config: FeaturesConfig) -> None:
                 f"augmentation {features.identity['augment']}",
                 flush=True,
             )
-            if extraction.csv:
-                print(write_csv(features, reader.files()), flush=True)
+            if wanted.csv:
+                print(csv_table.write(features, reader.files()), flush=True)
 
 
 def cli() -> None:

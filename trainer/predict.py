@@ -27,8 +27,8 @@ class Prediction(settings.Group):
     )
     format: str = setting(
         "csv",
-        "Of the output: one line per image, comma-separated under a header, "
-        "or a JSON object each.",
+        "Format of the output. csv: a header, then a line per image; jsonl: a "
+        "JSON object per image.",
         choices=("csv", "jsonl"),
     )
     output: str = setting(
@@ -46,7 +46,10 @@ class PredictConfig(settings.Config):
 
 
 def list_files(paths: list[str]) -> list[str]:
-    """Returns the files that the paths name, folders searched throughout.
+    """Returns the files that the paths name, folders searched recursively.
+
+    Args:
+        paths: Files and folders; hidden files in folders are left out.
 
     Raises:
         DataError: If a path does not exist, or there is no file at all.
@@ -70,7 +73,7 @@ def list_files(paths: list[str]) -> list[str]:
 
 
 def main(config: PredictConfig, paths: list[str]) -> int:
-    """Writes the predictions of all files that the arguments name."""
+    """Writes predictions of all image files that the paths name."""
     model_dir, output = config.prediction.model_dir, config.prediction.output
     labels = pathlib.Path(model_dir, "labels.txt")
     if not labels.is_file():

@@ -1,8 +1,8 @@
-"""Command line: a picture of what an augmentation does.
+"""Command line: shows what an augmentation does to some images.
 
 python -m trainer.preview --data_dir=data --augment=classic
 
-Each row is one training image, as it is and in several epochs.
+Each row shows one training image, unchanged and as several epochs augment it.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ class Preview(settings.Group):
     data_dir: str = settings.same_as(config_lib.Data, "data_dir")
     output: str = setting(
         "preview.png",
-        "The picture to write.",
+        "The image file to write.",
         path=settings.Path(settings.WRITTEN),
     )
     image_size: int = settings.same_as(
@@ -36,8 +36,8 @@ class Preview(settings.Group):
         default=150,
         help="Width and height of an image, in pixels.",
     )
-    images: int = setting(6, "Rows.", low=1)
-    views: int = setting(6, "Augmentations beside each image.", low=1)
+    images: int = setting(6, "Number of images, one per row.", low=1)
+    views: int = setting(6, "Augmented versions beside each image.", low=1)
     seed: int = settings.same_as(config_lib.Run, "seed")
 
 
@@ -71,7 +71,7 @@ def grid(images: np.ndarray) -> np.ndarray:
 
 
 def main(config: PreviewConfig) -> None:
-    """Writes the picture."""
+    """Writes the grid of images to a file."""
     preview, chosen = config.preview, config.augmentation
     manifest = manifest_lib.load(preview.data_dir)
     startup.import_tensorflow()

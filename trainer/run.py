@@ -17,7 +17,7 @@ from data_prep.runtime.errors import UsageError
 from trainer.config import Config
 from trainer.distribution import devices
 from trainer.distribution import rendezvous
-from trainer.distribution.cluster_env import Cluster
+from trainer.distribution.cluster import Cluster
 from trainer.distribution.worker_group import WorkerGroup
 from trainer.distribution.worker_group import is_first
 from trainer.distribution.worker_group import stop_when_worker_lost
@@ -25,8 +25,7 @@ from trainer.engine import model_directory
 from trainer.engine import setup
 from trainer.engine import training as training_lib
 from trainer.engine.phases import train_phases
-from trainer.feature_extraction import head_init
-from trainer.feature_extraction.extractor import Extractor
+from trainer.feature_extraction import extractor as extractor_lib
 from trainer.inference import evaluation as evaluation_lib
 from trainer.inference import finished
 from trainer.models.classifier import inference_model
@@ -118,7 +117,9 @@ def train_and_evaluate(
     loader = setup.make_loader(config, manifest, workers)
     extractor = None
     if config.features.feature_cache or config.features.head_init != "zeros":
-        extractor = Extractor(config, manifest, strategy, model, workers)
+        extractor = extractor_lib.create(
+            config, manifest, strategy, model, workers
+        )
 
     training, resumed = training_lib.start(
         config, strategy, model, loader, workers, callbacks, log_dir
@@ -126,9 +127,7 @@ def train_and_evaluate(
     if not resumed:
         fitted_head = None
         if config.features.head_init != "zeros":
-            fitted_head = head_init.initialise(
-                config, model, loader, extractor, workers
-            )
+            fitted_head = setup.fit_head(config, model, loader, extractor)
         training_lib.save_start(training, fitted_head)
     state = train_phases(training, extractor, resumed)
 

@@ -21,8 +21,10 @@ from data_prep.runtime import startup
 from data_prep.runtime.errors import Stopped
 from data_prep.runtime.errors import UsageError
 from trainer.config import Config
-from trainer.distribution import cluster_env
+from trainer.distribution import command_line
 from trainer.distribution import handover
+from trainer.distribution import platform_settings
+from trainer.distribution.cluster import find_cluster
 
 
 def adopt_platform(flag_values: flags.FlagValues) -> None:
@@ -32,8 +34,8 @@ def adopt_platform(flag_values: flags.FlagValues) -> None:
         flag_values: The command's flags, not parsed yet.
     """
     booleans = {name for name in flag_values if flag_values[name].boolean}
-    sys.argv[1:] = cluster_env.arguments(sys.argv[1:], booleans)
-    platform = cluster_env.settings(os.environ)
+    sys.argv[1:] = command_line.normalise(sys.argv[1:], booleans)
+    platform = platform_settings.find(os.environ)
     for name in ("data_dir", "model_dir"):
         if value := getattr(platform, name):
             flag_values.set_default(name, value)
@@ -45,10 +47,10 @@ def main(config: Config) -> None:
     Args:
         config: All settings of the run.
     """
-    platform = cluster_env.settings(os.environ)
+    platform = platform_settings.find(os.environ)
     try:
         refuse_object_storage(config)
-        cluster = cluster_env.cluster(os.environ)
+        cluster = find_cluster(os.environ)
         startup.import_tensorflow()
         from trainer.distribution import worker_group
         from trainer.run import run
@@ -86,7 +88,7 @@ def refuse_object_storage(config: Config) -> None:
 
 
 def _hand_over(
-    config: Config, platform: cluster_env.Settings, done: dict
+    config: Config, platform: platform_settings.PlatformSettings, done: dict
 ) -> None:
     if platform.publish_dir:
         handover.publish(config.run.model_dir, platform.publish_dir)

@@ -13,6 +13,7 @@ from PIL import Image
 from PIL import ImageOps
 
 from data_prep.images import fingerprint
+from data_prep.images import geometry
 from data_prep.images.fingerprint import Fingerprint
 
 # Larger pictures are refused from their header, before any pixel is decoded:
@@ -20,7 +21,7 @@ from data_prep.images.fingerprint import Fingerprint
 MAX_PIXELS = 89_478_485
 
 ENCODINGS = ("original", "jpeg", "raw")
-RESIZES = ("stretch", "crop", "pad")
+RESIZES = geometry.RESIZES
 JPEG_QUALITY = 95
 
 # The formats that are read, by their first bytes, and their usual endings.
@@ -206,20 +207,24 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def fit(picture: Image.Image, size: int, resize: str) -> Image.Image:
-    """Returns the picture as a square of `size` pixels.
+    """Returns the picture as a square of `size` pixels, by Pillow.
 
     Args:
         picture: RGB.
         size: Width and height of the result in pixels.
         resize: "stretch" ignores the aspect ratio, "crop" keeps the middle,
-            "pad" adds black borders.
+            "pad" adds black borders; see `geometry.fit`.
     """
-    target = (size, size)
-    if resize == "crop":
-        return ImageOps.fit(picture, target, Image.Resampling.BILINEAR)
-    if resize == "pad":
-        return ImageOps.pad(picture, target, Image.Resampling.BILINEAR)
-    return picture.resize(target, Image.Resampling.BILINEAR)
+    source, target = geometry.fit(picture.height, picture.width, size, resize)
+    right, bottom = source.left + source.width, source.top + source.height
+    # Cut first: `resize(box=...)` blends in pixels from beyond the box.
+    part = picture.crop((source.left, source.top, right, bottom))
+    part = part.resize((target.width, target.height), Image.Resampling.BILINEAR)
+    if part.size == (size, size):
+        return part
+    square = Image.new(picture.mode, (size, size))
+    square.paste(part, (target.left, target.top))
+    return square
 
 
 def _format(start: bytes) -> str:

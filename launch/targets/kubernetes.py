@@ -11,7 +11,7 @@ from launch.job import Rendered
 from launch.job import Work
 from launch.targets import kubernetes_rules
 from launch.targets import render as render_lib
-from trainer.distribution.cluster_env import WORKERS_VARIABLE
+from trainer.distribution.cluster import WORKERS_VARIABLE
 
 PORT = 2222
 RUNS = "/etc/shardtune/runs"

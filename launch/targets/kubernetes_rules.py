@@ -14,7 +14,7 @@ from data_prep.runtime.errors import EXIT_USAGE
 from data_prep.runtime.errors import UsageError
 from launch import arguments
 from launch.targets import rules
-from trainer.distribution.cluster_env import WORKERS_VARIABLE
+from trainer.distribution.cluster import WORKERS_VARIABLE
 
 _MODELS = {
     "JobSet": "JobsetV1alpha2JobSet",

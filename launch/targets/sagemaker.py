@@ -106,7 +106,7 @@ def check(files: Mapping[str, str]) -> None:
 
 
 def _request(job: Job, module: str, given: tuple[str, ...], name: str) -> dict:
-    # The platform's folders, which cluster_env finds. data_prep reads and
+    # The platform's folders, which platform_settings finds. data_prep reads and
     # writes S3 itself.
     words = replaced(given, {"data_dir": None, "model_dir": None})
     seconds = 60 * job.sagemaker.time_limit

@@ -19,7 +19,7 @@ from launch.job import Work
 from launch.job import replaced
 from launch.targets import render as render_lib
 from launch.targets import rules
-from trainer.distribution import cluster_env
+from trainer.distribution import platform_settings
 
 CONFIG = "job.yaml"
 _GOOGLE = "google.cloud.aiplatform_v1"
@@ -223,7 +223,7 @@ def _mounted(given: tuple[str, ...]) -> tuple[str, ...]:
         name, _, value = argument.partition("=")
         if value.startswith("gs://"):
             environ = {"AIP_MODEL_DIR": value}
-            argument = f"{name}={cluster_env.settings(environ).model_dir}"
+            argument = f"{name}={platform_settings.find(environ).model_dir}"
         found.append(argument)
     return tuple(found)
 

@@ -1,1 +1,1 @@
-"""Augmentation on the accelerator: what an image gets is a pure function."""
+"""Augmentation on the accelerator, by random numbers that repeat."""

@@ -1,7 +1,7 @@
 """One fused affine augmentation: rotation, shifts, shear, zoom and flips.
 
 All are composed into one matrix per image and applied by one bilinear
-resampling, where a chain of layers resamples (and blurs) once per step. The
+resampling; a chain of layers would resample (and blur) once per layer. The
 parameters, their units and their composition are those of Keras's
 `ImageDataGenerator` (keras-preprocessing, `image/affine_transformations.py`:
 rotation, shift, shear, zoom about the image's centre, then the flips).
@@ -18,18 +18,20 @@ from trainer.augmentation import random_bits
 
 @dataclasses.dataclass(frozen=True)
 class AffineRanges:
-    """How far each parameter may go.
+    """The range of each parameter, which is drawn uniformly from it.
 
     Attributes:
-        rotation_range: Degrees, either way.
-        width_shift_range: Fraction of the width, either way.
-        height_shift_range: Fraction of the height, either way.
-        shear_range: Degrees, either way.
+        rotation_range: Greatest rotation in degrees, in either direction.
+        width_shift_range: Greatest shift to the left or right, as a fraction
+            of the width.
+        height_shift_range: Greatest shift up or down, as a fraction of the
+            height.
+        shear_range: Greatest shear in degrees, in either direction.
         zoom_range: Each axis is zoomed by 1 - range to 1 + range.
-        horizontal_flip: Flip half of the images left to right.
-        vertical_flip: Flip half of the images upside down.
-        fill_mode: What lies outside: "nearest", "reflect", "constant" (black)
-            or "wrap" (of period n; SciPy's "grid-wrap").
+        horizontal_flip: Whether half of the images are flipped left to right.
+        vertical_flip: Whether half of the images are flipped upside down.
+        fill_mode: What fills pixels outside the image: "nearest", "reflect",
+            "constant" (black) or "wrap" (of period n; SciPy's "grid-wrap").
     """
 
     rotation_range: float = 0.0
@@ -42,7 +44,7 @@ class AffineRanges:
     fill_mode: str = "nearest"
 
     def scaled(self, strength: float) -> "AffineRanges":
-        """Returns the ranges times `strength`; flips stay as they are."""
+        """Returns the ranges times `strength`, flips unchanged."""
         return dataclasses.replace(
             self,
             rotation_range=self.rotation_range * strength,
@@ -55,13 +57,13 @@ class AffineRanges:
 
 @dataclasses.dataclass(frozen=True)
 class AffineParameters:
-    """What each of B images gets; every field is float32 `[B]`.
+    """The parameters drawn for each of B images; all are float32 `[B]`.
 
     Attributes:
         theta: Rotation in degrees.
         tx: Shift along the height, as a fraction of it.
         ty: Shift along the width, as a fraction of it.
-        shear: In degrees.
+        shear: Shear in degrees.
         zx: Zoom along the height; 1 is none, 2 shows twice the height.
         zy: Zoom along the width.
         flip_horizontal: 1 flips left to right, 0 does not.
@@ -82,8 +84,9 @@ class RandomAffine(keras.layers.Layer):
     """Applies a random affine map to each image; identity at inference.
 
     Args:
-        ranges: How far the parameters may go.
-        seed: With the epoch and an image's id, all that its map depends on.
+        ranges: The parameters' ranges.
+        seed: The run's seed. An image's map depends on it, on the epoch and on
+            the image's id, and on nothing else.
     """
 
     def __init__(self, ranges: AffineRanges, seed: int, **kwargs):
@@ -117,8 +120,8 @@ def sample(ranges: AffineRanges, seed: int, epoch, ids) -> AffineParameters:
     """Draws the parameters of every image.
 
     Args:
-        ranges: How far they may go.
-        seed: Of the run.
+        ranges: The parameters' ranges.
+        seed: The run's seed.
         epoch: Integer scalar, counted from 0.
         ids: int64 `[B]`.
     """
@@ -141,7 +144,7 @@ def apply(images, parameters: AffineParameters, fill_mode: str) -> tf.Tensor:
 
     Args:
         images: float `[B, H, W, C]`.
-        parameters: What each image gets.
+        parameters: The parameters of each image.
         fill_mode: As in `AffineRanges`.
 
     Returns:
@@ -152,11 +155,11 @@ def apply(images, parameters: AffineParameters, fill_mode: str) -> tf.Tensor:
 
 
 def flip(images, parameters: AffineParameters) -> tf.Tensor:
-    """Flips the images that the parameters say, and does nothing else.
+    """Flips images by their parameters, without resampling.
 
     Args:
         images: `[B, H, W, C]`.
-        parameters: What each image gets; all but the flips is ignored.
+        parameters: The parameters of each image; only the flips are used.
 
     Returns:
         Images of the shape and type of `images`.
@@ -213,9 +216,9 @@ def matrices(
     rotation * shift * shear * zoom * flip, as in `ImageDataGenerator`.
 
     Args:
-        parameters: What each image gets.
-        height: In pixels.
-        width: In pixels.
+        parameters: The parameters of each image.
+        height: The images' height in pixels.
+        width: The images' width in pixels.
 
     Returns:
         float32 `[B, 8]`, as ImageProjectiveTransformV3 takes it: a0 a1 a2 b0

@@ -1,8 +1,8 @@
 """Brightness, contrast and saturation, and RandAugment.
 
-The operations are keras-cv's (`augment_images` of its layers), the random
-numbers are ours: keras-cv's own cannot be set to a step, so a resumed run
-would draw others.
+The operations are keras-cv's (`augment_images` of its layers). The random
+numbers are those of `random_bits`, because keras-cv's cannot be set to a step:
+a resumed run, or one with another number of replicas, would draw others.
 """
 
 import functools
@@ -42,8 +42,8 @@ def jitter(images, strength: float, seed: int, epoch, ids) -> tf.Tensor:
 
     Args:
         images: float32 `[B, H, W, 3]` in [0, 255].
-        strength: Factor of the 20%.
-        seed: Of the run.
+        strength: Factor of the 20%, at least 0.
+        seed: The run's seed.
         epoch: Integer scalar, counted from 0.
         ids: int64 `[B]`.
 
@@ -71,7 +71,7 @@ def randaugment(images, magnitude: float, seed: int, epoch, ids) -> tf.Tensor:
     Args:
         images: float32 `[B, H, W, 3]` in [0, 255].
         magnitude: Mean strength of an operation in [0, 1].
-        seed: Of the run.
+        seed: The run's seed.
         epoch: Integer scalar, counted from 0.
         ids: int64 `[B]`.
 
@@ -82,7 +82,7 @@ def randaugment(images, magnitude: float, seed: int, epoch, ids) -> tf.Tensor:
         unit = random_bits.uniform(
             seed, epoch, ids, 4, stream=_RANDAUGMENT_STREAM + number
         )
-        # Beyond the last operation lies doing nothing.
+        # An index beyond the last operation leaves the image unchanged.
         choice = tf.cast(unit[:, 0] * (len(OPERATIONS) / RATE), tf.int32)
         level = tf.clip_by_value(
             magnitude + _SPREAD * _normal(unit[:, 1], unit[:, 2]), 0.0, 1.0
@@ -97,9 +97,12 @@ def apply(images, choice, level, signed) -> tf.Tensor:
 
     Args:
         images: float32 `[B, H, W, 3]` in [0, 255].
-        choice: int32 `[B]`: positions in `OPERATIONS`; beyond it, nothing.
-        level: float32 `[B]` in [0, 1], for operations of one direction.
-        signed: float32 `[B]` in [-1, 1], for those of two.
+        choice: int32 `[B]`: indices in `OPERATIONS`; a greater index leaves
+            the image unchanged.
+        level: float32 `[B]` in [0, 1]: strength of the operations that have
+            one direction, such as "solarize".
+        signed: float32 `[B]` in [-1, 1]: strength and direction of those that
+            have two, such as "brightness".
 
     Returns:
         Images of the shape, type and range of `images`.
@@ -161,7 +164,7 @@ def _operate(name: str, images, level, signed) -> tf.Tensor:
 
 @functools.cache
 def _layers() -> dict:
-    """Makes keras-cv's layers; what they are given to draw is never used."""
+    """Makes keras-cv's layers; what they would draw from is never used."""
     layers = keras_cv.layers
     # float32: 16 bits cannot count the grey levels of an equalisation.
     options = {"dtype": "float32"}

@@ -1,8 +1,10 @@
 """MixUp and CutMix: two images and their labels become one.
 
-The partner of an image is its neighbour in the batch of its device, and the
-share of both is drawn once per image; so, unlike all else here, what an image
-gets depends on its batch too.
+The partner of an image is its neighbour among the images that its device
+computes at once, and shares and centres are drawn per image. So, unlike every
+other augmentation, what becomes of an image depends not only on seed, epoch
+and image but also on its batch, and on the number of devices and micro-batches
+that the batch is split into.
 """
 
 import tensorflow as tf
@@ -16,9 +18,9 @@ def shares(alpha: float, seed: int, epoch, ids) -> tf.Tensor:
     """Draws from Beta(alpha, alpha) the share that each image keeps.
 
     Args:
-        alpha: Above 0; 1 makes all shares equally likely, less prefers the
-            extremes.
-        seed: Of the run.
+        alpha: Above 0; 1 makes all shares equally likely, a lesser value
+            makes those near 0 and 1 more likely.
+        seed: The run's seed.
         epoch: Integer scalar, counted from 0.
         ids: int64 `[B]`.
 
@@ -38,8 +40,8 @@ def mixup(images, targets, share) -> tuple[tf.Tensor, tf.Tensor]:
 
     Args:
         images: float `[B, H, W, C]`.
-        targets: float32 `[B, K]`, the classes' probabilities.
-        share: float32 `[B]` in [0, 1], what each image keeps of itself.
+        targets: float32 `[B, K]`, probabilities of the K classes.
+        share: float32 `[B]` in [0, 1]: each image's own share of the blend.
 
     Returns:
         Images and targets of the shapes and types given.
@@ -60,10 +62,11 @@ def cutmix(images, targets, share, centre) -> tuple[tf.Tensor, tf.Tensor]:
 
     Args:
         images: float `[B, H, W, C]`.
-        targets: float32 `[B, K]`, the classes' probabilities.
-        share: float32 `[B]` in [0, 1].
-        centre: float32 `[B, 2]` in [0, 1): of the rectangle, as fractions of
-            height and width.
+        targets: float32 `[B, K]`, probabilities of the K classes.
+        share: float32 `[B]` in [0, 1]: the share of each image that the
+            rectangle leaves, where it lies inside.
+        centre: float32 `[B, 2]` in [0, 1): centre of the rectangle, as
+            fractions of height and width.
 
     Returns:
         Images and targets of the shapes and types given.
@@ -87,7 +90,7 @@ def centres(seed: int, epoch, ids) -> tf.Tensor:
     """Draws the centres of CutMix's rectangles.
 
     Args:
-        seed: Of the run.
+        seed: The run's seed.
         epoch: Integer scalar, counted from 0.
         ids: int64 `[B]`.
 

@@ -1,4 +1,10 @@
-"""Augmentation policies by name, and what a batch gets in training."""
+"""Augmentation policies by name, and the function that applies one to a batch.
+
+What becomes of an image depends on seed, epoch and image id alone, so that
+replicas, batches and resumed runs change nothing. MixUp and CutMix are the
+exception: they mix an image with its neighbour, so they also depend on how
+batches are made and split (see `mix`).
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,7 +17,7 @@ from trainer.augmentation.affine import RandomAffine
 
 AFFINE = {
     "flip": AffineRanges(horizontal_flip=True),
-    # Small enough to keep a pretrained base's features what they are.
+    # Small enough to change a pretrained base's features little.
     "light": AffineRanges(
         rotation_range=8.0,
         width_shift_range=0.05,
@@ -19,8 +25,8 @@ AFFINE = {
         zoom_range=0.1,
         horizontal_flip=True,
     ),
-    # Of the published cats-and-dogs experiment. Its shear of 0.2 is in
-    # degrees, as ImageDataGenerator takes it, so next to nothing.
+    # Those of the published cats-and-dogs experiment. Its shear of 0.2 is
+    # in degrees, as ImageDataGenerator takes it, so hardly visible.
     "classic": AffineRanges(
         rotation_range=40.0,
         width_shift_range=0.2,
@@ -30,23 +36,24 @@ AFFINE = {
         horizontal_flip=True,
     ),
 }
-# Which affine ranges go before the colours.
+# Which affine ranges are applied before the colours are changed.
 _COLOUR = {"jitter": "light", "randaugment": "flip"}
 _MAGNITUDE = 0.5  # of RandAugment at strength 1, keras-cv's default
 
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """What to do to the images of a batch.
+    """How the images of a batch are augmented.
 
     Attributes:
-        name: "none", a key of `AFFINE`, "jitter" (light, and brightness,
-            contrast and saturation) or "randaugment" (after a flip).
-        strength: Factor of every range; 1 is the policy as it is known.
-        mixup: Alpha of MixUp; 0 mixes none.
-        cutmix: Alpha of CutMix; 0 mixes none. With both, half of the batches
-            get one and half the other.
-        seed: Of the run.
+        name: "none", a key of `AFFINE`, "jitter" (light, then brightness,
+            contrast and saturation) or "randaugment" (a flip, then
+            RandAugment).
+        strength: Factor of every range; 1 is the policy as published.
+        mixup: Alpha of MixUp; 0 switches it off.
+        cutmix: Alpha of CutMix; 0 switches it off. With both, each is applied
+            to half of the batches.
+        seed: The run's seed.
     """
 
     name: str
@@ -60,14 +67,18 @@ def create(policy: Policy, num_classes: int) -> Callable:
     """Returns the function that augments a batch in training.
 
     Args:
-        policy: What to do.
-        num_classes: K.
+        policy: How images are augmented.
+        num_classes: Number of classes, K.
 
     Returns:
-        A function of `image` uint8 `[B, H, W, 3]` in [0, 255], `label` int32
-        `[B]`, `ids` int64 `[B]` and `epoch`, an integer scalar. It returns
-        images `[B, H, W, 3]` in [0, 255], in the compute type of the global
-        policy (float32 for "none"), and targets float32 `[B, K]`, the classes' probabilities.
+        A function of four arguments: `image` uint8 `[B, H, W, 3]` in [0, 255];
+        `label` int32 `[B]`, indices of classes; `ids` int64 `[B]`, image ids;
+        `epoch`, an integer scalar counted from 0. It returns the images
+        `[B, H, W, 3]` in [0, 255], in the compute type of Keras's global dtype
+        policy (float32 for "none"), and targets float32 `[B, K]`,
+        probabilities of the classes. It draws from a hash of seed, epoch and
+        id, so the same arguments give the same result; without MixUp and
+        CutMix an image's result does not depend on the rest of the batch.
     """
     seed = policy.seed
     name = _COLOUR.get(policy.name, policy.name)
@@ -90,7 +101,7 @@ def create(policy: Policy, num_classes: int) -> Callable:
 
 
 def _colour(policy: Policy, image, ids, epoch) -> tf.Tensor:
-    # keras-cv takes seconds to import, so only who needs it waits for it.
+    # keras-cv takes seconds to import, and most policies do not use it.
     from trainer.augmentation import colour
 
     kept = image.dtype
@@ -114,7 +125,7 @@ def _mix(policy: Policy, image, targets, ids, epoch):
         return mix.cutmix(image, targets, share, centre)
 
     if policy.mixup and policy.cutmix:
-        # The batch's first centre is as good a coin as any.
+        # One coin per batch: its first image's random number.
         coin = mix.centres(policy.seed, epoch, ids[:1])[0, 0] < 0.5
         return tf.cond(coin, mixup, cutmix)
     if policy.mixup:

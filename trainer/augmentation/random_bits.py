@@ -17,14 +17,14 @@ def uniform(seed: int, epoch, ids, number: int, stream: int = 0) -> tf.Tensor:
     """Draws independent uniform numbers for every image.
 
     Args:
-        seed: Of the run.
-        epoch: Counted from 0; an integer or an integer tensor.
+        seed: The run's seed.
+        epoch: The epoch, counted from 0; an integer or an integer tensor.
         ids: int64 `[B]`, image ids.
-        number: How many numbers an image gets.
-        stream: Who asks: numbers of different streams are independent.
+        number: Count of numbers per image, N.
+        stream: Number of the caller; different streams are independent.
 
     Returns:
-        float32 `[B, number]` in [0, 1), in steps of 2**-24.
+        float32 `[B, N]` in [0, 1), in steps of 2**-24.
     """
     epoch = tf.cast(epoch, tf.int64)
     run = _mix(tf.constant(_signed(seed), tf.int64)) + epoch

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from data_prep.runtime.errors import UsageError
-from trainer.distribution.cluster_env import Cluster
+from trainer.distribution.cluster import Cluster
 
 
 def make_strategy(

@@ -13,7 +13,7 @@ import tensorflow as tf
 from data_prep.runtime import signals
 from data_prep.runtime.errors import EXIT_STOPPED
 from data_prep.runtime.errors import Stopped
-from trainer.distribution.cluster_env import Cluster
+from trainer.distribution.cluster import Cluster
 
 _POLL_SECONDS = 2.0  # of independent work between two exchanges of status
 

@@ -1,5 +1,6 @@
 """What a run begins with: devices, model and data loader."""
 
+import pathlib
 from collections.abc import Sequence
 
 import keras
@@ -10,8 +11,12 @@ from data_prep.dataset.manifest import Manifest
 from data_prep.runtime.errors import UsageError
 from trainer.config import Config
 from trainer.distribution import devices
-from trainer.distribution.cluster_env import Cluster
+from trainer.distribution.cluster import Cluster
 from trainer.distribution.worker_group import WorkerGroup
+from trainer.feature_extraction import head_init
+from trainer.feature_extraction import views
+from trainer.feature_extraction.extractor import Extractor
+from trainer.feature_extraction.head_init import ViewedSplit
 from trainer.models import weights
 from trainer.models.classifier import build_classifier
 from trainer.pipeline.data_loader import DataLoader
@@ -100,3 +105,43 @@ def _check_batch_size(batch_size: int, replicas: int, pieces: int) -> None:
             f"--batch_size={batch_size} cannot be shared evenly by "
             f"{replicas} replicas{in_pieces}. Use --batch_size={nearest}."
         )
+
+
+def fit_head(
+    config: Config,
+    model: keras.Model,
+    loader: DataLoader,
+    extractor: Extractor,
+) -> dict:
+    """Sets the model's head to a linear classifier fitted on features.
+
+    Args:
+        config: The run's settings; `head_init` names the classifier.
+        model: What `build_classifier` returned, without a hidden layer.
+        loader: The readers and the images of both splits.
+        extractor: Extracts features by the model's base.
+
+    Returns:
+        The row of epoch 0 in `metrics.jsonl`: what the head reached.
+    """
+    fitted_on = views.for_head_fit(
+        config.augmentation, config.features, config.run.seed
+    )
+    chosen_on = views.for_inference(config.model.flip_average)
+    train, validation = (
+        ViewedSplit(loader.readers[split], loader.images[split], seen)
+        for split, seen in (
+            (splits.TRAIN, fitted_on),
+            (splits.VALIDATION, chosen_on),
+        )
+    )
+    return head_init.initialise(
+        model,
+        train,
+        validation,
+        extractor,
+        pathlib.Path(config.run.model_dir),
+        classifier=config.features.head_init,
+        class_weights=config.optimisation.class_weights,
+        seed=config.run.seed,
+    )

@@ -3,9 +3,10 @@
 The frozen base gives the same features for an image in every epoch, so it need
 not run in every epoch. Either way the head is trained by the same steps, in
 the same order, on the same augmented views. An epoch's augmentation is a pure
-function of seed, epoch and image: that is why it can be cached. Validation takes the features of images that are
-decoded as the exported model decodes them, with `flip_average` those of their
-mirror images too: what chooses the epoch is what will predict.
+function of seed, epoch and image: that is why it can be cached. Validation takes the
+features of images that are decoded as the exported model decodes them, with
+`flip_average` those of their mirror images too: what chooses the epoch is what
+will predict.
 """
 
 from collections.abc import Callable
@@ -17,8 +18,9 @@ from data_prep.dataset import splits
 from trainer.augmentation import policies
 from trainer.config import Augmentation
 from trainer.config import Config
+from trainer.feature_extraction import source as feature_source
+from trainer.feature_extraction import views as views_lib
 from trainer.feature_extraction.extractor import Extractor
-from trainer.feature_extraction.extractor import source as feature_source
 from trainer.models.classifier import head_of
 from trainer.models.classifier import inference_head
 from trainer.models.classifier import inference_model
@@ -85,22 +87,29 @@ def head_on_features(
         extractor: Extracts features by the model's base.
     """
     head = head_of(model)
-    views = extractor.views(config.optimisation.frozen_epochs)
-    validation = extractor.served(
-        loader.readers[splits.VALIDATION], loader.images[splits.VALIDATION]
+    views = views_lib.for_training(
+        config.augmentation,
+        config.features,
+        config.run.seed,
+        config.optimisation.frozen_epochs,
     )
-    opened: dict[int, Source] = {}
+    validation = [
+        extractor.extract(
+            loader.readers[splits.VALIDATION],
+            loader.images[splits.VALIDATION],
+            view,
+        )
+        for view in views_lib.for_inference(config.model.flip_average)
+    ]
+    opened: dict[views_lib.View, Source] = {}
 
     def train_source(epoch: int) -> Source:
-        view = epoch % views
+        view = views[epoch % len(views)]
         if view not in opened:
-            opened[view] = feature_source(
-                extractor.augmented(
-                    loader.readers[splits.TRAIN],
-                    loader.images[splits.TRAIN],
-                    view,
-                )
+            found = extractor.extract(
+                loader.readers[splits.TRAIN], loader.images[splits.TRAIN], view
             )
+            opened[view] = feature_source.of_features(found)
         return opened[view]
 
     return TrainedPart(
@@ -108,7 +117,7 @@ def head_on_features(
         inference_head(head, config.model.flip_average),
         policies.create(policies.Policy("none"), model.output.shape[1]),
         train_source,
-        feature_source(*validation),
+        feature_source.of_features(*validation),
     )
 
 

@@ -1,1 +1,1 @@
-"""The frozen base run once per image, and classifiers fitted on what it gives."""
+"""Features of the frozen base, kept on disk, and heads fitted on them."""

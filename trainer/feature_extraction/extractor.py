@@ -1,10 +1,25 @@
-"""Runs the frozen base over the images of a split, once per image and view."""
+"""Runs the frozen base over a split, once per image and view.
 
-import hashlib
+Workers extract without a collective. A worker's share is whole files of whole
+batches, and which batches a file holds depends on the number of images alone:
+so the set does not depend on the number of workers, not even in its last bits,
+and workers may differ in speed. While they work they meet every other second
+(`Workers.at_work`), which is how a signal reaches all of them and how
+TensorFlow notices a lost one. Each worker runs a whole batch on its own
+replicas, where training gives it a share of one; there is only a forward pass,
+so that fits in memory.
+
+Validation images are decoded as the exported model decodes them, and with
+--flip_average there is a second set of their mirrors: the epoch is chosen by
+what will predict.
+"""
+
+import dataclasses
 import pathlib
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,197 +29,144 @@ from data_prep.dataset.manifest import Manifest
 from data_prep.runtime.progress import Progress
 from trainer.augmentation import policies
 from trainer.config import Config
+from trainer.config import Model
 from trainer.distribution import devices
 from trainer.distribution.worker_group import WorkerGroup
+from trainer.feature_extraction import identity as identity_lib
 from trainer.feature_extraction import store
+from trainer.feature_extraction.layout import Layout
 from trainer.feature_extraction.store import FeatureSet
-from trainer.feature_extraction.writer import Writer
-from trainer.models.bases import BASES
+from trainer.feature_extraction.views import View
+from trainer.feature_extraction.writer import FeatureSetWriter
 from trainer.models.classifier import base_of
 from trainer.pipeline import input_pipeline
 from trainer.pipeline.reader import Reader
 
 # Seconds in which what another worker has written has to be seen here.
 PATIENCE = 60.0
-MIRRORED = "mirrored"  # what flip averaging adds to the pictures as they are
 
 
 class Extractor:
     """Runs the frozen base over splits, or takes what an earlier run kept.
 
     Args:
-        config: Of the run.
-        manifest: Of its data set.
-        strategy: That the model was made under.
-        model: What `model.build_classifier` returned, its base's weights in
-            place.
-        workers: Of the run. Each extracts its share by itself, of whole
-            batches, so what all of them keep does not depend on their number.
+        root: Folder of all feature sets; all workers share it.
+        model: What `classifier.build_classifier` returned, with the base's
+            weights in place.
+        network: The settings that `model` was built from.
+        manifest: The data set's manifest.
+        strategy: The strategy that `model` was made under.
+        workers: The workers that extract together, each its share.
+        batch_size: Images that a worker's replicas take at once.
+
+    Attributes:
+        workers: As given.
     """
 
     def __init__(
         self,
-        config: Config,
+        root: pathlib.Path,
+        model: keras.Model,
+        network: Model,
         manifest: Manifest,
         strategy: tf.distribute.Strategy,
-        model: keras.Model,
         workers: WorkerGroup,
+        batch_size: int,
     ):
-        self._config = config
+        self._root = root
         self._manifest = manifest
         self._strategy = strategy
+        self.workers = workers
+        self._batch_size = batch_size
         self._base = base_of(model)
-        self._workers = workers
-        self.model_dir = pathlib.Path(config.run.model_dir)
-        self._steps: dict[str, Callable] = {}
-        self.root = pathlib.Path(
-            config.features.feature_dir or self.model_dir / "features"
+        self._identity = identity_lib.of_base(
+            self._base, network, manifest, strategy
         )
-        preprocessing = config.model.preprocessing
-        if preprocessing == "auto":
-            preprocessing = BASES[config.model.base].preprocessing
-        self._identity = {
-            "format": 1,
-            "data_fingerprint": manifest.fingerprint,
-            "base": config.model.base,
-            "weights": _hash_weights(self._base, strategy),
-            "image_size": config.data.image_size,
-            "preprocessing": preprocessing,
-            "pooled": config.model.head == "gap",
-            "precision": keras.config.dtype_policy().name,
-        }
+        self._steps: dict[View, Callable] = {}
 
-    def views(self, epochs: int) -> int:
-        """Returns how many views of the training images a phase takes."""
-        if self._config.augmentation.augment == "none":
-            return 1
-        return min(self._config.features.feature_views or epochs, epochs)
-
-    def augmented(
-        self, reader: Reader, images: Callable, epoch: int
+    def extract(
+        self, reader: Reader, images: Callable, view: View
     ) -> FeatureSet:
-        """Returns the features of a split as an epoch augments it.
+        """Returns the features of a split, extracted unless they are kept.
 
         Args:
-            reader: Of the split.
-            images: Where its pixels come from, see `input_pipeline.create`.
-            epoch: Of the augmentation.
+            reader: The split's records.
+            images: The source of its pixels, see `input_pipeline.create`.
+            view: What the base sees of each image.
+
+        Raises:
+            DataError: If kept features are damaged, or the disk is full.
+            Stopped: If a signal asked to stop; finished files stay.
         """
-        config = self._config
-        if config.augmentation.augment == "none":
-            return self.plain(reader, images)
-        identity = {
-            "augment": config.augmentation.augment,
-            "augment_strength": config.augmentation.augment_strength,
-            "seed": config.run.seed,
-        }
-        return self._get(reader, images, identity, epoch)
-
-    def plain(self, reader: Reader, images: Callable) -> FeatureSet:
-        """Returns the features of a split's pictures as they are."""
-        return self._get(reader, images, {"augment": "none"}, None)
-
-    def mirrored(self, reader: Reader, images: Callable) -> FeatureSet:
-        """Returns the features of a split's pictures, mirrored."""
-        return self._get(reader, images, {"augment": MIRRORED}, None)
-
-    def served(self, reader: Reader, images: Callable) -> list[FeatureSet]:
-        """Returns the features that predictions average over.
-
-        Those of the pictures as they are, and of their mirrors with
-        `flip_average`.
-        """
-        result = [self.plain(reader, images)]
-        if self._config.model.flip_average:
-            result.append(self.mirrored(reader, images))
-        return result
-
-    def _get(
-        self, reader: Reader, images: Callable, augment: dict, view: int | None
-    ) -> FeatureSet:
         identity = {
             **self._identity,
             "split": reader.split,
-            **augment,
-            "view": view,
+            **view.identity,
         }
-        found = store.load(self.root, identity, reader.ids)
-        if not self._workers.sum(found is not None):  # nobody has found it
-            writer = Writer(
-                self.root,
-                identity,
-                count=reader.count,
-                shape=self._base.output.shape[1:],
-                batch_size=self._config.optimisation.batch_size,
-            )
-            writer.write_share(
-                lambda numbers: self._extract(
-                    reader, images, augment["augment"], view, numbers
-                ),
-                self._workers.rank,
-                self._workers.count,
-            )
-            self._workers.wait_until_all_finish()
-            if self._workers.is_first:
-                writer.finish(
-                    ids=reader.ids,
-                    labels=reader.labels,
-                    classes=self._manifest.classes,
-                    patience=PATIENCE,
-                )
-            self._workers.barrier()
+        found = store.load(self._root, identity, reader.ids)
+        if not self.workers.sum(found is not None):  # nobody has found it
+            self._write(reader, images, view, identity)
         return found or store.wait_for(
-            self.root, identity, reader.ids, PATIENCE
+            self._root, identity, reader.ids, PATIENCE
         )
 
-    def _extract(
+    def _write(
+        self, reader: Reader, images: Callable, view: View, identity: dict
+    ) -> None:
+        """Writes a set together with the other workers."""
+        shape = self._base.output.shape[1:]
+        writer = FeatureSetWriter(
+            self._root,
+            identity,
+            shape,
+            Layout.of(reader.count, shape, self._batch_size),
+        )
+        writer.write_share(
+            lambda batches: self._features(reader, images, view, batches),
+            self.workers.rank,
+            self.workers.count,
+        )
+        self.workers.wait_until_all_finish()
+        if self.workers.is_first:
+            writer.finish(
+                ids=reader.ids,
+                labels=reader.labels,
+                classes=self._manifest.classes,
+                patience=PATIENCE,
+            )
+        self.workers.barrier()
+
+    def _features(
         self,
         reader: Reader,
         images: Callable,
-        augment: str,
-        view: int | None,
-        numbers: Sequence[int],
+        view: View,
+        batches: Sequence[int],
     ) -> Iterator[np.ndarray]:
         """Yields the features of some batches, counted in record order."""
         plan = input_pipeline.plan_evaluation(
-            reader.count, self._config.optimisation.batch_size
-        ).of_steps(numbers)
+            reader.count, self._batch_size
+        ).of_steps(batches)
         dataset = input_pipeline.create(
-            reader, plan, images, replicas=self._workers.replicas
+            reader, plan, images, replicas=self.workers.replicas
         )
-        # Traced once for all views.
-        if augment not in self._steps:
-            self._steps[augment] = self._make_step(augment)
-        step = self._steps[augment]
-        epoch = tf.constant(view or 0, tf.int64)
-        what = f"features {reader.split}"
-        what += f", view {view + 1}" if view is not None else ""
-        what += f", {MIRRORED}" if augment == MIRRORED else ""
-        if self._workers.count > 1:
-            what += f", worker {self._workers.rank}"
-        with Progress(what, int((plan.weights > 0).sum())) as progress:
-            for batch in self._distribute(dataset, len(numbers)):
-                local = self._strategy.experimental_local_results(
-                    step(batch, epoch)
-                )
-                weights = self._strategy.experimental_local_results(
-                    batch.weight
-                )
-                features = np.concatenate(
-                    [
-                        part.numpy()[weight.numpy() > 0]
-                        for part, weight in zip(local, weights, strict=True)
-                    ]
-                )
+        step = self._step(view)
+        epoch = tf.constant(view.epoch or 0, tf.int64)
+        title = f"features {reader.split}{view}"
+        if self.workers.count > 1:
+            title += f", worker {self.workers.rank}"
+        with Progress(title, int((plan.weights > 0).sum())) as progress:
+            for batch in self._distribute(dataset, len(batches)):
+                features = self._real_rows(step(batch, epoch), batch.weight)
                 progress.update(len(features))
                 yield features
-                self._workers.poll_stop()
+                self.workers.poll_stop()
 
     def _distribute(
         self, dataset: tf.data.Dataset, steps: int
     ) -> Iterator[input_pipeline.Batch]:
         """Yields this worker's batches, one element per replica at a time."""
-        if self._workers.count == 1:
+        if self.workers.count == 1:
             yield from devices.distribute(self._strategy, dataset)
             return
         # Its iterators would ask the other workers for as many batches.
@@ -214,23 +176,44 @@ class Extractor:
                 lambda _: next(elements)
             )
 
-    def _make_step(self, augment: str) -> Callable:
-        """Returns the function of a batch and an epoch to its features."""
-        if augment == MIRRORED:
+    def _real_rows(self, features: Any, weights: Any) -> np.ndarray:
+        """Joins what all replicas made, without the filling of a batch.
 
-            def change(image, label, ids, epoch):
-                return tf.reverse(image, axis=[2]), None
+        Args:
+            features: float16 `[b, *shape]` of each replica.
+            weights: `Batch.weight` of each replica.
+        """
+        values_of = self._strategy.experimental_local_results
+        return np.concatenate(
+            [
+                part.numpy()[weight.numpy() > 0]
+                for part, weight in zip(
+                    values_of(features), values_of(weights), strict=True
+                )
+            ]
+        )
 
-        else:
-            policy = policies.Policy(
-                augment,
-                self._config.augmentation.augment_strength,
-                seed=self._config.run.seed,
-            )
-            change = policies.create(policy, len(self._manifest.classes))
+    def _step(self, view: View) -> Callable:
+        """Returns the function of a batch and an epoch to its features.
 
-        def replica_step(batch, epoch):
-            image, _ = change(batch.image, batch.label, batch.id, epoch)
+        It is traced once for all epochs of a view.
+        """
+        of_any_epoch = dataclasses.replace(view, epoch=None)
+        if of_any_epoch not in self._steps:
+            self._steps[of_any_epoch] = self._make_step(of_any_epoch)
+        return self._steps[of_any_epoch]
+
+    def _make_step(self, view: View) -> Callable:
+        augment = policies.create(
+            policies.Policy(view.augment, view.strength, seed=view.seed),
+            len(self._manifest.classes),
+        )
+
+        def replica_step(batch: input_pipeline.Batch, epoch: tf.Tensor):
+            if view.mirrored:
+                image = tf.reverse(batch.image, axis=[2])
+            else:
+                image, _ = augment(batch.image, batch.label, batch.id, epoch)
             features = self._base(image, training=False)
             # What float16 cannot hold would become infinite.
             features = tf.cast(features, tf.float32)
@@ -245,42 +228,28 @@ class Extractor:
         return step
 
 
-def source(
-    features: FeatureSet, mirrored: FeatureSet | None = None
-) -> Callable:
-    """Returns the source of features for `input_pipeline.create`.
+def create(
+    config: Config,
+    manifest: Manifest,
+    strategy: tf.distribute.Strategy,
+    model: keras.Model,
+    workers: WorkerGroup,
+) -> Extractor:
+    """Returns the extractor of a run; for the arguments see `Extractor`.
 
     Args:
-        features: Of the split.
-        mirrored: Of its pictures mirrored, for flip averaging.
-
-    Returns:
-        A function of positions int64 `[b]` that returns float16
-        `[b, *shape]`, or `[b, 2, *shape]` with `mirrored`.
+        config: The run's settings; `feature_dir` is where features go, by
+            default `features` in the model directory.
     """
-
-    def take(positions: np.ndarray) -> np.ndarray:
-        if mirrored is None:
-            return features.take(positions)
-        both = (features.take(positions), mirrored.take(positions))
-        return np.stack(both, axis=1)
-
-    shape = features.shape if mirrored is None else (2, *features.shape)
-
-    def gather(positions: tf.Tensor) -> tf.Tensor:
-        result = tf.numpy_function(take, [positions], tf.float16)
-        return tf.ensure_shape(result, [positions.shape[0], *shape])
-
-    return gather
-
-
-def _hash_weights(base: keras.Model, strategy: tf.distribute.Strategy) -> str:
-    digest = hashlib.sha256()
-    for layer in base.layers:
-        for variable in layer.weights:
-            # The first replica's: a mean over all may differ in a bit.
-            copies = strategy.experimental_local_results(variable.value)
-            array = copies[0].numpy()
-            digest.update(f"{layer.name} {array.shape} {array.dtype}".encode())
-            digest.update(np.ascontiguousarray(array))
-    return digest.hexdigest()
+    root = config.features.feature_dir or pathlib.Path(
+        config.run.model_dir, "features"
+    )
+    return Extractor(
+        pathlib.Path(root),
+        model,
+        config.model,
+        manifest,
+        strategy,
+        workers,
+        config.optimisation.batch_size,
+    )

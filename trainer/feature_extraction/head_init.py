@@ -1,88 +1,89 @@
-"""What the head starts from: a classical classifier, fitted on features."""
+"""What the head starts from: a linear classifier, fitted on features."""
+
+import pathlib
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
 
-from data_prep.dataset import splits
 from data_prep.runtime import atomic
 from data_prep.runtime.errors import DataError
-from trainer.config import Config
 from trainer.distribution.worker_group import WorkerGroup
-from trainer.feature_extraction import classical
+from trainer.feature_extraction import linear_head
 from trainer.feature_extraction.extractor import Extractor
+from trainer.feature_extraction.linear_head import LinearHead
 from trainer.feature_extraction.store import FeatureSet
+from trainer.feature_extraction.views import View
 from trainer.pipeline import cache
-from trainer.pipeline.data_loader import DataLoader
+from trainer.pipeline.reader import Reader
+
+
+class ViewedSplit(NamedTuple):
+    """A split, and the views of it that are used.
+
+    Attributes:
+        reader: The split's records.
+        images: The source of its pixels, see `input_pipeline.create`.
+        views: At least one.
+    """
+
+    reader: Reader
+    images: Callable
+    views: Sequence[View]
 
 
 def initialise(
-    config: Config,
     model: keras.Model,
-    loader: DataLoader,
+    train: ViewedSplit,
+    validation: ViewedSplit,
     extractor: Extractor,
-    workers: WorkerGroup,
+    model_dir: pathlib.Path,
+    *,
+    classifier: str,
+    class_weights: str = "none",
+    seed: int = 0,
 ) -> dict:
-    """Sets the head to a classical classifier, fitted on features.
-
-    It is fitted on the training pictures as they are, and on `feature_views`
-    augmented views of them besides.
+    """Sets the head to a linear classifier and writes `head_init.json`.
 
     Args:
-        config: Of the run; `head_init` names the classifier.
         model: What `build_classifier` returned, without a hidden layer.
-        loader: Batches of images.
-        extractor: Of the model.
-        workers: Of the run; what the first one fits is what all get.
+        train: What the classifier is fitted on; every view counts alike.
+        validation: What its strength is chosen on; scores are averaged over
+            the views.
+        extractor: The extractor of the model's base; its workers all get what
+            the first one fits.
+        model_dir: Where the first worker writes `head_init.json`.
+        classifier: "logistic_regression" or "linear_svm".
+        class_weights: "none" or "balanced", see `linear_head.fit`.
+        seed: Seed of the SVM's solver.
 
     Returns:
-        The row of what it reached, as in `metrics.jsonl`, epoch 0.
+        The row of epoch 0 in `metrics.jsonl`: what the head reached.
 
     Raises:
         DataError: If a class has no training image, or the features do not
             fit in memory.
     """
-    train, pixels = loader.readers[splits.TRAIN], loader.images[splits.TRAIN]
-    absent = set(range(model.output.shape[1])) - set(train.labels.tolist())
-    if absent:
-        names = [train.manifest.classes[k] for k in sorted(absent)]
-        raise DataError(
-            f"--head_init={config.features.head_init} cannot learn {', '.join(names)}: "
-            "the train split has no image of it. Make the data set again "
-            "with other --splits."
-        )
-    sets = [
-        extractor.plain(train, pixels),
-        *(
-            extractor.augmented(train, pixels, view)
-            for view in range(config.features.feature_views)
-        ),
-    ]
+    _check_classes(train.reader, model.output.shape[1], classifier)
+    sets = _extract(extractor, train)
     _check_memory(sets)
-    validation = loader.readers[splits.VALIDATION]
-    views = [
-        _rows(features)
-        for features in extractor.served(
-            validation, loader.images[splits.VALIDATION]
-        )
-    ]
-    head = classical.fit(
-        config.features.head_init,
+    head = linear_head.fit(
+        classifier,
         np.concatenate([_rows(features) for features in sets]),
-        np.tile(train.labels, len(sets)),
-        np.stack(views, axis=1),
-        validation.labels,
-        config.run.seed,
-        config.optimisation.class_weights,
+        np.tile(train.reader.labels, len(sets)),
+        np.stack([_rows(f) for f in _extract(extractor, validation)], axis=1),
+        validation.reader.labels,
+        seed,
+        class_weights,
     )
-    # All fit, at once; another library's last bits must not part them.
-    mine = float(workers.is_first)
-    fitted = [workers.sum(mine * part) for part in (head.kernel, head.bias)]
-    model.get_layer("logits").set_weights(fitted)
-    if workers.is_first:
+    _set_head(model, head, extractor.workers)
+    if extractor.workers.is_first:
         atomic.write_json(
-            extractor.model_dir / "head_init.json",
+            model_dir / "head_init.json",
             {
-                "classifier": config.features.head_init,
+                "classifier": classifier,
                 "chosen": head.chosen,
                 "candidates": head.candidates,
             },
@@ -90,9 +91,41 @@ def initialise(
     return {"phase": "head_init", "epoch": 0, **head.chosen}
 
 
+def _extract(extractor: Extractor, split: ViewedSplit) -> list[FeatureSet]:
+    return [
+        extractor.extract(split.reader, split.images, view)
+        for view in split.views
+    ]
+
+
+def _set_head(
+    model: keras.Model, head: LinearHead, workers: WorkerGroup
+) -> None:
+    """Gives all workers the first one's weights.
+
+    Each has fitted its own; the last bits of a machine's linear algebra must
+    not make them differ.
+    """
+    mine = float(workers.is_first)
+    fitted = [workers.sum(mine * part) for part in (head.kernel, head.bias)]
+    model.get_layer("logits").set_weights(fitted)
+
+
 def _rows(features: FeatureSet) -> np.ndarray:
+    """Returns a whole set as float32 `[N, F]`."""
     everything = features.take(np.arange(features.count))
     return everything.reshape(features.count, -1).astype(np.float32)
+
+
+def _check_classes(train: Reader, classes: int, classifier: str) -> None:
+    absent = set(range(classes)) - set(train.labels.tolist())
+    if absent:
+        names = [train.manifest.classes[k] for k in sorted(absent)]
+        raise DataError(
+            f"--head_init={classifier} cannot learn {', '.join(names)}: "
+            "the train split has no image of it. Make the data set again "
+            "with other --splits."
+        )
 
 
 def _check_memory(sets: list[FeatureSet]) -> None:

@@ -3,11 +3,11 @@
     train-view003-0f3a…/
         features-00000.npy …   float16 [rows, C] or [rows, h, w, C]
         ids.npy labels.npy     int64 [N], int32 [N], in the same order
-        features.json          written last: what they are of, and checksums
+        features.json          written last: what they depend on, and checksums
 
 `np.load(file, mmap_mode="r")` reads them without this project. A folder's name
-ends in a hash of all that the features depend on, so what was made once is
-used again, and by nothing else.
+ends in a hash of all that the features depend on: so features are found again
+by a run that can use them, and by no other.
 """
 
 import hashlib
@@ -28,12 +28,12 @@ class FeatureSet:
     """Features of one split, or of one augmented view of it.
 
     Attributes:
-        folder: Where they lie.
+        folder: The folder that holds them.
         identity: What they depend on.
         count: Number of images, N.
-        shape: Of one image's features.
+        shape: Shape of one image's features.
         ids: int64 `[N]`, see `data_prep.dataset.records.image_id`.
-        labels: int32 `[N]`.
+        labels: int32 `[N]`, indices of classes.
     """
 
     def __init__(self, folder: pathlib.Path, content: dict):
@@ -50,18 +50,18 @@ class FeatureSet:
             if file["name"].startswith("features-")
         ]
 
-    def take(self, positions: np.ndarray) -> np.ndarray:
-        """Returns the features at positions, float16 `[b, *shape]`.
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """Returns the features of some images, float16 `[b, *shape]`.
 
         They are mapped, not loaded: a set may be larger than memory.
 
         Args:
-            positions: int64 `[b]`, in record order.
+            indices: int64 `[b]`, indices of images in record order.
         """
         if len(self._shards) == 1:
-            return self._shards[0][positions]
-        result = np.empty((len(positions), *self.shape), np.float16)
-        shards, rows = np.divmod(positions, self._rows)
+            return self._shards[0][indices]
+        result = np.empty((len(indices), *self.shape), np.float16)
+        shards, rows = np.divmod(indices, self._rows)
         for shard in np.unique(shards):
             here = shards == shard
             result[here] = self._shards[shard][rows[here]]
@@ -90,7 +90,7 @@ def load(
     Args:
         root: The folder of all sets.
         identity: What the features must depend on.
-        ids: int64 `[N]`, of the images, in record order.
+        ids: int64 `[N]`, the data set's image ids in record order.
 
     Returns:
         The set; None where there is none.
@@ -101,44 +101,56 @@ def load(
     folder = folder_of(root, identity)
     if not folder.is_dir():
         return None
-    again = f"Remove {folder} to have it extracted again."
     try:
         content = json.loads((folder / JSON).read_text())
-        files = content["files"]
-        found = content["identity"]
+        found, files = content["identity"], content["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{folder / JSON} is damaged: {error}. {again}"
+        raise _unusable(
+            folder, f"{folder / JSON} is damaged: {error}."
         ) from None
-    if found != identity:
-        different = sorted(
-            f"{name} {found.get(name)!r}, expected {identity.get(name)!r}"
-            for name in {*found, *identity}
-            if found.get(name) != identity.get(name)
+    _check_identity(folder, found, identity)
+    _check_files(folder, files)
+    result = FeatureSet(folder, content)
+    if not np.array_equal(result.ids, ids):
+        raise _unusable(
+            folder, f"the ids of {folder} are not those of the data set."
         )
-        raise DataError(
+    return result
+
+
+def _check_identity(folder: pathlib.Path, found: dict, wanted: dict) -> None:
+    different = sorted(
+        f"{name} {found.get(name)!r}, expected {wanted.get(name)!r}"
+        for name in {*found, *wanted}
+        if found.get(name) != wanted.get(name)
+    )
+    if different:
+        raise _unusable(
+            folder,
             f"{folder} holds features of something else: "
-            f"{'; '.join(different)}. {again}"
+            f"{'; '.join(different)}.",
         )
+
+
+def _check_files(folder: pathlib.Path, files: list[dict]) -> None:
     for file in files:
         path = folder / file["name"]
         size = path.stat().st_size if path.is_file() else "no"
         if size != file["bytes"]:
-            raise DataError(
+            raise _unusable(
+                folder,
                 f"{path} has {size} bytes, expected {file['bytes']}: it is "
-                f"damaged. {again}"
+                "damaged.",
             )
         if checksum(path) != file["crc32c"]:
-            raise DataError(
-                f"{path} is damaged: its checksum is not the one in {JSON}. "
-                f"{again}"
+            raise _unusable(
+                folder,
+                f"{path} is damaged: its checksum is not the one in {JSON}.",
             )
-    result = FeatureSet(folder, content)
-    if not np.array_equal(result.ids, ids):
-        raise DataError(
-            f"the ids of {folder} are not those of the data set. {again}"
-        )
-    return result
+
+
+def _unusable(folder: pathlib.Path, reason: str) -> DataError:
+    return DataError(f"{reason} Remove {folder} to have it extracted again.")
 
 
 def wait_for(
@@ -149,7 +161,7 @@ def wait_for(
     Args:
         root: The folder of all sets.
         identity: What the features must depend on.
-        ids: int64 `[N]`, of the images, in record order.
+        ids: int64 `[N]`, the data set's image ids in record order.
         patience: Seconds in which it has to appear here.
 
     Raises:

@@ -8,20 +8,20 @@ import tensorflow as tf
 from data_prep.images import audit
 from data_prep.runtime.progress import Progress
 
-BATCH = 32
+BATCH = 32  # images that are decoded and classified at once
 
 
 def predict(model_dir: str, paths: list[str]) -> np.ndarray:
     """Classifies image files by the exported `saved_model`.
 
     Args:
-        model_dir: What `trainer.task` wrote.
+        model_dir: The model directory that `trainer.task` wrote.
         paths: N files that `audit.inspect` found no problem with.
 
     Returns:
         Probabilities float32 `[N, K]`, in class order.
     """
-    serve = tf.saved_model.load(
+    classify = tf.saved_model.load(
         pathlib.Path(model_dir, "saved_model")
     ).signatures["serving_default"]
     result = []
@@ -30,7 +30,7 @@ def predict(model_dir: str, paths: list[str]) -> np.ndarray:
             part = paths[start : start + BATCH]
             contents = [audit.encode(p, 0, "", "original")[0] for p in part]
             result.append(
-                serve(image_bytes=tf.constant(contents))["probabilities"]
+                classify(image_bytes=tf.constant(contents))["probabilities"]
             )
             progress.update(len(part))
     return np.concatenate(result)

@@ -7,9 +7,12 @@ import subprocess
 import pytest
 
 from data_prep.runtime.errors import UsageError
-from trainer.distribution import cluster_env
-from trainer.distribution.cluster_env import Cluster
-from trainer.distribution.cluster_env import Settings
+from trainer.distribution import command_line
+from trainer.distribution import platform_settings
+from trainer.distribution import slurm_hostlist
+from trainer.distribution.cluster import Cluster
+from trainer.distribution.cluster import find_cluster
+from trainer.distribution.platform_settings import PlatformSettings
 
 
 def tf_config(kind="worker", index=0, **groups):
@@ -97,7 +100,7 @@ VERTEX_SPEC = {
     ],
 )
 def test_cluster(environ, expected):
-    found = cluster_env.cluster(environ)
+    found = find_cluster(environ)
     assert found == (expected and Cluster(*expected))
 
 
@@ -127,7 +130,7 @@ def test_cluster(environ, expected):
 )
 def test_impossible_clusters_are_refused(environ, says):
     with pytest.raises(UsageError) as caught:
-        cluster_env.cluster(environ)
+        find_cluster(environ)
     assert says in str(caught.value)
 
 
@@ -144,7 +147,7 @@ HOSTLISTS = {
 
 @pytest.mark.parametrize("hostlist", HOSTLISTS)
 def test_host_lists(hostlist):
-    assert cluster_env.expand_hostlist(hostlist) == HOSTLISTS[hostlist]
+    assert slurm_hostlist.expand(hostlist) == HOSTLISTS[hostlist]
 
 
 def test_vertex_settings():
@@ -153,7 +156,7 @@ def test_vertex_settings():
         "AIP_TENSORBOARD_LOG_DIR": "gs://bucket/base/logs/",
         "CLOUD_ML_HP_METRIC_FILE": "/tmp/metric",
     }
-    found = cluster_env.settings(environ)
+    found = platform_settings.find(environ)
     assert found.model_dir == "/gcs/bucket/base/model"
     assert found.log_dir == "/gcs/bucket/base/logs"
     assert str(found.metric_file) == "/tmp/metric"
@@ -174,8 +177,8 @@ def test_sagemaker_settings(tmp_path, toolkit):
         resources = {"hosts": ["algo-1", "algo-2"], "current_host": "algo-2"}
         (config / "resourceconfig.json").write_text(json.dumps(resources))
     workers = ("algo-1:8890", "algo-2:8890")
-    assert cluster_env.cluster(environ, tmp_path) == Cluster(workers, 1)
-    assert cluster_env.settings(environ, tmp_path) == Settings(
+    assert find_cluster(environ, tmp_path) == Cluster(workers, 1)
+    assert platform_settings.find(environ, tmp_path) == PlatformSettings(
         data_dir=str(tmp_path / "input" / "data" / "train"),
         model_dir=str(tmp_path / "checkpoints"),
         publish_dir=str(tmp_path / "model"),
@@ -187,11 +190,11 @@ def test_sagemaker_settings(tmp_path, toolkit):
 def test_kubernetes_failure_file(tmp_path):
     log = tmp_path / "termination-log"
     environ = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
-    found = cluster_env.settings(environ, tmp_path, log)
+    found = platform_settings.find(environ, tmp_path, log)
     assert found.failure_file is None
     log.touch()
-    assert cluster_env.settings(environ, tmp_path, log).failure_file == log
-    assert cluster_env.settings({}, tmp_path, log) == Settings()
+    assert platform_settings.find(environ, tmp_path, log).failure_file == log
+    assert platform_settings.find({}, tmp_path, log) == PlatformSettings()
 
 
 @pytest.mark.parametrize(
@@ -211,7 +214,7 @@ def test_kubernetes_failure_file(tmp_path):
     ],
 )
 def test_arguments(words, expected):
-    assert cluster_env.arguments(words, {"deterministic"}) == expected
+    assert command_line.normalise(words, {"deterministic"}) == expected
 
 
 @pytest.mark.skipif(
@@ -229,4 +232,4 @@ def test_host_lists_are_slurms(hostlist, tmp_path):
         text=True,
         check=True,
     )
-    assert done.stdout.split() == cluster_env.expand_hostlist(hostlist)
+    assert done.stdout.split() == slurm_hostlist.expand(hostlist)
