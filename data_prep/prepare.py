@@ -125,7 +125,7 @@ def _list(config: PrepareConfig, scratch: str) -> Listing:
         file = name
         if storage.is_url(name):
             url, _, base = name.rpartition("/")
-            storage.fetch(url, scratch, [base])
+            storage.download(url, scratch, [(base, base)])
             file = os.path.join(scratch, base)
         return table.list_table(name, file)
     if kind == "tfds":
@@ -268,10 +268,11 @@ def _former(data_dir: str, scratch: str) -> str:
         return data_dir
     url, folder = data_dir.rstrip("/"), os.path.join(scratch, "splits_from")
     os.mkdir(folder)
-    storage.fetch(url, folder, [manifest_lib.FILE_NAME])
+    name = manifest_lib.FILE_NAME
+    storage.download(url, folder, [(name, name)])
     splits_of = manifest_lib.read(folder).splits.values()
     names = [split.fingerprints.name for split in splits_of]
-    storage.fetch(url, folder, names)
+    storage.download(url, folder, [(name, name) for name in names])
     return folder
 
 
