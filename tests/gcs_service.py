@@ -189,7 +189,7 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in headers:
             if name.lower() not in _OWN_HEADERS:
-                self.send_header(name, value)
+                self.send_header(name, value.replace("http://", "https://"))
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command != "HEAD":
