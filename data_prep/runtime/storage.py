@@ -164,8 +164,8 @@ def download(
                 _call(url, system.get_file, place, str(incomplete))
         except FileNotFoundError:
             raise DataError(
-                f"{url}/{source} is missing. Put it there again, or begin "
-                "again in another folder."
+                f"{url}/{source} is missing. Put it there, or correct "
+                "the address."
             ) from None
 
     with concurrent.futures.ThreadPoolExecutor(_COPIES) as pool:

@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from data_prep.images import audit
+from data_prep.images import encoding
 from data_prep.runtime.progress import Progress
 
 BATCH = 32
@@ -16,7 +16,7 @@ def predict(model_dir: str, paths: list[str]) -> np.ndarray:
 
     Args:
         model_dir: What `trainer.task` wrote.
-        paths: N files that `audit.inspect` found no problem with.
+        paths: N files that `inspection.inspect` found no problem with.
 
     Returns:
         Probabilities float32 `[N, K]`, in class order.
@@ -28,7 +28,7 @@ def predict(model_dir: str, paths: list[str]) -> np.ndarray:
     with Progress("predict", len(paths)) as progress:
         for start in range(0, len(paths), BATCH):
             part = paths[start : start + BATCH]
-            contents = [audit.encode(p, 0, "", "original")[0] for p in part]
+            contents = [encoding.encode(p, 0, "", "original")[0] for p in part]
             result.append(
                 serve(image_bytes=tf.constant(contents))["probabilities"]
             )
