@@ -85,8 +85,8 @@ def fetch_runs(url: str, folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """Copies what a table needs of all runs below an address.
 
     Args:
-        url: In object storage.
-        folder: Where to.
+        url: A folder in object storage.
+        folder: Local folder for the copies.
 
     Returns:
         The copy of each run, by its address.

@@ -56,8 +56,8 @@ def fetch_data(url: str, folder: pathlib.Path) -> None:
     """Copies a data set in and checks it.
 
     Args:
-        url: Where `data_prep` wrote, or its output was copied to.
-        folder: Where to; its manifest comes last.
+        url: Folder in object storage that `data_prep` wrote, or a copy of it.
+        folder: Local folder for it; the manifest is written last.
 
     Raises:
         DataError: If there is no manifest, or a file does not match it.
@@ -107,8 +107,8 @@ def open_model(url: str, folder: pathlib.Path) -> Mirror | None:
     """Copies a model directory in; returns what copies it out.
 
     Args:
-        url: In object storage.
-        folder: Where to.
+        url: The model directory in object storage.
+        folder: Local folder for it.
 
     Returns:
         None on all workers but the first, which alone writes.
@@ -169,7 +169,7 @@ def run_trainer(
 
     Args:
         words: Its command line.
-        mirror: Of its model directory; None to copy nothing.
+        mirror: Copies its model directory out; None to copy nothing.
         seconds: Between two copies.
 
     Returns:
@@ -217,7 +217,7 @@ def _try_push(mirror: Mirror) -> None:
 
 def main(config: StagedConfig, words: list[str]) -> int:
     """Copies in, trains, copies out."""
-    # Below TMPDIR; a pod or a job that is started anew finds another machine.
+    # Below TMPDIR; a pod or a job that is started again is on another machine.
     with tempfile.TemporaryDirectory(prefix="shardtune-") as scratch:
         return train(words, pathlib.Path(scratch), config.staging.copy_seconds)
 

@@ -227,7 +227,7 @@ def test_links_out_would_be_followed_without_the_check(tmp_path, monkeypatch):
     (source / "cat" / "out.png").symlink_to(outside)
     with pytest.raises(DataError, match="leads out of the source"):
         make(source, tmp_path)
-    monkeypatch.setattr(listing, "refuse", lambda path, root: "")
+    monkeypatch.setattr(listing, "find_problem", lambda path, root: "")
     assert folder.walk is listing.walk
     _, found = make(source, tmp_path)
     assert "cat/out.png" in found

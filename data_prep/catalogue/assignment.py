@@ -82,8 +82,8 @@ def assign(
 
     Args:
         catalogue: Holds the images and their groups; is changed.
-        splits: Which splits.
-        source: What --source is, for messages.
+        splits: The splits asked for, and the seed.
+        source: The value of --source, for messages.
         scratch: Local folder for a copy of a former data set.
 
     Raises:
@@ -131,7 +131,7 @@ def pin(catalogue: Catalogue, data_dir: str, seed: int) -> None:
     Args:
         catalogue: Is changed.
         data_dir: Folder of the former data set; local.
-        seed: What the ranks in the catalogue were made with.
+        seed: The seed of the ranks in the catalogue.
 
     Raises:
         DataError: If that is no whole data set.
@@ -157,7 +157,7 @@ def split_groups(catalogue: Catalogue, amounts: dict[str, float]) -> None:
 
     Args:
         catalogue: Is changed.
-        amounts: What `splitting.parse_spec` returned.
+        amounts: Fraction, or images per class, by split.
 
     Raises:
         DataError: If a class has too few images.
@@ -196,7 +196,7 @@ def _split_by_count(catalogue: Catalogue, amounts: dict[str, float]) -> None:
         left = wanted[label].get(split, 0) - number
         wanted[label][split] = max(0, left)
     rows = itertools.groupby(catalogue.execute(_GROUPS), lambda row: row[0])
-    groups = ((rank, {row[1]: row[2] for row in of}) for rank, of in rows)
+    groups = ((rank, {row[1]: row[2] for row in parts}) for rank, parts in rows)
     catalogue.insert("grouped", splitting.by_count(groups, wanted))
 
 

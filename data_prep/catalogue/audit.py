@@ -35,7 +35,7 @@ def inspect_images(catalogue: Catalogue, runner: Runner, seed: int) -> None:
 
     Args:
         catalogue: Holds the files; facts and findings are added.
-        runner: Where the work is done.
+        runner: Runs the work, here or on other machines.
         seed: Seed of the splits and of the order of the records.
     """
     total = catalogue.value(_COUNT_FILES)
@@ -57,7 +57,7 @@ def check_classes(
     Args:
         catalogue: Holds the files and what the audit found of them.
         declared: Names of classes that the source has, perhaps empty ones.
-        source: What --source is, for messages.
+        source: The value of --source, for messages.
 
     Raises:
         DataError: If there are fewer than two classes, or one has no good

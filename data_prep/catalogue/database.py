@@ -63,9 +63,9 @@ class Row(NamedTuple):
 
     Attributes:
         id: Number of the row.
-        path: Where it lies on this machine.
+        path: The file, on this machine or in object storage.
         file: Path relative to the source.
-        problem: Why it may not be opened, or "".
+        problem: The reason not to open it, or "".
     """
 
     id: int
@@ -78,7 +78,7 @@ class Catalogue:
     """The table.
 
     Args:
-        folder: Where to keep it; also what it sorts.
+        folder: Local folder for it, and for what it sorts.
     """
 
     def __init__(self, folder: str):
@@ -159,8 +159,8 @@ def facts_row(row: Row, facts: Facts, seed: int) -> tuple:
 
     Args:
         row: The file.
-        facts: What was found.
-        seed: What `rank` and `place` depend on beside content and name.
+        facts: What the audit found.
+        seed: Seed of `rank` (order of contents) and `place` (of records).
     """
     print_ = facts.fingerprint
     return (

@@ -152,7 +152,7 @@ def save(catalogue: Catalogue, path: str) -> None:
 
     Args:
         catalogue: Holds the findings.
-        path: Of the file; local.
+        path: The file to write; local.
     """
     head = {
         "files": catalogue.value(_COUNT_FILES),

@@ -82,7 +82,7 @@ class Manifest:
         unassigned: Number of good images that the amounts of --splits left.
         flags: The flags of the command that made it, but for those that do
             not change what is made.
-        versions: Of the software that made it.
+        versions: Version of each library that made it, by name.
     """
 
     name: str
@@ -217,7 +217,7 @@ def describe(data_dir: str, name: str, count: int = 0) -> File:
     """Returns the entry of a file that was just written.
 
     Args:
-        data_dir: Where it lies.
+        data_dir: The data set's folder.
         name: Without a folder.
         count: Number of records in it.
     """

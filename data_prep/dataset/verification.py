@@ -58,7 +58,7 @@ def check_ends(
     another, or of another data set.
 
     Args:
-        manifest: What the data set should be.
+        manifest: The data set's manifest.
         data_dir: Its folder.
         split: Name of the split.
         index: Array `[N]` of `records.INDEX_DTYPE`, from

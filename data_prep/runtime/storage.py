@@ -45,7 +45,7 @@ def is_url(path: str) -> bool:
 
 
 def contents(paths: Iterable[str]) -> Iterator[bytes | OSError]:
-    """Yields the content of every file, or why that one cannot be read.
+    """Yields the content of every file, or the error of reading that one.
 
     Args:
         paths: Local, or of one store.
@@ -213,7 +213,8 @@ def files(url: str) -> Iterator[tuple[str, str, str]]:
     fsspec lists a folder at once, which takes memory for every object in it.
 
     Yields:
-        Address, path relative to the folder, and why it may not be read or "".
+        Address, path relative to the folder, and the problem for which it may
+        not be read, or "".
     """
     system, root = _open(url)
     scheme = url.partition("://")[0]

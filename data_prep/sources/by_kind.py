@@ -15,7 +15,7 @@ def list_images(source: Source, scratch: str) -> Listing:
     """Lists the labelled images of a source.
 
     Args:
-        source: Which source, and how it is laid out.
+        source: The source, and how it is laid out.
         scratch: Local folder for what has to be copied first.
 
     Raises:

@@ -29,11 +29,11 @@ def write(
     """Writes all that describes a data set but its manifest; returns that.
 
     Args:
-        config: What was asked for.
+        config: All settings, which the manifest records.
         directory: The data set's folder; local.
-        catalogue: What became of every image.
+        catalogue: Holds every image and finding.
         classes: Sorted names; a label is an index into this list.
-        splits: What was written of each split.
+        splits: Entries of the splits that were written, by name.
     """
     count = catalogue.value
     assigned = sum(split.count for split in splits.values())

@@ -30,7 +30,7 @@ class Item(NamedTuple):
     """One image on its way into a record.
 
     Attributes:
-        path: Where the file lies on this machine.
+        path: The file, on this machine or in object storage.
         file: Its path relative to the source.
         label: Index of its class in the class list.
         sha256: Digest of the file's content when it was audited, 32 bytes.
@@ -120,9 +120,9 @@ def write(
     """Writes one shard.
 
     Args:
-        shard: What to write.
-        directory: Where to, also in object storage; nothing but this shard's
-            file is touched.
+        shard: Its name and images.
+        directory: Folder of the shards, also in object storage; nothing but
+            this shard's file is touched.
         scratch: Local folder for what is not finished, on the same file system
             as a local directory; None is that of the system.
         settings: How images are stored.

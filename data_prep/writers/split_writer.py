@@ -46,10 +46,10 @@ def write_splits(
     Args:
         name: First part of the file names.
         settings: How images are stored.
-        place: Where to.
+        place: The output folder.
         catalogue: Says which image is in which split.
         classes: Sorted names; a label is an index into this list.
-        runner: Where the work is done.
+        runner: Runs the work, here or on other machines.
 
     Returns:
         The entries of the manifest, by name of split; none of an empty split.
