@@ -25,7 +25,7 @@ import urllib.parse
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from data_prep.runtime import storage
+from data_prep.runtime import store_clients
 
 HOST = "127.0.0.1"
 BUCKET = "bucket"
@@ -278,7 +278,7 @@ def service(root: pathlib.Path, monkeypatch):
         aiohttp_connector._SSL_CONTEXT_VERIFIED.load_verify_locations(
             certificate
         )
-        monkeypatch.setattr(storage, "_SILENCE_SECONDS", SILENCE_SECONDS)
+        monkeypatch.setattr(store_clients, "_SILENCE_SECONDS", SILENCE_SECONDS)
         port = stack.enter_context(_fake_gcs(root, url))
         found = Service(port, environ)
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

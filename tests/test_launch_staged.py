@@ -19,6 +19,7 @@ from training import TINY
 from training import prepare
 
 from data_prep.runtime import storage
+from data_prep.runtime import store_clients
 from data_prep.runtime import store_errors
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import Stopped
@@ -374,4 +375,4 @@ def test_what_clients_raise(error, kind, monkeypatch):
     with pytest.raises(DataError if kind is FileNotFoundError else kind):
         storage.write("memory://bucket/x", b"")  # or: there is no such bucket
     with pytest.raises(kind):
-        storage._call("memory://bucket/x", fail)
+        store_clients.call("memory://bucket/x", fail)

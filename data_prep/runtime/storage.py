@@ -12,19 +12,17 @@ Listings are never cached, because other machines write to the same place.
 import concurrent.futures
 import contextlib
 import itertools
-import logging
 import os
 import pathlib
 import posixpath
-from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
-from typing import Any
 
 from data_prep.runtime import atomic
 from data_prep.runtime import store_errors
 from data_prep.runtime.errors import DataError
-from data_prep.runtime.errors import UsageError
+from data_prep.runtime.store_clients import call
+from data_prep.runtime.store_clients import open_store
 
 # Objects that are read at once: a store answers each after tens of
 # milliseconds, and many at the same time.
@@ -34,9 +32,6 @@ _COPIES = 8
 # Of one object. Nothing that may be decoded is larger; a film that lies among
 # the photos would fill the memory.
 MAX_BYTES = 1 << 29
-# Without a byte, after which a request is made again. gcsfs of itself gives a
-# request 5 minutes in all, however much it has to copy.
-_SILENCE_SECONDS = 60
 
 
 def is_url(path: str) -> bool:
@@ -59,7 +54,7 @@ def contents(paths: Iterable[str]) -> Iterator[bytes | OSError]:
         if not is_url(batch[0]):
             yield from map(_local_content, batch)
             continue
-        system, _ = _open(batch[0])
+        system, _ = open_store(batch[0])
         # Not `cat`, which takes a name such as [1].jpg for a pattern.
         found = system.cat_ranges(batch, None, None, on_error="return")
         for path, content in zip(batch, found, strict=True):
@@ -90,9 +85,9 @@ def write(path: str, content: bytes) -> None:
         DataError: If the store refuses; also where there is no such bucket.
     """
     if is_url(path):
-        system, name = _open(path)
+        system, name = open_store(path)
         try:
-            _call(path, system.pipe_file, name, content)
+            call(path, system.pipe_file, name, content)
         except FileNotFoundError:
             raise store_errors.no_bucket(path) from None
         return
@@ -110,9 +105,9 @@ def upload(path: str | os.PathLike, url: str) -> None:
         FileNotFoundError: If there is no such file.
         DataError: If the store refuses; also where there is no such bucket.
     """
-    system, name = _open(url)
+    system, name = open_store(url)
     try:
-        _call(url, system.put_file, str(path), name)
+        call(url, system.put_file, str(path), name)
     except FileNotFoundError:
         if os.path.exists(path):
             raise store_errors.no_bucket(url) from None
@@ -148,7 +143,7 @@ def download(
         DataError: If an object is missing, or a file would lie outside of the
             folder.
     """
-    system, root = _open(url)
+    system, root = open_store(url)
 
     def copy(names: tuple[str, str]) -> None:
         source, target = names
@@ -161,7 +156,7 @@ def download(
         try:
             with atomic.replacing(path) as incomplete:
                 place = f"{root}/{source}"
-                _call(url, system.get_file, place, str(incomplete))
+                call(url, system.get_file, place, str(incomplete))
         except FileNotFoundError:
             raise DataError(
                 f"{url}/{source} is missing. Put it there, or correct "
@@ -175,8 +170,8 @@ def download(
 
 def exists(path: str) -> bool:
     """Tells whether there is such a file."""
-    system, name = _open(path)
-    return _call(path, system.exists, name)
+    system, name = open_store(path)
+    return call(path, system.exists, name)
 
 
 def delete(path: str) -> None:
@@ -184,19 +179,19 @@ def delete(path: str) -> None:
     if not is_url(path):
         pathlib.Path(path).unlink(missing_ok=True)
         return
-    system, name = _open(path)
+    system, name = open_store(path)
     with contextlib.suppress(FileNotFoundError):
-        _call(path, system.rm_file, name)
+        call(path, system.rm_file, name)
 
 
 def delete_below(url: str) -> None:
     """Deletes all objects below a folder in a store."""
-    system, root = _open(url)
+    system, root = open_store(url)
 
     def remove(name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             # Not `rm`, which takes names for patterns.
-            _call(url, system.rm_file, f"{root}/{name}")
+            call(url, system.rm_file, f"{root}/{name}")
 
     with concurrent.futures.ThreadPoolExecutor(_BATCH) as pool:
         list(pool.map(remove, names(url)))
@@ -216,13 +211,13 @@ def files(url: str) -> Iterator[tuple[str, str, str]]:
         Address, path relative to the folder, and the problem for which it may
         not be read, or "".
     """
-    system, root = _open(url)
+    system, root = open_store(url)
     scheme = url.partition("://")[0]
     places = [root]
     while places:
         place = places.pop()
         try:
-            entries = _call(url, system.ls, place, True)
+            entries = call(url, system.ls, place, True)
         except FileNotFoundError:
             continue  # a root that is none
         for entry in entries:
@@ -243,9 +238,9 @@ def files(url: str) -> Iterator[tuple[str, str, str]]:
 
 def folders(url: str) -> list[str]:
     """Returns the sorted names of the folders right below one in a store."""
-    system, root = _open(url)
+    system, root = open_store(url)
     try:
-        entries = _call(url, system.ls, root, True)
+        entries = call(url, system.ls, root, True)
     except FileNotFoundError:
         return []
     found = [
@@ -268,55 +263,3 @@ def _local_content(path: str) -> bytes | OSError:
             return file.read()
     except OSError as error:
         return error
-
-
-def _call(url: str, function: Callable, *arguments: Any) -> Any:
-    """Calls a client, whose exceptions become ours."""
-    try:
-        return function(*arguments)
-    except Exception as error:  # each client has its own
-        raise store_errors.translate(url, error) from None
-
-
-def _open(url: str) -> tuple[Any, str]:
-    """Returns the fsspec file system of an address, and the path in it."""
-    # Others write there too, and a listing can be long.
-    options = {"use_listings_cache": False}
-    try:
-        if url.startswith("gs://"):
-            system = _open_gcs(options)
-            root = system._strip_protocol(url)
-        else:
-            import fsspec
-
-            system, root = fsspec.core.url_to_fs(url, **options)
-    except (ImportError, ValueError) as error:
-        raise UsageError(
-            f"{url} cannot be opened: {error}. Expected gs://, which takes "
-            "`pip install 'shardtune[gcs]'`, or s3://, which takes "
-            "`pip install 'shardtune[s3]'`."
-        ) from None
-    except Exception as error:  # credentials
-        raise store_errors.translate(url, error) from None
-    return system, root.rstrip("/")
-
-
-def _open_gcs(options: dict[str, Any]) -> Any:
-    """Returns gcsfs's client of the JSON service.
-
-    What fsspec takes for gs:// asks a second service, by gRPC, what kind of
-    bucket it is; where that cannot be reached, before every request.
-    """
-    import aiohttp
-    from gcsfs.core import GCSFileSystem
-
-    # It logs every error with a traceback before it raises it.
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
-    return GCSFileSystem(
-        requests_timeout=aiohttp.ClientTimeout(
-            total=None,
-            sock_connect=_SILENCE_SECONDS,
-            sock_read=_SILENCE_SECONDS,
-        ),
-        **options,
-    )
