@@ -14,8 +14,8 @@ import numpy as np
 
 from data_prep.dataset import records
 from data_prep.dataset.manifest import Manifest
-from data_prep.dataset.manifest import check_ends
 from data_prep.dataset.manifest import load_index
+from data_prep.dataset.verification import check_ends
 from data_prep.runtime.errors import DataError
 from trainer.pipeline import decode
 
