@@ -27,8 +27,8 @@ from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import Stopped
 from data_prep.runtime.settings import setting
 from launch import arguments
-from launch.job import replaced
-from launch.job import value_of
+from launch.arguments import replace
+from launch.arguments import value_of
 from launch.staging.mirror import Mirror
 from launch.staging.mirror import download
 from launch.staging.stores import Store
@@ -94,7 +94,7 @@ def train(words: list[str], scratch: pathlib.Path, seconds: float) -> int:
     """
     # Before TensorFlow, which opens gs://, leaves its settings in it.
     environ = dict(os.environ)
-    spelt = arguments.check("trainer.task", words)
+    spelt = arguments.parse("trainer.task", words)
     inside: dict[str, str | None] = {}
     mirror = None
     model_uri = value_of(spelt, "model_dir")
@@ -119,7 +119,7 @@ def train(words: list[str], scratch: pathlib.Path, seconds: float) -> int:
         download(open_store(folder), [(name, name)], scratch / "weights")
         inside["weights"] = str(scratch / "weights" / name)
     code = _watched(
-        [sys.executable, "-m", "trainer.task", *replaced(spelt, inside)],
+        [sys.executable, "-m", "trainer.task", *replace(spelt, inside)],
         environ,
         mirror,
         seconds,
