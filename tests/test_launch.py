@@ -38,7 +38,7 @@ def render(target, words=PLACES, **fields):
     return rendered
 
 
-@pytest.mark.parametrize("fields, words", launch_jobs.jobs())
+@pytest.mark.parametrize("fields, words", list(launch_jobs.jobs()))
 def test_jobs_keep_our_rules(fields, words):
     rendered = render(words=words, **fields)
     assert rendered.commands
@@ -137,7 +137,7 @@ def test_data_prep_is_launched_the_same_way():
         files = render(target, words, job="data_prep", **more).files
         text = next(iter(files.values()))
         assert f"--beam_options={FLINK}" in text
-        assert re.search(r'-m"?,? "?data_prep\.task', text)
+        assert re.search(r'-m"?[\s-]+data_prep\.task', text)
         assert "--shard_mb=32" in text
     with pytest.raises(UsageError, match="--tune is for"):
         render("vertex", words, job="data_prep", tune="seed=1:2", **more)

@@ -28,7 +28,9 @@ def manifest(words=WORDS, volumes="claim:/mnt", **fields):
 
 def assert_refused(text):
     """By a schema, as at submit time, or by one of our rules."""
-    with pytest.raises((UsageError, AssertionError), match="wrong|refuses"):
+    with pytest.raises(
+        (UsageError, AssertionError), match="wrong|refuses|does not take"
+    ):
         launch_rules.check("kubernetes", {"job.yaml": text})
 
 

@@ -76,7 +76,7 @@ def folder_with_a_trainer(tmp_path):
 
 def test_workers_start_beside_a_trainer_of_the_users(folder_with_a_trainer):
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "launch.workers", "--"]
+        [sys.executable, "-P", "-m", "launch.workers", "--workers=1", "--"]
         + ["--data_dir=absent", "--model_dir=model"],
         cwd=folder_with_a_trainer,
         env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -6,6 +6,7 @@ accelerators, lengths and patterns of names, keys of a later version. That our
 rendering stops and resumes as it should is what the tests say.
 """
 
+import functools
 import importlib.util
 import re
 from collections.abc import Iterator
@@ -95,12 +96,9 @@ def check_sagemaker(name: str, request: dict) -> None:
     """
     if not _is_installed("botocore"):
         return
-    import botocore.session
     import botocore.validate
 
-    # Without a look at the machine's credentials, or at the network.
-    model = botocore.session.Session().get_service_model("sagemaker")
-    shape = model.operation_model("CreateTrainingJob").input_shape
+    shape = _training_job_shape()
     report = botocore.validate.ParamValidator().validate(request, shape)
     wrong = [report.generate_report()] if report.has_errors() else []
     # It leaves choices and patterns to the service.
@@ -126,6 +124,15 @@ def _is_installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
         return False  # not even the package that it would be in
+
+
+@functools.cache
+def _training_job_shape() -> object:
+    import botocore.session
+
+    # Without a look at the machine's credentials, or at the network.
+    model = botocore.session.Session().get_service_model("sagemaker")
+    return model.operation_model("CreateTrainingJob").input_shape
 
 
 def _breaches(value: object, shape: object, path: str) -> Iterator[str]:
