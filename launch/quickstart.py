@@ -8,7 +8,6 @@ two commands that a user runs on a folder of photos, and shows what they made.
 
 import dataclasses
 import json
-import os
 import pathlib
 import shlex
 import shutil
@@ -18,6 +17,7 @@ import time
 
 from data_prep.runtime import command
 from data_prep.runtime import settings
+from data_prep.runtime import subprocesses
 from data_prep.runtime.errors import EXIT_DATA
 from data_prep.runtime.settings import setting
 from trainer import config as config_lib
@@ -48,7 +48,9 @@ COMMON = (
 class Quickstart(settings.Group):
     """The quickstart."""
 
-    output_dir: str = setting("shardtune-quickstart", "Where everything goes.")
+    output_dir: str = setting(
+        "shardtune-quickstart", "Folder for everything that it makes."
+    )
     weights: str = settings.same_as(config_lib.Model, "weights")
 
 
@@ -98,7 +100,8 @@ def weight_flags(weights: str) -> tuple[str, ...]:
     """
     if weights == "imagenet":
         fetched = subprocess.run(
-            [sys.executable, "-m", "trainer.weights"],
+            subprocesses.python_module("trainer.weights"),
+            env=subprocesses.environment(),
             stderr=subprocess.PIPE,
             text=True,
             check=False,
@@ -129,13 +132,12 @@ def run_module(module: str, *arguments: str) -> float:
     Raises:
         SystemExit: With its exit code, if it fails.
     """
-    words = ["python", "-m", module, *arguments]
-    print(f"\n$ {shlex.join(words)}", flush=True)
+    shown = shlex.join(["python", "-m", module, *arguments])
+    print(f"\n$ {shown}", flush=True)
     start = time.monotonic()
     done = subprocess.run(
-        [sys.executable, *words[1:]],
-        # The packages of this checkout, wherever the user stands.
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        subprocesses.python_module(module, *arguments),
+        env=subprocesses.environment(),
         check=False,
     )
     if done.returncode:

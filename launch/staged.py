@@ -29,7 +29,6 @@ from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import Stopped
 from data_prep.runtime.settings import setting
 from launch import arguments
-from launch.job import replaced
 from launch.job import value_of
 from launch.staging.mirror import Mirror
 from trainer.distribution.cluster import find_cluster
@@ -139,14 +138,14 @@ def train(words: list[str], scratch: pathlib.Path, seconds: float) -> int:
         DataError: If what is in the store is not whole, or the store refuses.
         Stopped: If a store does not answer.
     """
-    spelt = arguments.check("trainer.task", words)
+    spelt = arguments.parse("trainer.task", words)
     model, mirror, copies = scratch / "model", None, {}
     model_dir = value_of(spelt, "model_dir")
     if storage.is_url(model_dir):
         mirror = open_model(model_dir, model)
         copies["model_dir"] = str(model)
     copies |= fetch_inputs(spelt, scratch)
-    code = run_trainer(replaced(spelt, copies), mirror, seconds)
+    code = run_trainer(replace(spelt, copies), mirror, seconds)
     if mirror is None:
         return code
     try:

@@ -64,7 +64,7 @@ def queue(cluster, tmp_path):
             "sbatch",
             "--parsable",
             f"--output={tmp_path}/%a.log"
-            if job.grid
+            if job.slurm.grid
             else f"--output={tmp_path}/log",
             str(job.common.folder / "job.sbatch"),
         ).strip()

@@ -12,6 +12,7 @@ from conftest import ROOT
 from training import TINY
 from training import prepare
 
+from data_prep.runtime import subprocesses
 from launch import workers
 
 
@@ -54,6 +55,70 @@ def test_every_worker_has_an_address_of_its_own(tmp_path):
     assert [one["task"]["index"] for one in found] == [0, 1, 2]
     assert len(set(found[0]["cluster"]["worker"])) == 3
     assert all(one["cluster"] == found[0]["cluster"] for one in found)
+
+
+def test_codes_are_combined():
+    assert workers.combine_codes([0, 0]) == 0
+    assert workers.combine_codes([75, 0]) == 75
+    assert workers.combine_codes([-9, 75]) == 75
+    assert workers.combine_codes([75, 64]) == 64
+    assert workers.combine_codes([64, 65]) == 1
+    assert workers.combine_codes([-9, 0]) == 1
+
+
+@pytest.fixture
+def folder_with_a_trainer(tmp_path):
+    """A current folder that holds the user's own trainer.py and data_prep.py."""
+    for name in ("trainer", "data_prep", "launch"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not ours')\n")
+    return tmp_path
+
+
+def test_workers_start_beside_a_trainer_of_the_users(folder_with_a_trainer):
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "launch.workers", "--workers=1", "--"]
+        + ["--data_dir=absent", "--model_dir=model"],
+        cwd=folder_with_a_trainer,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 65, done.stderr
+    assert "manifest.json" in done.stderr
+    assert "not ours" not in done.stderr
+
+
+def test_a_module_starts_beside_a_trainer_of_the_users(folder_with_a_trainer):
+    code = (
+        "from launch import quickstart\n"
+        "quickstart.run_module('trainer.task', '--version')\n"
+        "quickstart.run_module('data_prep.task', '--version')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        cwd=folder_with_a_trainer,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("shardtune ") == 2
+
+
+def test_a_module_finds_what_this_process_finds(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "beside.py").write_text("print('found')\n")
+    words = subprocesses.python_module("beside", "--flag")
+    assert words == [sys.executable, "-P", "-m", "beside", "--flag"]
+
+    def code():
+        environ = subprocesses.environment()
+        return subprocess.run(words, env=environ).returncode
+
+    assert code() != 0
+    # An empty entry is the current folder, and stays so.
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    assert code() == 0
 
 
 @pytest.mark.slow

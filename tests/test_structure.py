@@ -82,13 +82,14 @@ ROOMS = {
     "launch.staging": {"data_prep.dataset", "data_prep.runtime"},
     "launch.targets": {"data_prep.runtime", "trainer.distribution"},
 }
-# Declarations of settings, and their parser, which every room may take its
-# group from.
+# Declarations of settings, their parser and what it makes of them, which every
+# room may take its part from.
 CONFIGS = {
     "data_prep.config",
     "trainer.config",
     "launch.arguments",
     "launch.job",
+    "launch.work",
 }
 
 PACKAGES = ("data_prep", "trainer", "launch", "shardtune")
