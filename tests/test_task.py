@@ -213,7 +213,11 @@ def test_predict_names_bad_files(trained, run, tmp_path):
         assert "Traceback" not in done.stderr
 
 
-def test_evaluate_and_export_again(trained, run):
+def test_evaluate_and_export_again(trained, run, tf):
+    import keras
+
+    from trainer.inference import finished
+
     model, _ = trained
     first = json.loads((model / "evaluation.json").read_text())
     for name in ("model.keras", "labels.txt"):
@@ -225,9 +229,10 @@ def test_evaluate_and_export_again(trained, run):
     done = run("trainer.evaluate", f"--model_dir={model}", "--split=validation")
     assert done.returncode == 0, done.stderr
     assert "validation accuracy" in done.stdout
-    done = run("trainer.evaluate", f"--model_dir={model}")
-    assert done.returncode == 0, done.stderr
+    finished.evaluate(str(model), "")
+    keras.config.set_dtype_policy("float32")
     again = json.loads((model / "evaluation.json").read_text())
+    assert again["split"] == "test"
     assert again["loss"] == pytest.approx(first["loss"], rel=1e-6)
 
 
@@ -273,7 +278,6 @@ def test_a_model_directory_belongs_to_one_run(trained, data, tmp_path, tf):
     [
         (["--batch_size=23"], 64, "the train split has 22 images"),
         (["--batch_size=-1"], 64, "impossible"),
-        (["--batch_size=7", "--virtual_devices=2"], 64, "Use --batch_size=8"),
         (["--image_size=45"], 64, "at least 46 pixels"),
         (["--finetune_from=block6_conv1"], 64, "is no layer of scratch"),
         (["--frozen_epochs=0", "--finetune_epochs=0"], 64, "nothing to train"),
@@ -295,6 +299,18 @@ def test_mistakes(data, tmp_path, arguments, code, message):
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.count("\n") <= 2
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_batch_that_replicas_cannot_share(data, tmp_path, tf):
+    with pytest.raises(UsageError, match="Use --batch_size=8"):
+        train_here(
+            data,
+            tmp_path / "model",
+            batch_size=7,
+            strategy="auto",
+            virtual_devices=2,
+        )
     assert not (tmp_path / "model").exists()
 
 
@@ -506,14 +522,16 @@ def test_a_second_phase_that_harms_is_not_exported(data, tmp_path, tf, capsys):
             data,
             model,
             frozen_epochs=4,
-            frozen_learning_rate=0.01,
-            finetune_learning_rate=1.0,
+            frozen_learning_rate=0.1,
+            finetune_learning_rate=100.0,
         )
     except TrainingError as error:  # it even blew up: nothing of that is kept
         assert "(finetune phase)" in str(error)
         rows = lines(model / "metrics.jsonl")
         assert all(np.isfinite(row["val_loss"]) for row in rows)
         return
+    *_, kept, _, harmed = lines(model / "metrics.jsonl")
+    assert harmed["val_accuracy"] < kept["val_accuracy"]  # the control
     assert done["exported"]["phase"] == "frozen"
     assert "exporting the frozen phase" in capsys.readouterr().out
 
