@@ -100,7 +100,9 @@ def test_names_do_not_depend_on_what_was_built_before(tf):
     assert first.layers[2].name == "conv2d"
 
 
-@pytest.mark.parametrize("name", ["xception", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("xception", marks=pytest.mark.slow), "mobilenet_v2"]
+)
 def test_weights_of_another_base_load(name, tmp_path):
     import keras
 

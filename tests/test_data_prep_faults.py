@@ -34,7 +34,7 @@ def start(source, data, *arguments, code=""):
     """Starts data_prep; `code` runs first in its process."""
     command = [sys.executable, "-m", "data_prep.task"]
     if code:
-        code += "; import runpy, sys; sys.argv[0] = 'data_prep.task'; "
+        code += "\nimport runpy, sys; sys.argv[0] = 'data_prep.task'; "
         code += "runpy.run_module('data_prep.task', run_name='__main__')"
         command = [sys.executable, "-c", code]
     return subprocess.Popen(
@@ -53,6 +53,26 @@ def wait_for(pattern, folder, process, seconds=60):
         if any(folder.glob(pattern)):
             return
         time.sleep(0.001)
+
+
+def held(marker):
+    """Returns code that waits within the work, while such a file is there.
+
+    Args:
+        marker: Appears when the work has begun; who removes it lets the rest
+            of the work be done.
+    """
+    return f"""
+import itertools, pathlib, time
+from data_prep.runtime.progress import Progress
+marker, calls = pathlib.Path({str(marker)!r}), itertools.count()
+def update(self, images):
+    if next(calls) == 0:
+        marker.touch()
+    while marker.exists():
+        time.sleep(0.01)
+Progress.update = update
+"""
 
 
 # 1. Killed at any time.
@@ -111,12 +131,14 @@ def test_killed_at_any_time(many, tmp_path):
 
 @pytest.mark.parametrize("locked", [True, False])
 def test_two_runs_into_one_place(many, tmp_path, locked):
-    data = tmp_path / "data"
+    data, marker = tmp_path / "data", tmp_path / "at work"
     code = "" if locked else "import fcntl; fcntl.flock = lambda *_: None"
-    first = start(many, data, code=code)
-    wait_for("scratch/*", tmp_path / "incomplete.data", first)
+    first = start(many, data, code=code + held(marker))
+    wait_for(marker.name, tmp_path, first)
     second = start(many, data, code=code)
-    codes = [first.wait(), second.wait()]
+    codes = [second.wait()]
+    marker.unlink()
+    codes.insert(0, first.wait())
     said = second.stderr.read()
     assert "Traceback" not in said
     assert ("another run is writing" in said) == locked
@@ -429,15 +451,18 @@ def test_the_trainer_refuses_at_start(run, data, tmp_path):
 
 
 def test_ctrl_c_leaves_nothing(many, tmp_path):
-    # Seconds of work, of which the signal cannot miss the end.
-    process = start(many, tmp_path / "data", "--image_size=512", "--workers=1")
-    wait_for("scratch/*", tmp_path / "incomplete.data", process)
+    (tmp_path / "place").mkdir()
+    marker = tmp_path / "at work"
+    data = tmp_path / "place" / "data"
+    process = start(many, data, code=held(marker))
+    wait_for(marker.name, tmp_path, process)
+    assert os.listdir(tmp_path / "place")  # the control
     process.send_signal(signal.SIGINT)
     assert process.wait() == 75
     said = process.stderr.read()
     assert "Traceback" not in said
     assert "stopped by a signal" in said
-    assert not os.listdir(tmp_path)
+    assert not os.listdir(tmp_path / "place")
 
 
 @pytest.mark.parametrize("limit, code", [(1000, 65), (100_000, 0)])

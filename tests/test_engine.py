@@ -6,8 +6,10 @@ import json
 import numpy as np
 import pytest
 from training import TINY
+from training import TINY_SETTINGS
 from training import lines
 from training import prepare
+from training import train_here
 
 from data_prep.runtime.errors import UsageError
 
@@ -383,9 +385,7 @@ class TestDropout:
 def test_keras_callbacks_are_heard_and_keep_their_state(data, tmp_path, tf):
     import keras
 
-    from trainer.config import Config
     from trainer.engine.callbacks import Callbacks
-    from trainer.run import run
 
     heard = []
 
@@ -402,20 +402,14 @@ def test_keras_callbacks_are_heard_and_keep_their_state(data, tmp_path, tf):
     enough = keras.callbacks.EarlyStopping(
         "val_loss", min_delta=100, patience=2
     )
-    flags = dict(word.lstrip("-").split("=") for word in TINY if "=" in word)
-    config = Config(
-        str(data),
-        str(tmp_path / "model"),
-        weights="none",
-        freeze_random_weights=True,
-        image_size=int(flags["image_size"]),
-        batch_size=8,
+    train_here(
+        data,
+        tmp_path / "model",
+        callbacks=[Recorder(), plateau, enough],
         frozen_epochs=5,
         finetune_epochs=0,
         schedule="constant",
-        precision="float32",
     )
-    run(config, callbacks=[Recorder(), plateau, enough])
     rates = [
         row["learning_rate"]
         for row in lines(tmp_path / "model" / "metrics.jsonl")
@@ -444,7 +438,7 @@ def test_stages_and_early_stopping(data, tmp_path, run):
         f"--data_dir={data}",
         f"--model_dir={model}",
         *TINY,
-        "--finetune_from=block5_conv1,block4_conv1",
+        "--finetune_from=conv4,conv3",
         "--finetune_epochs=1",
         "--frozen_epochs=6",
         "--frozen_learning_rate=0",
@@ -462,11 +456,7 @@ def test_find_lr(data, tmp_path, run):
     done = run(
         "trainer.find_lr",
         f"--data_dir={data}",
-        "--weights=none",
-        "--freeze_random_weights",
-        "--image_size=32",
-        "--batch_size=8",
-        "--precision=float32",
+        *TINY,
         "--lowest=1e-5",
         "--highest=1e4",
         "--steps=20",
@@ -496,7 +486,6 @@ def test_find_lr_trains_as_a_phase_does(data, tmp_path, tf, monkeypatch):
     from trainer import find_lr
     from trainer.config import Config
     from trainer.engine import loop
-    from trainer.run import run
 
     seen = []
     real = loop.make_train
@@ -506,25 +495,18 @@ def test_find_lr_trains_as_a_phase_does(data, tmp_path, tf, monkeypatch):
         return real(strategy, model, optimizer, augment, options, *rest)
 
     monkeypatch.setattr(loop, "make_train", make_train)
-    config = Config(
-        str(data),
-        str(tmp_path / "model"),
-        base="scratch",
-        weights="none",
-        freeze_random_weights=True,
-        image_size=62,
-        batch_size=8,
-        precision="float32",
+    settings = dict(
+        TINY_SETTINGS,
         strategy="one_device",
-        frozen_epochs=1,
         finetune_epochs=0,
         class_weights="balanced",
         label_smoothing=0.1,
         clip_norm=1.0,
         seed=3,
     )
+    config = Config(str(data), str(tmp_path / "model"), **settings)
     find_lr.find_lr(config, "frozen", 1e-4, 1e-3, 2)
-    run(config)
+    train_here(data, tmp_path / "model", **settings)
     assert seen[0] == seen[1]
     assert seen[0].class_weights == (1.0, 1.0)
 

@@ -285,7 +285,7 @@ def test_killed_between_data_and_commit(service, data, tmp_path):
     While the commit waits for its answer, a SIGTERM still reaches the
     training.
     """
-    flags = ["--frozen_epochs=10", "--deterministic"]
+    flags = ["--frozen_epochs=30", "--deterministic"]
     undisturbed = tmp_path / "undisturbed"
     done = train(data, undisturbed, "--finetune_epochs=0", *flags)
     assert done.returncode == 0, done.stderr
@@ -324,15 +324,15 @@ def test_killed_between_data_and_commit(service, data, tmp_path):
     url = f"gs://bucket/{folder}"
     uncommitted = set(storage.names(url)) - objects - {COMMIT}
     assert uncommitted, "it was killed before any data had been copied"
-    assert 1 <= epochs < 10
+    assert 1 <= epochs < 30
 
     second = subprocess.run(
         words, cwd=ROOT, env=environ, capture_output=True, text=True
     )
     assert second.returncode == 0, second.stderr
-    assert committed()[0] == 10
+    assert committed()[0] == 30
     Mirror(url, tmp_path / "fetched").fetch()
-    last = 10 * STEPS
+    last = 30 * STEPS
     assert_same(saved(tmp_path / "fetched", last), saved(undisturbed, last))
 
 

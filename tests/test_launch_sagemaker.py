@@ -200,7 +200,8 @@ private_opt = pytest.mark.skipif(
     not can_mount(), reason="needs root and unshare, for an /opt/ml of its own"
 )
 TINY = {
-    "image_size": "32",
+    "base": "scratch",
+    "image_size": "46",
     "weights": "none",
     "freeze_random_weights": "true",
     "batch_size": "8",
@@ -274,7 +275,7 @@ def entry(whole):
 def test_spot_interruption_resumes(tmp_path, data):
     """The request's own entry point, stopped, on another machine again."""
     words = [*WORDS, *(f"--{k}={v}" for k, v in TINY.items())]
-    line = entry(request([*words, "--frozen_epochs=12"], spot=True))
+    line = entry(request([*words, "--frozen_epochs=40"], spot=True))
     ml = tmp_path / "ml"
     lay_out(ml, data, {})
     first = contained(ml, line)
@@ -293,7 +294,7 @@ def test_spot_interruption_resumes(tmp_path, data):
     text = second.communicate()[0]
     assert second.returncode == 0, text
     rows = (other / "checkpoints/metrics.jsonl").read_text().splitlines()
-    assert [json.loads(row)["epoch"] for row in rows] == list(range(1, 13))
+    assert [json.loads(row)["epoch"] for row in rows] == list(range(1, 41))
     model = other / "model"
     assert {"DONE.json", "model.keras", "saved_model"} <= set(os.listdir(model))
     assert not (model / "checkpoints").exists()
