@@ -18,6 +18,7 @@ import time
 
 from data_prep.runtime import command
 from data_prep.runtime import settings
+from data_prep.runtime import startup
 from data_prep.runtime.errors import EXIT_DATA
 from data_prep.runtime.settings import setting
 from trainer import config as config_lib
@@ -171,6 +172,7 @@ def report(model_dir: pathlib.Path, seconds: dict[str, float]) -> str:
 
 def main(config: QuickstartConfig) -> None:
     """Runs the whole path and shows what it made."""
+    startup.require("tensorflow", "train")
     output = pathlib.Path(config.quickstart.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     images, data, model = output / "digits", output / "data", output / "model"

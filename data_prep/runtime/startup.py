@@ -1,11 +1,31 @@
 """TensorFlow's first import, without the noise it makes there."""
 
+import importlib.util
 import logging
 import os
 import sys
 import tempfile
 
 from absl import logging as absl_logging
+
+from data_prep.runtime.errors import UsageError
+
+
+def require(module: str, extra: str) -> None:
+    """Checks that a library of an extra of this package is installed.
+
+    Args:
+        module: Name by which it is imported.
+        extra: The extra that brings it.
+
+    Raises:
+        UsageError: If it is not installed.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise UsageError(
+            f"this needs {module}, which is not installed. Install it: "
+            f"pip install 'shardtune[{extra}]'"
+        )
 
 
 def import_tensorflow() -> None:
@@ -14,7 +34,11 @@ def import_tensorflow() -> None:
     TensorFlow writes to the stderr of the process before any of its settings
     can be made (CUDA not found, oneDNN in use). A user who sets
     TF_CPP_MIN_LOG_LEVEL asked for messages and gets them all.
+
+    Raises:
+        UsageError: If it is not installed.
     """
+    require("tensorflow", "train")
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         import tensorflow  # noqa: F401
 

@@ -6,6 +6,7 @@ Only this source takes TensorFlow, and loads it when it is used.
 import os
 from collections.abc import Iterator
 
+from data_prep.runtime import startup
 from data_prep.runtime.errors import DataError
 from data_prep.sources.listing import SPLIT_NAMES
 from data_prep.sources.listing import ImageFile
@@ -26,9 +27,11 @@ def list_tfds(name: str, folder: str) -> Listing:
         folder: Where to put the files.
 
     Raises:
+        UsageError: If TensorFlow Datasets is not installed.
         DataError: If there is no such data set, or it is not one of labelled
             images.
     """
+    startup.require("tensorflow_datasets", "train")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow_datasets as tfds
 
