@@ -91,7 +91,7 @@ def test_an_unknown_command_is_answered_with_the_nearest(program):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("name", commands.COMMANDS)
+@pytest.mark.parametrize("name", ["train", "find-lr", "submit", "completion"])
 def test_help_of_a_command_shows_it_as_it_was_called(program, name):
     done = call([*program, name, "--help"])
     assert done.returncode == 0, done.stderr
