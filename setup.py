@@ -41,7 +41,6 @@ setup(
     # What prepares data and submits jobs; no TensorFlow.
     install_requires=[
         "absl-py>=2.1",
-        "fsspec>=2024.6",
         "google-crc32c>=1.5",  # TFRecord checksums without TensorFlow
         "numpy>=2.0",
         "opencv-python-headless>=4.11",  # decodes 1.5 times as fast as tf.io
@@ -72,6 +71,7 @@ setup(
         "test": [
             *TRAIN,
             "build>=1.2",
+            "fsspec>=2024.6",
             "hypothesis>=6",
             "pytest>=8",
             "pytest-xdist>=3.6",

@@ -30,7 +30,7 @@ OURS = re.compile(
 )
 # Programs of others; what stands behind them is not checked.
 OTHERS = re.compile(
-    rf"{VARIABLES}(?:apt-get|docker|pip|pytest|python -m (?:build|venv)|ruff) ?"
+    rf"{VARIABLES}(?:apt-get|docker|pip|pytest|python -m (?:build|venv)|ruff)( |$)"
     r"|\.ci/run$|$|#"
 )
 
@@ -153,7 +153,8 @@ def test_a_command_is_what_its_program_takes(module, words):
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_all_that_stands_among_commands_is_one(path):
-    for line in command_lines(path):
+    in_prose = re.findall(r"`(python -m [^`]+)`", without_blocks(path))
+    for line in (*command_lines(path), *in_prose):
         module = re.match(r"python -m ((?:benchmarks|docs)\.\w+)", line)
         if module:
             file = module.group(1).replace(".", "/")

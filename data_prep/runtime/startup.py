@@ -11,23 +11,6 @@ from absl import logging as absl_logging
 from data_prep.runtime.errors import UsageError
 
 
-def require(module: str, extra: str) -> None:
-    """Checks that a library of an extra of this package is installed.
-
-    Args:
-        module: Name by which it is imported.
-        extra: The extra that brings it.
-
-    Raises:
-        UsageError: If it is not installed.
-    """
-    if importlib.util.find_spec(module) is None:
-        raise UsageError(
-            f"this needs {module}, which is not installed. Install it: "
-            f"pip install 'shardtune[{extra}]'"
-        )
-
-
 def import_tensorflow() -> None:
     """Imports TensorFlow and Keras, showing their messages only on failure.
 
@@ -36,9 +19,13 @@ def import_tensorflow() -> None:
     TF_CPP_MIN_LOG_LEVEL asked for messages and gets them all.
 
     Raises:
-        UsageError: If it is not installed.
+        UsageError: If TensorFlow is not installed: data_prep needs none.
     """
-    require("tensorflow", "train")
+    if importlib.util.find_spec("tensorflow") is None:
+        raise UsageError(
+            "this command needs TensorFlow. Install it with "
+            "`pip install 'shardtune[train]'`."
+        )
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         import tensorflow  # noqa: F401
 
