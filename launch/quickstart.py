@@ -7,6 +7,7 @@ two commands that a user runs on a folder of photos, and shows what they made.
 """
 
 import dataclasses
+import importlib.util
 import json
 import pathlib
 import shlex
@@ -19,6 +20,7 @@ from data_prep.runtime import command
 from data_prep.runtime import settings
 from data_prep.runtime import subprocesses
 from data_prep.runtime.errors import EXIT_DATA
+from data_prep.runtime.errors import UsageError
 from data_prep.runtime.settings import setting
 from trainer import config as config_lib
 
@@ -173,6 +175,12 @@ def report(model_dir: pathlib.Path, seconds: dict[str, float]) -> str:
 
 def main(config: QuickstartConfig) -> None:
     """Runs the whole path and shows what it made."""
+    if importlib.util.find_spec("sklearn") is None:
+        raise UsageError(
+            "the quickstart trains on scikit-learn's digits, and neither it "
+            "nor TensorFlow comes with shardtune alone. Install them with "
+            "`pip install 'shardtune[train]'`."
+        )
     output = pathlib.Path(config.quickstart.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     images, data, model = output / "digits", output / "data", output / "model"

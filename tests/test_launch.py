@@ -596,8 +596,8 @@ def test_a_stop_reaches_a_local_run_and_its_sweep(tmp_path):
         assert epochs == list(range(1, 61))
 
 
-def commands_of_readme():
-    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+def commands_of_document():
+    text = (ROOT / "docs" / "launch.md").read_text().replace("\\\n", " ")
     return [
         line.strip("| `")
         for line in re.findall(
@@ -615,15 +615,15 @@ def test_the_platforms_own_schemas_are_not_needed(kind, monkeypatch):
         *("kubeflow", "google.cloud"),
     ):
         monkeypatch.setitem(sys.modules, name, None)
-    for line in commands_of_readme():
+    for line in commands_of_document():
         assert kind or parsed(shlex.split(line)[3:]).files
     if kind:
         words = ["--data_dir=/mnt/data", "--model_dir=/mnt/model"]
         assert render("kubernetes", words, kind=kind, volumes="claim:/mnt")
 
 
-@pytest.mark.parametrize("line", commands_of_readme())
-def test_examples_of_the_readme_are_rendered(line):
+@pytest.mark.parametrize("line", commands_of_document())
+def test_examples_of_the_document_are_rendered(line):
     rendered = parsed(shlex.split(line)[3:])
     assert rendered.files
     assert rendered.commands
@@ -640,7 +640,7 @@ def test_dry_run_writes_nothing(run, tmp_path):
 def test_every_target_has_an_example():
     found = {
         word.partition("=")[2]
-        for line in commands_of_readme()
+        for line in commands_of_document()
         for word in line.split()
         if word.startswith("--target=")
     }
