@@ -29,6 +29,7 @@ from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import Stopped
 from data_prep.runtime.settings import setting
 from launch import arguments
+from launch.arguments import replace
 from launch.arguments import value_of
 from launch.staging.mirror import Mirror
 from trainer.distribution.cluster import find_cluster
