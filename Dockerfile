@@ -5,23 +5,25 @@
 # Without GPUs: --build-arg BASE=tensorflow/tensorflow:2.21.0
 # With the ImageNet weights inside, for machines without network:
 #   --build-arg WEIGHTS=imagenet
-# For data_prep on Dataflow: --build-arg EXTRAS=gcs,s3,beam
+# For data_prep on Dataflow: --build-arg EXTRAS=gcs,s3,beam, on any image of
+# Python 3.11, as data_prep needs no TensorFlow.
 ARG BASE=tensorflow/tensorflow:2.21.0-gpu
 FROM ${BASE}
 
 # Options of pip, such as --index-url=https://a.mirror/simple
 ARG PIP_OPTIONS=""
-ARG EXTRAS=gcs,s3
+ARG EXTRAS=train,gcs,s3
 WORKDIR /opt/shardtune
 
 # The libraries in a layer of their own, which a change of the code keeps.
-COPY setup.py pyproject.toml README.md constraints.txt ./
+COPY setup.py pyproject.toml README.md LICENSE constraints.txt ./
 RUN python -m pip install --no-cache-dir --constraint=constraints.txt \
     ${PIP_OPTIONS} ".[${EXTRAS}]" cloudml-hypertune
 
 COPY data_prep data_prep
 COPY trainer trainer
 COPY launch launch
+COPY shardtune shardtune
 RUN python -m pip install --no-cache-dir --no-deps ${PIP_OPTIONS} .
 
 # Keras keeps downloaded weights here, for whatever user the container runs as.

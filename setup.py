@@ -5,6 +5,19 @@ import pathlib
 from setuptools import find_packages
 from setuptools import setup
 
+# What `shardtune train` and the other commands of trainer import.
+TRAIN = [
+    "keras>=3.11.3",  # earlier ones load unsafe .h5 and .keras files
+    "keras-cv>=0.9",
+    "matplotlib>=3.8",  # draws what trainer.find_lr found
+    "psutil>=5.9",
+    "scikit-learn>=1.4",  # per-class figures; the quickstart's digits
+    "scipy>=1.11",  # fits the head of --head_init
+    "tensorboard>=2.18",  # tf.summary writes nothing without it
+    "tensorflow>=2.18",
+    "tensorflow-datasets>=4.9.7",  # --source=tfds:NAME
+]
+
 setup(
     name="shardtune",
     version="0.1.0",
@@ -14,33 +27,35 @@ setup(
     ),
     long_description=pathlib.Path(__file__).with_name("README.md").read_text(),
     long_description_content_type="text/markdown",
+    license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["data_prep*", "trainer*", "launch*"]),
-    package_data={"launch": ["templates/*"]},
+    packages=find_packages(
+        include=["data_prep*", "trainer*", "launch*", "shardtune*"]
+    ),
+    package_data={
+        "launch": ["templates/*"],
+        "shardtune": ["py.typed"],
+        "trainer.recipes": ["*.flags"],
+    },
+    entry_points={"console_scripts": ["shardtune = shardtune.cli:main"]},
+    # What prepares data and submits jobs; no TensorFlow.
     install_requires=[
         "absl-py>=2.1",
         "google-crc32c>=1.5",  # TFRecord checksums without TensorFlow
-        "keras>=3.11.3",  # earlier ones load unsafe .h5 and .keras files
-        "keras-cv>=0.9",
-        "matplotlib>=3.8",  # the picture of trainer.find_lr
         "numpy>=2.0",
         "opencv-python-headless>=4.11",  # decodes 1.5 times as fast as tf.io
         "pillow>=10.1",
         "protobuf>=4.25",
-        "psutil>=5.9",
         "pyyaml>=6",  # launch reads the manifests that it writes
-        "scikit-learn>=1.4",  # per-class figures; the quickstart's digits
         "simplejpeg>=1.8",  # libjpeg-turbo; the audit reads every coefficient
-        "tensorboard>=2.18",  # tf.summary writes nothing without it
-        "tensorflow>=2.18",
-        "tensorflow-datasets>=4.9.7",
         "tqdm>=4.66",
     ],
     extras_require={
+        "train": TRAIN,
+        "gpu": [*TRAIN, "tensorflow[and-cuda]>=2.18"],
         "beam": ["apache-beam>=2.60"],
-        "gpu": ["tensorflow[and-cuda]>=2.18"],
-        # Data and models in object storage (launch.staged). Unpinned, pip
-        # falls back to an s3fs of 2019.
+        # Data and models in object storage (data_prep, launch.staged).
+        # Unpinned, pip falls back to an s3fs of 2019.
         "s3": ["s3fs>=2025.2"],
         "gcs": ["gcsfs>=2025.2"],
         # What checks a job before it is submitted, and submits it.
@@ -54,6 +69,7 @@ setup(
             "google-cloud-aiplatform>=1.100",
         ],
         "test": [
+            *TRAIN,
             "build>=1.2",
             "fsspec>=2024.6",
             "hypothesis>=6",
@@ -70,7 +86,10 @@ setup(
         ],
     },
     classifiers=[
+        "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
 )

@@ -262,14 +262,14 @@ def growth(numbers: list[int]) -> None:
 
 NAMES = """
 import json, os, random, resource, sys, tempfile, time
-from data_prep.catalogue import assignment, findings, splitting
-from data_prep.images import audit, fingerprint
-from data_prep.writers import dataset_writer
+from data_prep.catalogue import assignment, findings
 from data_prep.catalogue.database import Catalogue, facts_row
-from data_prep.config import PrepareConfig
+from data_prep.config import Records, Splits
+from data_prep.images.fingerprint import Fingerprint
+from data_prep.images.inspection import Facts
 from data_prep.sources.listing import ImageFile
+from data_prep.writers import split_writer
 count, place = int(sys.argv[1]), sys.argv[2]
-config = PrepareConfig(source="names", output_dir=place)
 generator = random.Random(0)
 def images():
     for n in range(count):
@@ -279,15 +279,16 @@ with Catalogue(place) as catalogue:
     catalogue.add_files(images())
     for row in catalogue.files():
         content = generator.randbytes(32)
-        print_ = fingerprint.Fingerprint(
+        print_ = Fingerprint(
             generator.getrandbits(64) - (1 << 63), generator.randbytes(256))
-        facts = audit.Facts(20_000, 200, 150, "", content, True, (), print_)
+        facts = Facts(20_000, 200, 150, "", content, True, (), print_)
         catalogue.insert("facts", [facts_row(row, facts, 0)])
-    findings.find(catalogue, splits_kept=False)
-    assignment.anew(catalogue, splitting.parse_spec("train:0.8,test:0.2"))
-    planned = {s: list(dataset_writer._plan(config, catalogue, s)) for s in splits.SPLITS}
-    items = sum(len(shard.items) for shard in dataset_writer._shards(
-        catalogue, planned, [str(n) for n in range(10)]))
+    findings.compare_images(catalogue, splits_kept=False)
+    splits = Splits(splits="train:0.8,test:0.2")
+    assignment.assign(catalogue, splits, "names", place)
+    plans = split_writer.plan_splits("names", Records(), catalogue)
+    items = sum(len(shard.items) for shard in split_writer.draw_shards(
+        catalogue, plans, [str(n) for n in range(10)]))
     assert items == count
     findings.save(catalogue, os.path.join(place, "audit.json"))
 print(json.dumps([time.process_time() - start,

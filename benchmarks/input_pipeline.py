@@ -90,7 +90,7 @@ def ours(data_dir: str, size: int, source: str, in_graph: bool = True):
             for _ in range(repeats)
         ]
         plan = input_pipeline.Plan(
-            np.concatenate([p.positions for p in plans]),
+            np.concatenate([p.indices for p in plans]),
             np.concatenate([p.weights for p in plans]),
         )
         dataset = input_pipeline.create(reader, plan, images)

@@ -38,13 +38,16 @@ def make(
 
     from data_prep.dataset import manifest as manifest_lib
     from trainer.augmentation import policies
-    from trainer.config import Config
+    from trainer.config import Data
+    from trainer.config import Model
     from trainer.distribution import devices
     from trainer.engine import loop
     from trainer.engine import optimizers
+    from trainer.engine import results
+    from trainer.engine import train_step
     from trainer.models.classifier import build_classifier
     from trainer.models.classifier import set_trainable
-    from trainer.pipeline.data_loader import Feed
+    from trainer.pipeline.data_loader import DataLoader
     from trainer.pipeline.input_pipeline import Batch
     from trainer.pipeline.reader import Reader
 
@@ -52,21 +55,16 @@ def make(
     strategy = tf.distribute.get_strategy()
     manifest = manifest_lib.load(data_dir)
     classes = len(manifest.classes)
-    model = build_classifier(
-        classes,
-        image_size,
-        preprocessing="caffe",
-        head="gap",
-        head_units=0,
-        dropout=0.0,
-    )
+    model = build_classifier(classes, image_size, Model(preprocessing="caffe"))
     set_trainable(model, None if phase == "frozen" else "block5_conv1")
-    config = Config(
-        data_dir, "unused", batch_size=batch_size, image_size=image_size
+    loader = DataLoader(
+        Data(data_dir=data_dir, image_size=image_size),
+        {splits.TRAIN: Reader(data_dir, manifest, splits.TRAIN)},
+        batch_size=batch_size,
+        seed=0,
+        replicas=1,
     )
-    reader = Reader(data_dir, manifest, splits.TRAIN)
-    feed = Feed(config, {splits.TRAIN: reader}, replicas=1)
-    dataset = feed.training(0).take(steps)
+    dataset = loader.training(loader.images[splits.TRAIN], 0).take(steps)
     first = next(iter(dataset))
     constant = tf.data.Dataset.from_tensors(first).repeat(steps)
 
@@ -121,16 +119,16 @@ def make(
         return epoch
 
     augment = policies.create(policies.Policy("none"), classes)
-    options = loop.StepOptions(jit_compile=jit_compile)
+    options = train_step.StepOptions(jit_compile=jit_compile)
     train = loop.make_train(strategy, model, optimizer, augment, options)
     source = constant if kind == "constant" else dataset
     per_loop = devices.steps_per_loop(0)
 
     def epoch() -> int:
         batches = iter(devices.distribute(strategy, source))
-        totals = loop.Totals()
-        for count in loop.calls(steps, per_loop):
-            rows, seconds = loop.timed(
+        totals = results.Totals()
+        for count in loop.call_sizes(steps, per_loop):
+            result, seconds = loop.timed(
                 train,
                 batches,
                 tf.constant(0, tf.int64),
@@ -138,7 +136,7 @@ def make(
                 tf.constant([1e-5] * count),
                 tf.constant(0.0, tf.float64),
             )
-            totals.add(rows, seconds)
+            totals.add(result, seconds)
         return steps * batch_size
 
     return epoch

@@ -6,8 +6,8 @@ import re
 
 from data_prep.catalogue import findings
 from data_prep.catalogue import splitting
-from data_prep.images.audit import ENCODINGS
-from data_prep.images.audit import RESIZES
+from data_prep.images.encoding import ENCODINGS
+from data_prep.images.encoding import RESIZES
 from data_prep.runtime import settings
 from data_prep.runtime import storage
 from data_prep.runtime.errors import UsageError
@@ -268,12 +268,34 @@ class PrepareConfig(settings.Config):
     output: Output
 
     def check(self) -> None:
+        """Refuses what source and output forbid together."""
+        self._refuse_output_in_source()
+        self._refuse_local_on_dataflow()
+
+    def _refuse_output_in_source(self) -> None:
+        """Refuses an output folder that would pass for a class."""
+        if self.source.kind != "folder":
+            return
+        place, output_dir = self.source.place, self.output.output_dir
+        if storage.is_url(output_dir):
+            inside = f"{output_dir}/".startswith(f"{place.rstrip('/')}/")
+        else:
+            target = pathlib.Path(output_dir).resolve()
+            inside = target.is_relative_to(pathlib.Path(place).resolve())
+        if inside:
+            raise UsageError(
+                f"--output_dir={output_dir} lies in --source="
+                f"{self.source.source}, where it would pass for a class. Pass "
+                "a folder outside of it."
+            )
+
+    def _refuse_local_on_dataflow(self) -> None:
         """Refuses folders of this machine where Dataflow is to see them."""
         source, output = self.source, self.output
-        distant = storage.is_url(source.place) and storage.is_url(
+        in_stores = storage.is_url(source.place) and storage.is_url(
             output.output_dir
         )
-        if "dataflow" in output.beam_options.lower() and not distant:
+        if "dataflow" in output.beam_options.lower() and not in_stores:
             raise UsageError(
                 "Dataflow sees no folder of this machine. Received --source="
                 f"{source.source} and --output_dir={output.output_dir}; "

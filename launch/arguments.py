@@ -1,27 +1,27 @@
-"""The flags of the work, parsed by its own definitions before it is queued."""
+"""The command line of what a job runs, parsed before the job is queued."""
 
 import itertools
 import pathlib
 import shlex
+from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 
 from absl import flags
 
+from data_prep.config import PrepareConfig
 from data_prep.runtime import settings
 from data_prep.runtime.errors import UsageError
-from launch.job import CONFIGS
-from launch.job import MODULES
-from launch.job import Job
-from launch.job import Work
-from launch.job import value_of
+from trainer.config import Config
 from trainer.distribution import command_line
-from trainer.distribution import platform_settings
+
+CONFIGS = {"trainer.task": Config, "data_prep.task": PrepareConfig}
 
 
-def check(
+def parse(
     module: str, words: Sequence[str], defaults: Sequence[str] = ()
 ) -> tuple[str, ...]:
-    """Parses the words as `python -m MODULE` will, and spells them out.
+    """Parses a command line as `python -m MODULE` will, and spells it out.
 
     Flag files are read here, as the machine that runs the job may not see
     them.
@@ -35,8 +35,7 @@ def check(
         Each flag that was given, as `--name=value`.
 
     Raises:
-        UsageError: As the module itself would, and for words that are no
-            flags.
+        UsageError: As the module itself would, and for positional arguments.
     """
     config_class = CONFIGS[module]
     values = flags.FlagValues()
@@ -66,39 +65,52 @@ def check(
     return tuple(settings.spelled(present))
 
 
-def work(job: Job, words: Sequence[str]) -> Work:
-    """Returns what runs inside of a job, every run of its sweep checked.
+def value_of(arguments: Sequence[str], name: str) -> str:
+    """Returns the value of `--name=value` among arguments, "" for none."""
+    found = ""
+    for argument in arguments:
+        if argument.startswith(f"--{name}="):
+            found = argument.partition("=")[2]
+    return found
 
-    Raises:
-        UsageError: If a flag of the work, or the grid, is wrong.
-    """
-    module = MODULES[job.common.job]
-    defaults = _platform_defaults(job)
-    arguments = check(module, words, defaults)
-    variants = grid(job.value("grid")) + _flag_files(job.value("flag_files"))
-    # Vertex AI and SageMaker bring folders of a bucket themselves.
-    staged = job.common.target not in ("vertex", "sagemaker") and any(
-        "://" in value_of(arguments, name)
-        for name in ("data_dir", "model_dir", "weights")
-    )
-    if not variants:
-        return Work(module, arguments, staged=staged)
-    if module != "trainer.task":
-        raise UsageError("--grid and --flag_files are for --job=trainer.")
-    base = value_of(arguments, "model_dir").rstrip("/")
-    spelt = [
-        check(
-            module,
-            [*arguments, *variant, f"--model_dir={base}/{number:03d}"],
-        )
-        for number, variant in enumerate(variants)
+
+def replace(
+    arguments: Sequence[str], values: Mapping[str, str | None]
+) -> tuple[str, ...]:
+    """Returns arguments with other values of flags; None leaves a flag out."""
+    kept = [
+        a
+        for a in arguments
+        if a.partition("=")[0].removeprefix("--") not in values
     ]
-    common = tuple(a for a in spelt[0] if all(a in run for run in spelt))
-    runs = [tuple(a for a in run if a not in common) for run in spelt]
-    return Work(module, common, tuple(runs), staged)
+    given = [f"--{n}={v}" for n, v in values.items() if v is not None]
+    return (*given, *kept)
 
 
-def grid(text: str) -> list[list[str]]:
+def paths(
+    module: str, arguments: Sequence[str]
+) -> Iterator[tuple[settings.Setting, str, str]]:
+    """Yields the arguments whose value is a path, by the settings' own word.
+
+    Args:
+        module: "trainer.task" or "data_prep.task".
+        arguments: Flags, each `--name=value`.
+
+    Yields:
+        The setting, what stands before the path (such as "csv:"), and the
+        path: a local one, or an address in object storage.
+    """
+    declared = {one.name: one for one in CONFIGS[module].settings()}
+    for argument in arguments:
+        name, _, value = argument.removeprefix("--").partition("=")
+        one = declared.get(name)
+        if one is not None and one.path:
+            prefix, path = one.path.split(value)
+            if path:
+                yield one, prefix, path
+
+
+def expand_grid(text: str) -> list[list[str]]:
     """Returns the flags of every point of a grid.
 
     Args:
@@ -122,25 +134,20 @@ def grid(text: str) -> list[list[str]]:
     return [list(point) for point in itertools.product(*axes)]
 
 
-def _flag_files(text: str) -> list[list[str]]:
-    paths = [path for path in text.split(",") if path]
-    for path in paths:
+def name_flag_files(text: str) -> list[list[str]]:
+    """Returns the one flag, `--flagfile`, of each run of a sweep.
+
+    Args:
+        text: Paths with commas between.
+
+    Raises:
+        UsageError: If one is not there.
+    """
+    found = [path for path in text.split(",") if path]
+    for path in found:
         if not pathlib.Path(path).is_file():
             raise UsageError(
                 f"--flag_files names {path}, which is no file. Expected files "
                 "with one flag of the trainer a line."
             )
-    return [[f"--flagfile={path}"] for path in paths]
-
-
-def _platform_defaults(job: Job) -> list[str]:
-    """Returns what the platform will say where the flags do not."""
-    output_uri = job.value("output_uri")
-    if job.common.job != "trainer" or not output_uri:
-        return []
-    if job.common.target == "vertex" and output_uri.startswith("gs://"):
-        environ = {"AIP_MODEL_DIR": f"{output_uri.rstrip('/')}/model/"}
-        return [f"--model_dir={platform_settings.find(environ).model_dir}"]
-    if job.common.target == "sagemaker":
-        return [f"--model_dir={output_uri.rstrip('/')}/{job.common.name}"]
-    return []
+    return [[f"--flagfile={path}"] for path in found]

@@ -16,10 +16,10 @@ from collections.abc import Mapping
 
 from data_prep.runtime import command
 from data_prep.runtime import settings
+from data_prep.runtime import storage
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.settings import setting
 from launch.staging.mirror import COMMIT
-from launch.staging.stores import open_store
 
 # Flags that say where a run lies, not what it is.
 _PLACES = {"model_dir", "data_fingerprint"}
@@ -81,12 +81,12 @@ def table(runs: Mapping[str, pathlib.Path]) -> list[dict[str, str]]:
     return sorted(rows, key=lambda r: (r["finished"] == "no", -_number(r)))
 
 
-def fetched(uri: str, folder: pathlib.Path) -> dict[str, pathlib.Path]:
+def fetch_runs(url: str, folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """Copies what a table needs of all runs below an address.
 
     Args:
-        uri: In object storage.
-        folder: Where to.
+        url: A folder in object storage.
+        folder: Local folder for the copies.
 
     Returns:
         The copy of each run, by its address.
@@ -94,29 +94,29 @@ def fetched(uri: str, folder: pathlib.Path) -> dict[str, pathlib.Path]:
     Raises:
         DataError: If there are none.
     """
-    store = open_store(uri)
-    names = set(store.names())
-    for name in names:
+    url = url.rstrip("/")
+    names = set(storage.names(url))
+    copies = []
+    for name in sorted(names):
         run, slash, file = name.rpartition("/")
         if file in _FILES:
-            store.download(name, folder / name)
+            copies.append((name, name))
         elif file == COMMIT and f"{run}{slash}config.json" not in names:
             # launch.staged's: it gives names when all is done.
-            files = json.loads(store.read(name))["files"]
+            files = json.loads(storage.read(f"{url}/{name}"))["files"]
             config = files.get("config.json")
             if config is not None:
-                place = f"{run}{slash}{config['object']}"
-                store.download(place, folder / run / "config.json")
+                source = f"{run}{slash}{config['object']}"
+                copies.append((source, f"{run}{slash}config.json"))
+    storage.download(url, folder, copies)
     runs = sorted(path.parent for path in folder.rglob("config.json"))
     if not runs:
         raise DataError(
-            f"{uri} holds no runs. Expected the --model_dir of one, or of a "
+            f"{url} holds no runs. Expected the --model_dir of one, or of a "
             "sweep."
         )
     return {
-        f"{store.uri}/{run.relative_to(folder).as_posix()}".removesuffix(
-            "/."
-        ): run
+        f"{url}/{run.relative_to(folder).as_posix()}".removesuffix("/."): run
         for run in runs
     }
 
@@ -126,8 +126,8 @@ def main(config: CompareConfig, model_dirs: list[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="shardtune-") as scratch:
         runs = {}
         for number, place in enumerate(model_dirs):
-            if "://" in place:
-                runs |= fetched(place, pathlib.Path(scratch, str(number)))
+            if storage.is_url(place):
+                runs |= fetch_runs(place, pathlib.Path(scratch, str(number)))
             else:
                 runs[place] = pathlib.Path(place)
         rows = table(runs)

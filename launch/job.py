@@ -1,26 +1,22 @@
 """What is to be launched: the settings of `launch.submit`, checked when built.
 
-What all targets share is one group, what one takes besides is a group of its
-own, made of the settings that it has in common with others.
+Each setting is declared once. What several targets take stands in a class of
+its own, and the group of a target inherits the classes that it takes, so a
+consumer asks `isinstance(options, Sweep)` and not for names of targets.
+Dataclasses list inherited fields from the last base to the first: the bases
+stand in the reverse order of `--help`.
 """
 
 import dataclasses
 import pathlib
 import re
-from collections.abc import Iterator
-from collections.abc import Mapping
 
-from data_prep.config import PrepareConfig
 from data_prep.runtime import settings
 from data_prep.runtime.errors import UsageError
 from data_prep.runtime.settings import setting
-from trainer.config import Config
 
-TARGETS = ("local", "docker", "slurm", "kubernetes", "vertex", "sagemaker")
 MODULES = {"trainer": "trainer.task", "data_prep": "data_prep.task"}
-CONFIGS = {"trainer.task": Config, "data_prep.task": PrepareConfig}
-
-
+TARGETS = ("local", "docker", "slurm", "kubernetes", "vertex", "sagemaker")
 KINDS = ("job", "jobset", "trainjob", "tfjob")
 
 
@@ -29,7 +25,7 @@ class Common(settings.Group):
     """The job, on every target."""
 
     target: str = setting(
-        "local", "Where it runs.", choices=TARGETS, first=True
+        "local", "Where the job runs.", choices=TARGETS, first=True
     )
     job: str = setting(
         "trainer",
@@ -38,10 +34,12 @@ class Common(settings.Group):
         first=True,
     )
     name: str = setting(
-        "shardtune", "Of the job and of the folder of its files.", first=True
+        "shardtune",
+        "Name of the job, and of the folder of its files.",
+        first=True,
     )
     output_dir: str = setting(
-        "launched", "The folder of the job's files is made below it."
+        "launched", "Folder in which the job's folder is made."
     )
     dry_run: bool = setting(
         False,
@@ -60,13 +58,13 @@ class Common(settings.Group):
 
     @property
     def folder(self) -> pathlib.Path:
-        """Where the rendered files go, absolute."""
+        """The folder of the rendered files, absolute."""
         return pathlib.Path(self.output_dir, self.name).absolute()
 
 
 @dataclasses.dataclass(frozen=True)
 class Workers(settings.Group):
-    """Workers."""
+    """Of a training that runs on several machines."""
 
     workers: int = setting(
         1, "Machines (local: processes) that train together.", low=1
@@ -75,42 +73,47 @@ class Workers(settings.Group):
 
 @dataclasses.dataclass(frozen=True)
 class Gpus(settings.Group):
-    """GPUs."""
+    """Of a target that is asked for GPUs."""
 
-    gpus: int = setting(1, "GPUs of each machine; 0 trains on CPUs.", low=0)
+    gpus: int = setting(
+        1,
+        "GPUs of each machine; under docker, 1 is all that there are; 0 trains "
+        "on CPUs.",
+        low=0,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Machine(settings.Group):
-    """Size of a machine."""
+    """Of a target that is asked for CPU cores and memory."""
 
     cpus: int = setting(8, "CPU cores of each machine.", low=1)
     memory_gb: int = setting(32, "Memory of each machine in GB.", low=1)
 
 
 @dataclasses.dataclass(frozen=True)
-class Image(settings.Group):
-    """Container image."""
+class Container(settings.Group):
+    """Of a target that runs containers."""
 
     image: str = setting(
-        "shardtune:0.1.0", "Container image, made by the Dockerfile here."
+        "shardtune:0.1.0", "Container image, built from the Dockerfile here."
     )
 
 
 @dataclasses.dataclass(frozen=True)
-class Notice(settings.Group):
-    """Notice to stop."""
+class Grace(settings.Group):
+    """Of a target whose notice to stop is ours to set."""
 
     grace_seconds: int = setting(
         120,
-        "Seconds from the notice to stop to the kill: time to save the state.",
+        "Seconds from the signal to stop to the kill, to save the state in.",
         low=1,
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Restarts(settings.Group):
-    """Restarts."""
+    """Of a target that starts a stopped job again."""
 
     restarts: int = setting(
         20,
@@ -121,36 +124,37 @@ class Restarts(settings.Group):
 
 @dataclasses.dataclass(frozen=True)
 class TimeLimit(settings.Group):
-    """Time limit."""
+    """Of a target that ends a job after some time."""
 
     time_limit: int = setting(1440, "Longest run in minutes.", low=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep(settings.Group):
-    """A sweep."""
+    """Of a target that runs a training several times, with other flags."""
 
     grid: str = setting(
         "", 'A sweep: "dropout=0,0.5 batch_size=16,32" runs all four.'
     )
     flag_files: str = setting(
-        "", "A sweep: files of trainer flags, one run each."
+        "",
+        "A sweep: files of trainer flags, one run each, with commas between.",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Shell(settings.Group):
-    """Shell."""
+    """Of a target whose script starts Python itself."""
 
-    python: str = setting("python", "Interpreter.")
+    python: str = setting("python", "Python interpreter.")
     setup: str = setting(
-        "", "A shell line before the work: module load cuda, for instance."
+        "", "Shell line that runs first: module load cuda, for instance."
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Volumes(settings.Group):
-    """Volumes."""
+    """Of a target that mounts folders into a container."""
 
     volumes: str = setting(
         "",
@@ -161,42 +165,42 @@ class Volumes(settings.Group):
 
 @dataclasses.dataclass(frozen=True)
 class Account(settings.Group):
-    """Account."""
+    """Of a target with accounts for jobs."""
 
     service_account: str = setting(
         "",
-        "The account that the job runs as, which s3:// and gs:// folders want.",
+        "Account that the job runs as, which may read and write its s3:// or "
+        "gs:// folders.",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Cloud(settings.Group):
-    """A cloud's machines."""
+    """Of a training service of a cloud."""
 
-    region: str = setting("us-central1", "Of Vertex AI or SageMaker.")
+    region: str = setting("us-central1", "Region of the cloud.")
     machine_type: str = setting(
         "",
-        "g2-standard-8 and such on Vertex AI; ml.g5.xlarge and such on "
-        "SageMaker.",
+        "Such as g2-standard-8 on Vertex AI, ml.g5.xlarge on SageMaker.",
     )
     output_uri: str = setting(
-        "", "gs:// or s3:// folder for what Vertex AI or SageMaker makes."
+        "", "gs:// or s3:// folder for what the service writes."
     )
     spot: bool = setting(False, "Use spare capacity that can be taken away.")
 
 
 @dataclasses.dataclass(frozen=True)
-class Local(Sweep, Shell, Restarts, Notice, Workers):
+class Local(Sweep, Shell, Restarts, Grace, Workers):
     """This machine; it uses all GPUs that it finds."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Docker(Volumes, Notice, Image, Gpus):
+class Docker(Volumes, Grace, Container, Gpus):
     """A container on this machine."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Slurm(Sweep, Shell, Restarts, Notice, TimeLimit, Machine, Gpus, Workers):
+class Slurm(Sweep, Shell, Restarts, Grace, TimeLimit, Machine, Gpus, Workers):
     """Slurm."""
 
     slurm_options: str = setting(
@@ -206,7 +210,7 @@ class Slurm(Sweep, Shell, Restarts, Notice, TimeLimit, Machine, Gpus, Workers):
 
 @dataclasses.dataclass(frozen=True)
 class Kubernetes(
-    Sweep, Account, Volumes, Restarts, Notice, Image, Machine, Gpus, Workers
+    Sweep, Account, Volumes, Restarts, Grace, Container, Machine, Gpus, Workers
 ):
     """Kubernetes."""
 
@@ -216,41 +220,43 @@ class Kubernetes(
         "controllers; tfjob is the legacy training operator's.",
         choices=KINDS,
     )
-    namespace: str = setting("default", "Of Kubernetes.")
+    namespace: str = setting("default", "Namespace of its objects.")
 
 
 @dataclasses.dataclass(frozen=True)
-class Vertex(Sweep, Account, Cloud, TimeLimit, Image, Gpus, Workers):
+class Vertex(Sweep, Account, Cloud, TimeLimit, Container, Gpus, Workers):
     """Vertex AI."""
 
-    accelerator: str = setting("NVIDIA_L4", "--gpus of them per machine.")
+    accelerator: str = setting(
+        "NVIDIA_L4", "Type of the --gpus of each machine."
+    )
     package_uri: str = setting(
         "",
         "gs:// URI of our sdist, run in --image instead of the package inside "
-        "of it.",
+        "it.",
     )
     tune: str = setting(
         "",
         "finetune_learning_rate=1e-5:1e-3:log dropout=0:0.5, searched by "
         "Vertex AI for the best validation accuracy.",
     )
-    trials: int = setting(20, "Of --tune, in all.", low=1)
-    parallel_trials: int = setting(4, "Of --tune, at once.", low=1)
+    trials: int = setting(20, "Trials of --tune in all.", low=1)
+    parallel_trials: int = setting(4, "Trials of --tune at a time.", low=1)
 
 
 @dataclasses.dataclass(frozen=True)
-class SageMaker(Sweep, Cloud, Restarts, TimeLimit, Image, Workers):
+class SageMaker(Sweep, Cloud, Restarts, TimeLimit, Container, Workers):
     """SageMaker."""
 
-    role_arn: str = setting("", "The role that the job runs as.")
+    role_arn: str = setting("", "Role that the job runs as.")
 
 
 class Job(settings.Config):
     """The flags of `launch.submit`.
 
     Raises:
-        UsageError: If a setting is impossible, or the target takes no such
-            setting.
+        UsageError: If a setting is impossible, or the target does not take
+            it.
     """
 
     common: Common
@@ -261,135 +267,51 @@ class Job(settings.Config):
     vertex: Vertex
     sagemaker: SageMaker
 
+    @property
+    def options(self) -> settings.Group:
+        """The settings of the target."""
+        return getattr(self, self.common.target)
+
     def check(self) -> None:
-        """Refuses what the target does not take."""
-        target = self.common.target
-        self._refuse_unused(target)
-        if self.value("workers") > 1 and self.common.job == "data_prep":
+        """Refuses settings that the target does not take, or the job."""
+        self._refuse_unused()
+        job = self.common.job
+        options = self.options
+        if (
+            job == "data_prep"
+            and isinstance(options, Workers)
+            and options.workers > 1
+        ):
             raise UsageError(
-                f"--workers={self.value('workers')} with --job=data_prep: "
-                "data_prep is one process per machine. Leave it out; "
-                "data_prep's own --workers is how many processors it uses."
+                f"--workers={options.workers} with --job=data_prep: data_prep is one "
+                "process per machine. Leave it out; data_prep's own --workers "
+                "is how many processors it uses."
             )
-        if target == "vertex":
-            self._check_vertex()
+        if isinstance(options, Vertex):
+            uri = options.output_uri
+            if not uri.startswith("gs://"):
+                raise UsageError(
+                    f"--output_uri={uri} is no place for Vertex AI to write "
+                    "to: expected a gs:// folder."
+                )
+            if options.tune and job != "trainer":
+                raise UsageError(f"--tune is for --job=trainer, not {job}.")
 
-    def value(self, name: str) -> object:
-        """Returns the value of a setting, whatever groups it stands in."""
-        return self.values()[name]
-
-    def _refuse_unused(self, target: str) -> None:
-        groups = self.groups()
-        taken = {
-            one.name
-            for attribute in ("common", target)
-            for one in groups[attribute].settings()
-        }
-        values = self.values()
-        for one in self.settings():
-            if one.name in taken or values[one.name] == one.default:
+    def _refuse_unused(self) -> None:
+        """Refuses what is not at its default and would have no effect."""
+        target, values = self.common.target, self.values()
+        taken = {s.name for s in (*Common.settings(), *self.options.settings())}
+        for unused in self.settings():
+            value = values[unused.name]
+            if unused.name in taken or value == unused.default:
                 continue
-            users = [
-                other
-                for other in TARGETS
-                if one.name in {s.name for s in groups[other].settings()}
+            takers = [
+                name
+                for name, group in self.groups().items()
+                if unused.name in {s.name for s in group.settings()}
             ]
             raise UsageError(
-                f"--{one.name}={values[one.name]} is for --target="
-                f"{' or '.join(users)}: --target={target} does not use it. "
+                f"--{unused.name}={value} is for --target="
+                f"{' or '.join(takers)}: --target={target} does not use it. "
                 "Leave it out."
             )
-
-    def _check_vertex(self) -> None:
-        uri = self.vertex.output_uri
-        if not uri.startswith("gs://"):
-            raise UsageError(
-                f"--output_uri={uri} is no place for Vertex AI to write to: "
-                "expected a gs:// folder."
-            )
-        if self.vertex.tune and self.common.job != "trainer":
-            raise UsageError(
-                f"--tune is for --job=trainer, not {self.common.job}."
-            )
-
-
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """What runs inside of the job.
-
-    Attributes:
-        module: Run as `python -m MODULE`.
-        arguments: Flags of the work, each `--name=value`, checked.
-        runs: What each run of a sweep adds to them; empty for one run.
-        staged: Data or model lie in object storage.
-    """
-
-    module: str
-    arguments: tuple[str, ...]
-    runs: tuple[tuple[str, ...], ...] = ()
-    staged: bool = False
-
-    @property
-    def program(self) -> tuple[str, ...]:
-        """The words before the arguments, after `python -m`."""
-        return ("launch.staged", "--") if self.staged else (self.module,)
-
-    def value(self, name: str) -> str:
-        """Returns the value of a flag, "" where it was not given."""
-        return value_of(self.arguments, name)
-
-    @property
-    def paths(self) -> Iterator[tuple[settings.Setting, str, str]]:
-        """Settings of which a run names a path that is not in a store.
-
-        Yields:
-            The setting, what stands before the path ("csv:"), and the path.
-        """
-        given = [*self.arguments, *(a for run in self.runs for a in run)]
-        declared = {one.name: one for one in CONFIGS[self.module].settings()}
-        for argument in given:
-            name, _, value = argument.removeprefix("--").partition("=")
-            one = declared.get(name)
-            if one is not None and one.path:
-                prefix, path = one.path.split(value)
-                if path and "://" not in path:
-                    yield one, prefix, path
-
-
-@dataclasses.dataclass(frozen=True)
-class Rendered:
-    """What a target makes of a job.
-
-    Attributes:
-        files: Content by name, below the job's folder.
-        commands: Programs with their words, which submit it.
-        afterwards: How to watch, stop and resume it.
-        runs_here: The one command is the work itself, not its submission.
-    """
-
-    files: Mapping[str, str]
-    commands: tuple[tuple[str, ...], ...]
-    afterwards: str
-    runs_here: bool = False
-
-
-def value_of(arguments: tuple[str, ...], name: str) -> str:
-    """Returns the value of `--name=value` among arguments, "" for none."""
-    found = ""
-    for argument in arguments:
-        if argument.startswith(f"--{name}="):
-            found = argument.partition("=")[2]
-    return found
-
-
-def replaced(
-    arguments: tuple[str, ...], values: Mapping[str, str | None]
-) -> tuple[str, ...]:
-    """Returns arguments with other values of flags; None leaves a flag out."""
-    kept = [
-        a
-        for a in arguments
-        if a.partition("=")[0].removeprefix("--") not in values
-    ]
-    given = [f"--{n}={v}" for n, v in values.items() if v is not None]
-    return (*given, *kept)

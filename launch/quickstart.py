@@ -7,8 +7,8 @@ two commands that a user runs on a folder of photos, and shows what they made.
 """
 
 import dataclasses
+import importlib.util
 import json
-import os
 import pathlib
 import shlex
 import shutil
@@ -18,7 +18,9 @@ import time
 
 from data_prep.runtime import command
 from data_prep.runtime import settings
+from data_prep.runtime import subprocesses
 from data_prep.runtime.errors import EXIT_DATA
+from data_prep.runtime.errors import UsageError
 from data_prep.runtime.settings import setting
 from trainer import config as config_lib
 
@@ -48,7 +50,9 @@ COMMON = (
 class Quickstart(settings.Group):
     """The quickstart."""
 
-    output_dir: str = setting("shardtune-quickstart", "Where everything goes.")
+    output_dir: str = setting(
+        "shardtune-quickstart", "Folder for everything that it makes."
+    )
     weights: str = settings.same_as(config_lib.Model, "weights")
 
 
@@ -98,7 +102,8 @@ def weight_flags(weights: str) -> tuple[str, ...]:
     """
     if weights == "imagenet":
         fetched = subprocess.run(
-            [sys.executable, "-m", "trainer.weights"],
+            subprocesses.python_module("trainer.weights"),
+            env=subprocesses.environment(),
             stderr=subprocess.PIPE,
             text=True,
             check=False,
@@ -129,13 +134,12 @@ def run_module(module: str, *arguments: str) -> float:
     Raises:
         SystemExit: With its exit code, if it fails.
     """
-    words = ["python", "-m", module, *arguments]
-    print(f"\n$ {shlex.join(words)}", flush=True)
+    shown = shlex.join(["python", "-m", module, *arguments])
+    print(f"\n$ {shown}", flush=True)
     start = time.monotonic()
     done = subprocess.run(
-        [sys.executable, *words[1:]],
-        # The packages of this checkout, wherever the user stands.
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        subprocesses.python_module(module, *arguments),
+        env=subprocesses.environment(),
         check=False,
     )
     if done.returncode:
@@ -171,6 +175,12 @@ def report(model_dir: pathlib.Path, seconds: dict[str, float]) -> str:
 
 def main(config: QuickstartConfig) -> None:
     """Runs the whole path and shows what it made."""
+    if importlib.util.find_spec("sklearn") is None:
+        raise UsageError(
+            "the quickstart trains on scikit-learn's digits, and neither it "
+            "nor TensorFlow comes with shardtune alone. Install them with "
+            "`pip install 'shardtune[train]'`."
+        )
     output = pathlib.Path(config.quickstart.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     images, data, model = output / "digits", output / "data", output / "model"

@@ -3,7 +3,7 @@
 python -m launch.staged -- --data_dir=s3://bucket/data \
     --model_dir=s3://bucket/model ...
 
-The trainer reads records by position, which wants local files. So: copy the
+The trainer reads records by index, which wants local files. So: copy the
 data in and check it against its manifest; copy the model directory in, if a
 run has begun it; train; copy what changes out while it trains, and what is
 left when it ends; see `launch.staging.mirror`.
@@ -20,19 +20,18 @@ import sys
 import tempfile
 import time
 
-from data_prep.runtime import atomic
+from data_prep.dataset import manifest as manifest_lib
+from data_prep.dataset import verification
 from data_prep.runtime import command
 from data_prep.runtime import settings
+from data_prep.runtime import storage
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import Stopped
 from data_prep.runtime.settings import setting
 from launch import arguments
-from launch.job import replaced
-from launch.job import value_of
+from launch.arguments import replace
+from launch.arguments import value_of
 from launch.staging.mirror import Mirror
-from launch.staging.mirror import download
-from launch.staging.stores import Store
-from launch.staging.stores import open_store
 from trainer.distribution.cluster import find_cluster
 
 _POLL_SECONDS = 0.5
@@ -53,31 +52,79 @@ class StagedConfig(settings.Config):
     staging: Staging
 
 
-def fetch_data(store: Store, folder: pathlib.Path) -> None:
+def fetch_data(url: str, folder: pathlib.Path) -> None:
     """Copies a data set in and checks it.
 
     Args:
-        store: Where `data_prep` wrote, or its output was copied to.
-        folder: Where to; its manifest comes last.
+        url: Folder in object storage that `data_prep` wrote, or a copy of it.
+        folder: Local folder for it; the manifest is written last.
 
     Raises:
         DataError: If there is no manifest, or a file does not match it.
     """
-    from data_prep import verify
-
-    try:
-        manifest = store.read("manifest.json")
-    except FileNotFoundError:
+    last = manifest_lib.FILE_NAME
+    names = storage.names(url)
+    if last not in names:
         raise DataError(
-            f"{store.uri} holds no manifest.json, so it is no finished data "
-            "set of data_prep."
-        ) from None
-    names = [name for name in store.names() if name != "manifest.json"]
-    download(store, [(name, name) for name in names], folder)
-    with atomic.replacing(folder / "manifest.json") as incomplete:
-        incomplete.write_bytes(manifest)
+            f"{url} holds no {last}, so it is no finished data set of "
+            "data_prep."
+        )
+    copies = [(name, name) for name in names]
+    storage.download(url, folder, [c for c in copies if c[0] != last])
+    storage.download(url, folder, [(last, last)])
     # Sizes, counts and checksums of every shard, by the manifest.
-    verify.verify(str(folder))
+    verification.verify(str(folder))
+
+
+def fetch_inputs(
+    words: tuple[str, ...], scratch: pathlib.Path
+) -> dict[str, str]:
+    """Copies in what the trainer reads; returns the flags that name copies.
+
+    Args:
+        words: The trainer's command line.
+        scratch: Folder for the copies.
+
+    Raises:
+        DataError: If something is missing or damaged, or the store refuses.
+        Stopped: If a store does not answer.
+    """
+    copies = {}
+    data_dir = value_of(words, "data_dir")
+    if storage.is_url(data_dir):
+        print(f"copying {data_dir}", flush=True)
+        copies["data_dir"] = str(scratch / "data")
+        fetch_data(data_dir.rstrip("/"), scratch / "data")
+    weights = value_of(words, "weights")
+    if storage.is_url(weights):
+        url, _, name = weights.rpartition("/")
+        storage.download(url, scratch / "weights", [(name, name)])
+        copies["weights"] = str(scratch / "weights" / name)
+    return copies
+
+
+def open_model(url: str, folder: pathlib.Path) -> Mirror | None:
+    """Copies a model directory in; returns what copies it out.
+
+    Args:
+        url: The model directory in object storage.
+        folder: Local folder for it.
+
+    Returns:
+        None on all workers but the first, which alone writes.
+
+    Raises:
+        DataError: If the copy is damaged, or the store refuses.
+        Stopped: If it does not answer.
+    """
+    print(f"opening {url}", flush=True)
+    mirror = Mirror(url, folder)
+    mirror.fetch()
+    cluster = find_cluster(os.environ)
+    if cluster is not None and cluster.index:
+        return None
+    mirror.check_writable()
+    return mirror
 
 
 def train(words: list[str], scratch: pathlib.Path, seconds: float) -> int:
@@ -92,83 +139,59 @@ def train(words: list[str], scratch: pathlib.Path, seconds: float) -> int:
         DataError: If what is in the store is not whole, or the store refuses.
         Stopped: If a store does not answer.
     """
-    # Before TensorFlow, which opens gs://, leaves its settings in it.
-    environ = dict(os.environ)
-    spelt = arguments.check("trainer.task", words)
-    inside: dict[str, str | None] = {}
-    mirror = None
-    model_uri = value_of(spelt, "model_dir")
-    cluster = find_cluster(os.environ)
-    if "://" in model_uri:
-        inside["model_dir"] = str(scratch / "model")
-        print(f"opening {model_uri}", flush=True)
-        mirror = Mirror(open_store(model_uri), scratch / "model")
-        mirror.fetch()
-        if cluster is not None and cluster.index:
-            mirror = None  # the first worker alone writes
-        else:
-            mirror.try_out()
-    data_uri = value_of(spelt, "data_dir")
-    if "://" in data_uri:
-        inside["data_dir"] = str(scratch / "data")
-        print(f"copying {data_uri}", flush=True)
-        fetch_data(open_store(data_uri), scratch / "data")
-    weights = value_of(spelt, "weights")
-    if "://" in weights:
-        folder, _, name = weights.rpartition("/")
-        download(open_store(folder), [(name, name)], scratch / "weights")
-        inside["weights"] = str(scratch / "weights" / name)
-    code = _watched(
-        [sys.executable, "-m", "trainer.task", *replaced(spelt, inside)],
-        environ,
-        mirror,
-        seconds,
-    )
-    if mirror is not None:
-        try:
-            mirror.push()
-            if code == 0:
-                mirror.publish()
-        except (DataError, Stopped) as error:
-            kept = tempfile.mkdtemp(prefix="shardtune-kept-")
-            shutil.move(scratch / "model", kept)
-            raise type(error)(
-                f"{error} What was not copied is kept here, in {kept}/model."
-            ) from None
+    spelt = arguments.parse("trainer.task", words)
+    model, mirror, copies = scratch / "model", None, {}
+    model_dir = value_of(spelt, "model_dir")
+    if storage.is_url(model_dir):
+        mirror = open_model(model_dir, model)
+        copies["model_dir"] = str(model)
+    copies |= fetch_inputs(spelt, scratch)
+    code = run_trainer(replace(spelt, copies), mirror, seconds)
+    if mirror is None:
+        return code
+    try:
+        mirror.push()
+        if code == 0:
+            mirror.publish()
+    except (DataError, Stopped) as error:
+        kept = tempfile.mkdtemp(prefix="shardtune-kept-")
+        shutil.move(model, kept)
+        raise type(error)(
+            f"{error} What was not copied is kept here, in {kept}/model."
+        ) from None
     return code
 
 
-def _watched(
-    words: list[str],
-    environ: dict[str, str],
-    mirror: Mirror | None,
-    seconds: float,
+def run_trainer(
+    words: tuple[str, ...], mirror: Mirror | None, seconds: float
 ) -> int:
-    """Runs the command; passes signals on and copies all the while."""
+    """Runs the trainer; passes signals on and copies out all the while.
+
+    Args:
+        words: Its command line.
+        mirror: Copies its model directory out; None to copy nothing.
+        seconds: Between two copies.
+
+    Returns:
+        Its exit code; of one that a signal ended, 128 and the signal's number.
+    """
     child = None
-    told: list[int] = []
+    received: list[int] = []
 
     def forward(number: int, _frame: object) -> None:
-        told.append(number)
+        received.append(number)
         if child is not None and child.poll() is None:
             child.send_signal(number)
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, forward)
     # A session of its own: a Ctrl-C reaches it through `forward` alone.
-    child = subprocess.Popen(words, env=environ, start_new_session=True)
-    for number in told:  # one that came just before it began
+    child = subprocess.Popen(
+        [sys.executable, "-m", "trainer.task", *words], start_new_session=True
+    )
+    for number in received:  # one that came just before it began
         child.send_signal(number)
-
-    def copy() -> None:
-        try:
-            mirror.push()
-        except (DataError, Stopped, OSError) as error:
-            # The next one, or the last, may succeed.
-            print(f"warning: {error}", file=sys.stderr, flush=True)
-
-    # By a thread: Python passes no signal on while its main thread is inside
-    # of a client that waits for an answer.
+    # By a thread, so that a signal is passed on at once while a store is slow.
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         copying = None
         next_copy = time.monotonic() + seconds
@@ -177,16 +200,24 @@ def _watched(
                 copying.result()
                 copying, next_copy = None, time.monotonic() + seconds
             due = mirror is not None and time.monotonic() > next_copy
-            if due and copying is None and not told:
-                copying = thread.submit(copy)
+            if due and copying is None and not received:
+                copying = thread.submit(_try_push, mirror)
             time.sleep(_POLL_SECONDS)
     code = child.returncode
     return 128 - code if code < 0 else code
 
 
+def _try_push(mirror: Mirror) -> None:
+    """Copies out what changed; the next copy, or the last, may succeed."""
+    try:
+        mirror.push()
+    except (DataError, Stopped, OSError) as error:
+        print(f"warning: {error}", file=sys.stderr, flush=True)
+
+
 def main(config: StagedConfig, words: list[str]) -> int:
     """Copies in, trains, copies out."""
-    # Below TMPDIR; a pod or a job that is started anew finds another machine.
+    # Below TMPDIR; a pod or a job that is started again is on another machine.
     with tempfile.TemporaryDirectory(prefix="shardtune-") as scratch:
         return train(words, pathlib.Path(scratch), config.staging.copy_seconds)
 

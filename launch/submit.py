@@ -2,8 +2,8 @@
 
 python -m launch.submit --target=slurm --workers=2 -- --data_dir=data ...
 
-Renders plain files into a folder, checks them, and hands them to the
-platform's own client; with --dry_run it prints what it would do.
+Writes plain files into a folder and hands them to the platform's own client;
+with --dry_run it prints what it would do.
 """
 
 import importlib
@@ -17,31 +17,35 @@ import sys
 from data_prep.runtime import command
 from data_prep.runtime.errors import EXIT_FAILURE
 from data_prep.runtime.errors import UsageError
-from launch import arguments
 from launch.job import Job
-from launch.job import Rendered
+from launch.targets.rendering import Rendered
+from launch.work import plan
 
 
 def render(job: Job, words: list[str]) -> Rendered:
-    """Returns the checked files and commands of a job.
+    """Returns the files and commands of a job.
 
     Args:
         job: What is to be launched.
-        words: The command line of the work.
+        words: The command line of the trainer or of data_prep.
 
     Raises:
-        UsageError: If a flag is wrong, or what was rendered breaks a rule of
-            the platform.
+        UsageError: If a flag is wrong, or the platform would refuse the job.
     """
-    work = arguments.work(job, words)
     target = importlib.import_module(f"launch.targets.{job.common.target}")
-    rendered = target.render(job, work)
-    target.check(rendered.files)
-    return rendered
+    return target.render(job.common, job.options, plan(job, words))
 
 
 def submit(rendered: Rendered, folder: pathlib.Path) -> int:
-    """Writes the files and runs the commands; returns the first code not 0.
+    """Writes the files and runs the commands.
+
+    Args:
+        rendered: Files and commands of a job.
+        folder: Where the files go.
+
+    Returns:
+        An exit code: 0, or 1 after a command that failed. A job that runs
+        here takes the place of this process instead.
 
     Raises:
         UsageError: If a client is not installed.
@@ -71,7 +75,7 @@ def submit(rendered: Rendered, folder: pathlib.Path) -> int:
 
 
 def main(job: Job, words: list[str]) -> int:
-    """Renders, checks, and prints or submits."""
+    """Prints or submits a job; returns an exit code."""
     rendered = render(job, words)
     if job.common.dry_run:
         for name, text in rendered.files.items():

@@ -3,21 +3,21 @@
 python -m launch.workers --workers=2 -- --data_dir=data --model_dir=model
 
 For trials of what runs on several machines: every process gets the TF_CONFIG
-that a cluster would give it. Stops all on SIGTERM or SIGINT, or when one
-fails; starts all again when they stopped with their state saved.
+that a cluster would give it. All are stopped by SIGTERM or SIGINT, or when one
+fails. When they stopped with their state saved, and no signal asked for it,
+all are started again.
 """
 
 import dataclasses
 import json
-import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 
 from data_prep.runtime import command
 from data_prep.runtime import settings
+from data_prep.runtime import subprocesses
 from data_prep.runtime.errors import EXIT_FAILURE
 from data_prep.runtime.errors import EXIT_STOPPED
 from launch import arguments
@@ -31,7 +31,7 @@ class Processes(settings.Group):
     """The processes."""
 
     workers: int = settings.same_as(
-        job.Workers, "workers", default=2, help="Processes."
+        job.Workers, "workers", default=2, help="Number of processes."
     )
     restarts: int = settings.same_as(
         job.Restarts,
@@ -39,7 +39,7 @@ class Processes(settings.Group):
         default=0,
         help="How often to start all again after a lost process.",
     )
-    grace_seconds: int = settings.same_as(job.Notice, "grace_seconds")
+    grace_seconds: int = settings.same_as(job.Grace, "grace_seconds")
 
 
 class WorkersConfig(settings.Config):
@@ -61,26 +61,29 @@ def free_ports(count: int) -> list[int]:
 
 
 def run_once(
-    words: list[str], workers: int, grace_seconds: float, told: list[int]
+    words: list[str],
+    workers: int,
+    grace_seconds: float,
+    received: list[int],
 ) -> int:
     """Runs the processes to their end.
 
     Args:
         words: Each process's command.
         workers: Number of processes.
-        grace_seconds: How long the others may take to save their state once
-            one has ended with an error, or all were told to stop.
-        told: Gets the signals that arrive here; each is passed on.
+        grace_seconds: Seconds that the others may take to save their state
+            once one has ended with an error, or all were asked to stop.
+        received: Gets the number of each signal that arrives here; all are
+            passed on.
 
     Returns:
-        0 if all ended so; 75 if all who did not said so; else 1, or the code
-        that all others agree on.
+        The exit code of them all, see `combine_codes`.
     """
     addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
     processes: list[subprocess.Popen] = []
 
     def forward(number: int, _frame: object) -> None:
-        told.append(number)
+        received.append(number)
         for process in processes:
             if process.poll() is None:
                 process.send_signal(number)
@@ -89,17 +92,8 @@ def run_once(
     before = {number: signal.signal(number, forward) for number in handled}
     try:
         for index in range(workers):
-            task = {"type": "worker", "index": index}
-            config = {"cluster": {"worker": addresses}, "task": task}
-            processes.append(
-                subprocess.Popen(
-                    words,
-                    env={**os.environ, "TF_CONFIG": json.dumps(config)},
-                    # A Ctrl-C reaches them through `forward` alone.
-                    start_new_session=True,
-                )
-            )
-        _wait(processes, told, grace_seconds)
+            processes.append(_start(words, addresses, index))
+        _wait(processes, received, grace_seconds)
     finally:
         for process in processes:
             if process.poll() is None:
@@ -107,23 +101,56 @@ def run_once(
                 process.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
-    codes = {process.returncode for process in processes} - {0}
-    if not codes:
+    return combine_codes([process.returncode for process in processes])
+
+
+def combine_codes(codes: list[int]) -> int:
+    """Returns one exit code for several processes.
+
+    Args:
+        codes: Of the processes; negative for one that a signal ended.
+
+    Returns:
+        0 if all are 0. 75 if the others saved their state or were killed: the
+        peers of a killed process save theirs. Else the one code that the
+        others agree on, or 1.
+    """
+    failures = set(codes) - {0}
+    if not failures:
         return 0
-    # Peers of a killed process say 75: the state is there, so go on.
-    if EXIT_STOPPED in codes and all(c == EXIT_STOPPED or c < 0 for c in codes):
+    if EXIT_STOPPED in failures and all(
+        code == EXIT_STOPPED or code < 0 for code in failures
+    ):
         return EXIT_STOPPED
-    codes.discard(EXIT_STOPPED)
-    return codes.pop() if len(codes) == 1 and min(codes) > 0 else EXIT_FAILURE
+    failures.discard(EXIT_STOPPED)
+    if len(failures) == 1 and min(failures) > 0:
+        return failures.pop()
+    return EXIT_FAILURE
+
+
+def _start(
+    words: list[str], addresses: list[str], rank: int
+) -> subprocess.Popen:
+    task = {"type": "worker", "index": rank}
+    config = {"cluster": {"worker": addresses}, "task": task}
+    return subprocess.Popen(
+        words,
+        env={**subprocesses.environment(), "TF_CONFIG": json.dumps(config)},
+        # A Ctrl-C reaches it through `forward` alone.
+        start_new_session=True,
+    )
 
 
 def _wait(
-    processes: list[subprocess.Popen], told: list[int], grace_seconds: float
+    processes: list[subprocess.Popen],
+    received: list[int],
+    grace_seconds: float,
 ) -> None:
+    """Waits for all to end, or for the time that a stop may take."""
     deadline = None
     while any(process.poll() is None for process in processes):
         failed = any(process.poll() for process in processes)
-        if deadline is None and (failed or told):
+        if deadline is None and (failed or received):
             deadline = time.monotonic() + grace_seconds
         if deadline is not None and time.monotonic() > deadline:
             return
@@ -131,16 +158,17 @@ def _wait(
 
 
 def main(config: WorkersConfig, words: list[str]) -> int:
-    """Runs the workers, again after each stop that was not asked for."""
+    """Runs the workers, again after a stop that was not asked for."""
     chosen = config.processes
-    spelt = arguments.check("trainer.task", words)
-    line = [sys.executable, "-m", "trainer.task", *spelt]
-    told: list[int] = []
-    for attempt in range(chosen.restarts + 1):
-        if attempt:
-            print(f"workers: start {attempt + 1}", flush=True)
-        code = run_once(line, chosen.workers, chosen.grace_seconds, told)
-        if code != EXIT_STOPPED or told:
+    line = subprocesses.python_module(
+        "trainer.task", *arguments.parse("trainer.task", words)
+    )
+    received: list[int] = []
+    for start in range(1, chosen.restarts + 2):
+        if start > 1:
+            print(f"workers: start {start}", flush=True)
+        code = run_once(line, chosen.workers, chosen.grace_seconds, received)
+        if code != EXIT_STOPPED or received:
             break
     return code
 

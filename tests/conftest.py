@@ -29,6 +29,15 @@ def tf():
 
 
 @pytest.fixture
+def deterministic(tf):
+    """Deterministic operations in this process, for this test alone."""
+    from tensorflow.python.framework import config
+
+    yield
+    config.disable_op_determinism()
+
+
+@pytest.fixture
 def run():
     """Runs `python -m MODULE ARGUMENTS` and returns what became of it."""
 

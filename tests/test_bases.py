@@ -28,14 +28,14 @@ def float32(tf):
 
 
 def build(name, image_size=0, **options):
+    from trainer.config import Model
     from trainer.models.classifier import build_classifier
 
     defaults = dict(preprocessing="auto", head="gap", head_units=0, dropout=0.0)
     return build_classifier(
         3,
         image_size or BASES[name].min_size,
-        base=name,
-        **{**defaults, **options},
+        Model(base=name, **{**defaults, **options}),
     )
 
 
@@ -100,7 +100,9 @@ def test_names_do_not_depend_on_what_was_built_before(tf):
     assert first.layers[2].name == "conv2d"
 
 
-@pytest.mark.parametrize("name", ["xception", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("xception", marks=pytest.mark.slow), "mobilenet_v2"]
+)
 def test_weights_of_another_base_load(name, tmp_path):
     import keras
 

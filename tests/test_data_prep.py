@@ -14,11 +14,12 @@ from conftest import write_classes
 from conftest import write_image
 from PIL import Image
 
-from data_prep import verify
 from data_prep.config import PrepareConfig
 from data_prep.dataset import manifest as manifest_lib
 from data_prep.dataset import records
-from data_prep.images import audit
+from data_prep.dataset import verification
+from data_prep.images import encoding as encoding_lib
+from data_prep.images import inspection
 from data_prep.runtime.errors import DataError
 
 
@@ -174,9 +175,11 @@ def test_odd_images_become_what_a_plain_decoder_shows(tf, tmp_path):
         "gif.jpg": (3, 3, 3),
     }
     for path in sorted(tmp_path.iterdir()):
-        facts = audit.inspect(str(path))
+        facts = inspection.inspect(str(path))
         assert not facts.problem, (path.name, facts)
-        content, width, height = audit.encode(str(path), 0, "", "original")
+        content, width, height = encoding_lib.encode(
+            str(path), 0, "", "original"
+        )
         size = sizes.get(path.name, (40, 20))
         assert (facts.width, facts.height) == (width, height) == size
         pixels = tf.io.decode_image(
@@ -368,9 +371,9 @@ def test_verify_names_the_damaged_file(run, tmp_path):
                     whole[:middle] + bytes([flipped]) + whole[middle + 1 :]
                 )
             with pytest.raises(DataError, match=re.escape(file.name)):
-                verify.verify(data)
+                verification.verify(data)
         file.write_bytes(whole)
-    assert verify.verify(data) == len(list(data.iterdir())) - 1
+    assert verification.verify(data) == len(list(data.iterdir())) - 1
     (data / "label.labels.txt").write_text("lies")
     found = run("data_prep.verify", f"--data_dir={data}")
     assert found.returncode == 65

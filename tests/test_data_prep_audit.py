@@ -337,17 +337,17 @@ def test_fingerprints_tell_copies_from_others():
     def grey(image):
         return np.asarray(image.convert("L"))
 
-    prints = [fingerprint.of(grey(picture(n))) for n in range(60)]
+    prints = [fingerprint.compute(grey(picture(n))) for n in range(60)]
     for one in range(60):
         for other in range(one):
             bits = (prints[one].hash ^ prints[other].hash) & (2**64 - 1)
             assert bits.bit_count() > fingerprint.MAX_DISTANCE
     for number, of_picture in enumerate(prints):
-        small = fingerprint.of(grey(picture(number).resize((90, 80))))
+        small = fingerprint.compute(grey(picture(number).resize((90, 80))))
         bits = (small.hash ^ of_picture.hash) & (2**64 - 1)
         assert bits.bit_count() <= fingerprint.MAX_DISTANCE
-        assert fingerprint.alike(small.thumbnail, of_picture.thumbnail)
-    assert fingerprint.of(np.full((40, 40), 7, np.uint8)) is None
+        assert fingerprint.is_same(small.thumbnail, of_picture.thumbnail)
+    assert fingerprint.compute(np.full((40, 40), 7, np.uint8)) is None
 
 
 def test_the_directory_is_a_tfds_data_set(tf, tmp_path):
@@ -387,8 +387,8 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
     Image.new("L", (12_000, 12_000)).save(bomb)
     assert bomb.stat().st_size < 500_000
     code = (
-        "import sys; from data_prep import audit; "
-        "print(audit.inspect(sys.argv[1]).problem, "
+        "import sys; from data_prep.images import inspection; "
+        "print(inspection.inspect(sys.argv[1]).problem, "
         # Not ru_maxrss, which begins at what the parent takes.
         "open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
     )
@@ -409,7 +409,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
     assert "12000x12000 pixels" in problem
     assert refused < usual + 20_000
     # The control: without the limit it takes the memory of all its pixels.
-    lift = "from data_prep import audit; audit.MAX_PIXELS = 1e12; "
+    lift = "from data_prep.images import formats; formats.MAX_PIXELS = 1e12; "
     problem, decoded = peak(bomb, lift)
     assert not problem
     assert decoded > usual + 140_000

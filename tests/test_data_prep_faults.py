@@ -21,9 +21,9 @@ from conftest import write_noise
 from PIL import Image
 from test_data_prep_sources import make
 
-from data_prep import verify
 from data_prep.dataset import manifest as manifest_lib
 from data_prep.dataset import records
+from data_prep.dataset import verification
 from data_prep.runtime.errors import DataError
 from data_prep.sources import folder
 from data_prep.sources import listing
@@ -34,7 +34,7 @@ def start(source, data, *arguments, code=""):
     """Starts data_prep; `code` runs first in its process."""
     command = [sys.executable, "-m", "data_prep.task"]
     if code:
-        code += "; import runpy, sys; sys.argv[0] = 'data_prep.task'; "
+        code += "\nimport runpy, sys; sys.argv[0] = 'data_prep.task'; "
         code += "runpy.run_module('data_prep.task', run_name='__main__')"
         command = [sys.executable, "-c", code]
     return subprocess.Popen(
@@ -53,6 +53,26 @@ def wait_for(pattern, folder, process, seconds=60):
         if any(folder.glob(pattern)):
             return
         time.sleep(0.001)
+
+
+def held(marker):
+    """Returns code that waits within the work, while such a file is there.
+
+    Args:
+        marker: Appears when the work has begun; who removes it lets the rest
+            of the work be done.
+    """
+    return f"""
+import itertools, pathlib, time
+from data_prep.runtime.progress import Progress
+marker, calls = pathlib.Path({str(marker)!r}), itertools.count()
+def update(self, images):
+    if next(calls) == 0:
+        marker.touch()
+    while marker.exists():
+        time.sleep(0.01)
+Progress.update = update
+"""
 
 
 # 1. Killed at any time.
@@ -111,18 +131,20 @@ def test_killed_at_any_time(many, tmp_path):
 
 @pytest.mark.parametrize("locked", [True, False])
 def test_two_runs_into_one_place(many, tmp_path, locked):
-    data = tmp_path / "data"
+    data, marker = tmp_path / "data", tmp_path / "at work"
     code = "" if locked else "import fcntl; fcntl.flock = lambda *_: None"
-    first = start(many, data, code=code)
-    wait_for("scratch/*", tmp_path / "incomplete.data", first)
+    first = start(many, data, code=code + held(marker))
+    wait_for(marker.name, tmp_path, first)
     second = start(many, data, code=code)
-    codes = [first.wait(), second.wait()]
+    codes = [second.wait()]
+    marker.unlink()
+    codes.insert(0, first.wait())
     said = second.stderr.read()
     assert "Traceback" not in said
     assert ("another run is writing" in said) == locked
     if locked:
         assert codes == [0, 65]
-        assert verify.verify(data)
+        assert verification.verify(data)
 
 
 @pytest.mark.slow
@@ -131,7 +153,7 @@ def test_two_runs_at_the_same_moment(many, tmp_path):
         data = tmp_path / str(attempt)
         both = [start(many, data) for _ in range(2)]
         assert sorted(process.wait() for process in both) == [0, 65]
-        assert verify.verify(data)
+        assert verification.verify(data)
 
 
 # 3. No room.
@@ -205,13 +227,13 @@ def test_a_file_that_changes_after_the_audit(many, tmp_path, monkeypatch):
     victim = source / "cat" / "003.jpg"
     from data_prep.catalogue import findings
 
-    find = findings.find
+    compare_images = findings.compare_images
 
-    def find_and_change(*arguments, **options):
-        find(*arguments, **options)
+    def compare_and_change(*arguments, **options):
+        compare_images(*arguments, **options)
         shutil.copy(source / "cat" / "004.jpg", victim)
 
-    monkeypatch.setattr(findings, "find", find_and_change)
+    monkeypatch.setattr(findings, "compare_images", compare_and_change)
     with pytest.raises(DataError, match="003.jpg was changed after it was"):
         make(source, tmp_path)
     assert not (tmp_path / "data").exists()
@@ -227,7 +249,7 @@ def test_links_out_would_be_followed_without_the_check(tmp_path, monkeypatch):
     (source / "cat" / "out.png").symlink_to(outside)
     with pytest.raises(DataError, match="leads out of the source"):
         make(source, tmp_path)
-    monkeypatch.setattr(listing, "refuse", lambda path, root: "")
+    monkeypatch.setattr(listing, "find_problem", lambda path, root: "")
     assert folder.walk is listing.walk
     _, found = make(source, tmp_path)
     assert "cat/out.png" in found
@@ -268,7 +290,7 @@ def shard_of(data, number=0):
 
 def refused(data, *expected):
     with pytest.raises(DataError) as error:
-        verify.verify(data)
+        verification.verify(data)
     for text in expected:
         assert text in str(error.value)
 
@@ -284,7 +306,7 @@ def refused(data, *expected):
     ],
 )
 def test_a_flipped_bit(data, record, region, message):
-    assert verify.verify(data)  # the control
+    assert verification.verify(data)  # the control
     shard, rows = shard_of(data)
     row = rows[record]
     start = int(row["offset"]) - records.HEADER_BYTES
@@ -371,7 +393,7 @@ def test_a_shard_that_is_missing_or_too_many(data):
     with pytest.raises(DataError, match="is no shard of this data set"):
         manifest_lib.load(data)
     extra.unlink()
-    assert verify.verify(data)
+    assert verification.verify(data)
     shard.unlink()
     refused(data, f"{shard} is missing; the manifest says")
     with pytest.raises(DataError, match="is missing"):
@@ -429,21 +451,24 @@ def test_the_trainer_refuses_at_start(run, data, tmp_path):
 
 
 def test_ctrl_c_leaves_nothing(many, tmp_path):
-    # Seconds of work, of which the signal cannot miss the end.
-    process = start(many, tmp_path / "data", "--image_size=512", "--workers=1")
-    wait_for("scratch/*", tmp_path / "incomplete.data", process)
+    (tmp_path / "place").mkdir()
+    marker = tmp_path / "at work"
+    data = tmp_path / "place" / "data"
+    process = start(many, data, code=held(marker))
+    wait_for(marker.name, tmp_path, process)
+    assert os.listdir(tmp_path / "place")  # the control
     process.send_signal(signal.SIGINT)
     assert process.wait() == 75
     said = process.stderr.read()
     assert "Traceback" not in said
     assert "stopped by a signal" in said
-    assert not os.listdir(tmp_path)
+    assert not os.listdir(tmp_path / "place")
 
 
 @pytest.mark.parametrize("limit, code", [(1000, 65), (100_000, 0)])
 def test_any_command_names_a_full_disk(tmp_path, limit, code):
     script = (
-        "import pathlib, resource; from data_prep import command; "
+        "import pathlib, resource; from data_prep.runtime import command; "
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
         f"path = pathlib.Path({str(tmp_path / 'file')!r}); "
         "command.run(lambda: print(path.write_bytes(bytes(5000))))"

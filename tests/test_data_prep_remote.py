@@ -14,8 +14,8 @@ from conftest import hash_tree
 from conftest import write_classes
 from conftest import write_image
 
-from data_prep import verify
 from data_prep.config import PrepareConfig
+from data_prep.dataset import verification
 from data_prep.prepare import prepare
 from data_prep.runtime import storage
 from data_prep.runtime.errors import DataError
@@ -241,7 +241,7 @@ def test_killed_and_run_again(bucket, tmp_path):
     storage.write(f"{data}/left [0].jpg", b"x")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert verify.verify(data)
+    assert verification.verify(data)
     assert not [name for name in names(data) if "left" in name or "/" in name]
     # The control: without the mark it is somebody's, and nothing is deleted.
     storage.write(f"{bucket}/photos/1.jpg", b"x")
@@ -268,7 +268,7 @@ def test_what_is_whole_is_not_deleted(memory, tmp_path, monkeypatch):
 
     monkeypatch.setattr(storage, "delete_below", fail)
     prepare(config)
-    assert verify.verify("memory://bucket/data")
+    assert verification.verify("memory://bucket/data")
 
 
 def test_of_two_runs_the_later_one_wins(memory):
@@ -303,7 +303,7 @@ def test_a_copy_that_breaks_off(memory, tmp_path, monkeypatch):
     written, limit = [], 100
     prepare(config)
     assert written[-1] == "manifest.json"
-    assert verify.verify("memory://bucket/data")
+    assert verification.verify("memory://bucket/data")
 
 
 def test_an_address_of_no_store():

@@ -6,8 +6,10 @@ import json
 import numpy as np
 import pytest
 from training import TINY
+from training import TINY_SETTINGS
 from training import lines
 from training import prepare
+from training import train_here
 
 from data_prep.runtime.errors import UsageError
 
@@ -57,10 +59,11 @@ def batches(tf, images=8, steps=3, replicas=1, scale=1.0):
 
 
 def trained(tf, strategy, source, options, optimizer="sgd", rate=0.1, **more):
-    """Returns the model after the batches, and the rows of the steps."""
+    """Returns the model after the batches, and the results of the steps."""
     from trainer.distribution import devices
     from trainer.engine import loop
     from trainer.engine import optimizers
+    from trainer.engine.results import StepResult
 
     with strategy.scope():
         model = small_model()
@@ -92,7 +95,7 @@ def trained(tf, strategy, source, options, optimizer="sgd", rate=0.1, **more):
         rows.append(
             step(iterator, *map(tf.constant, arguments, types)).numpy()[0]
         )
-    return model, np.array(rows), made, averages
+    return model, StepResult.unpack(np.array(rows)), made, averages
 
 
 class TestLearningRates:
@@ -193,15 +196,17 @@ def test_class_weights_and_smoothing_are_in_the_gradient(tf, float32):
         loss = tf.reduce_mean(losses * tf.gather(weights, first.label))
     gradient = tape.gradient(loss, model.get_layer("logits").kernel.value)
     wanted = model.get_layer("logits").kernel.numpy() - 0.1 * gradient
-    found, rows, *_ = trained(
+    found, result, *_ = trained(
         tf,
         tf.distribute.get_strategy(),
         source.take(1).repeat(3),
         {"class_weights": weights, "label_smoothing": 0.1},
     )
-    assert rows.shape == (3, 6)
-    # One of three steps: the first row tells of the loss before it.
-    assert rows[0, 0] == pytest.approx(float(tf.reduce_sum(losses)), rel=1e-5)
+    assert result.images.tolist() == [8, 8, 8]
+    # One of three steps: the first result tells of the loss before it.
+    assert result.loss_sum[0] == pytest.approx(
+        float(tf.reduce_sum(losses)), rel=1e-5
+    )
     single = small_model()
     assert not np.allclose(single.get_layer("logits").kernel.numpy(), wanted)
     from trainer.engine import loop
@@ -268,15 +273,15 @@ def test_a_float16_overflow_skips_the_step_and_is_counted(tf, replicas):
         start = small_model().get_layer("logits").kernel.numpy()
         # Too large for float16 once the loss is scaled by 2**15.
         source = batches(tf, replicas=replicas, scale=3e3)
-        model, rows, optimizer, _ = trained(tf, strategy, source, {})
-        np.testing.assert_array_equal(rows[:, 3], [1, 1, 1])
+        model, result, optimizer, _ = trained(tf, strategy, source, {})
+        np.testing.assert_array_equal(result.skipped, [1, 1, 1])
         kernel = model.get_layer("logits").kernel.numpy()
         np.testing.assert_array_equal(kernel, start)
         assert float(optimizer.dynamic_scale.numpy()) == 2.0**12
         assert int(optimizer.iterations.numpy()) == 0
         calm = batches(tf, replicas=replicas)
-        model, rows, *_ = trained(tf, strategy, calm, {})
-        np.testing.assert_array_equal(rows[:, 3], [0, 0, 0])
+        model, result, *_ = trained(tf, strategy, calm, {})
+        np.testing.assert_array_equal(result.skipped, [0, 0, 0])
         assert (model.get_layer("logits").kernel.numpy() != start).any()
     finally:
         keras.config.set_dtype_policy("float32")
@@ -285,15 +290,15 @@ def test_a_float16_overflow_skips_the_step_and_is_counted(tf, replicas):
 class TestDropout:
     def test_the_mask_belongs_to_the_image(self, tf, float32):
         from trainer.models.dropout import Dropout
-        from trainer.models.dropout import drawn_for
+        from trainer.models.dropout import mask_key
 
         layer, inputs = Dropout(0.25), tf.ones([4, 1000])
         ids = tf.constant([5, 6, 7, 8], tf.int64)
-        with drawn_for(0, tf.constant(1, tf.int64), ids):
+        with mask_key(0, tf.constant(1, tf.int64), ids):
             found = layer(inputs, training=True).numpy()
-        with drawn_for(0, tf.constant(1, tf.int64), ids[2:]):
+        with mask_key(0, tf.constant(1, tf.int64), ids[2:]):
             part = layer(inputs[:2], training=True).numpy()
-        with drawn_for(0, tf.constant(2, tf.int64), ids):
+        with mask_key(0, tf.constant(2, tf.int64), ids):
             later = layer(inputs, training=True).numpy()
         np.testing.assert_array_equal(part, found[2:])
         assert (later != found).any()
@@ -303,21 +308,84 @@ class TestDropout:
 
     def test_nothing_is_dropped_where_nothing_learns(self, tf, float32):
         from trainer.models.dropout import Dropout
-        from trainer.models.dropout import drawn_for
+        from trainer.models.dropout import mask_key
 
         layer, inputs = Dropout(0.5), tf.ones([2, 10])
-        np.testing.assert_array_equal(layer(inputs, training=True), inputs)
+        np.testing.assert_array_equal(layer(inputs), inputs)
+        np.testing.assert_array_equal(layer(inputs, training=False), inputs)
         ids = tf.constant([5, 6], tf.int64)
-        with drawn_for(0, tf.constant(1, tf.int64), ids):
+        with mask_key(0, tf.constant(1, tf.int64), ids):
             np.testing.assert_array_equal(layer(inputs, training=False), inputs)
+
+    @pytest.mark.parametrize("part", ["model", "head"])
+    def test_training_without_a_key_is_an_error(self, tf, float32, part):
+        """Not silently no dropout, in a graph neither; inference needs none."""
+        from trainer.config import Model
+        from trainer.models.classifier import build_classifier
+        from trainer.models.classifier import head_of
+        from trainer.models.dropout import mask_key
+
+        settings = Model(base="scratch", weights="none", dropout=0.5)
+        network = build_classifier(3, 62, settings)
+        if part == "head":
+            network = head_of(network)
+        inputs = tf.ones([2, *network.input.shape[1:]])
+        ids = tf.constant([5, 6], tf.int64)
+        with mask_key(0, tf.constant(1, tf.int64), ids):
+            network(inputs, training=True)
+        for call in (network, tf.function(network)):
+            with pytest.raises(RuntimeError, match="outside of dropout.mask"):
+                call(inputs, training=True)
+            assert call(inputs, training=False).shape == (2, 3)
+            assert call(inputs).shape == (2, 3)
+
+    @pytest.mark.parametrize("what", ["find_lr", "images", "features"])
+    def test_all_that_trains_gives_the_key(
+        self, data, tmp_path, tf, float32, monkeypatch, what
+    ):
+        """Without the scope none of them trains; with it they all do."""
+        import contextlib
+
+        from trainer import find_lr
+        from trainer.config import Config
+        from trainer.models import dropout
+        from trainer.run import run
+
+        config = Config(
+            str(data),
+            str(tmp_path / "model"),
+            base="scratch",
+            weights="none",
+            freeze_random_weights=True,
+            image_size=62,
+            batch_size=8,
+            precision="float32",
+            strategy="one_device",
+            frozen_epochs=1,
+            finetune_epochs=0,
+            augment="none",
+            dropout=0.5,
+            feature_cache=what == "features",
+        )
+
+        def train():
+            if what == "find_lr":
+                return find_lr.find_lr(config, "frozen", 1e-4, 1e-3, 2)
+            return run(config)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                dropout, "mask_key", lambda *_: contextlib.nullcontext()
+            )
+            with pytest.raises(RuntimeError, match="outside of dropout.mask"):
+                train()
+        assert train()
 
 
 def test_keras_callbacks_are_heard_and_keep_their_state(data, tmp_path, tf):
     import keras
 
-    from trainer.config import Config
     from trainer.engine.callbacks import Callbacks
-    from trainer.run import run
 
     heard = []
 
@@ -334,20 +402,14 @@ def test_keras_callbacks_are_heard_and_keep_their_state(data, tmp_path, tf):
     enough = keras.callbacks.EarlyStopping(
         "val_loss", min_delta=100, patience=2
     )
-    flags = dict(word.lstrip("-").split("=") for word in TINY if "=" in word)
-    config = Config(
-        str(data),
-        str(tmp_path / "model"),
-        weights="none",
-        freeze_random_weights=True,
-        image_size=int(flags["image_size"]),
-        batch_size=8,
+    train_here(
+        data,
+        tmp_path / "model",
+        callbacks=[Recorder(), plateau, enough],
         frozen_epochs=5,
         finetune_epochs=0,
         schedule="constant",
-        precision="float32",
     )
-    run(config, callbacks=[Recorder(), plateau, enough])
     rates = [
         row["learning_rate"]
         for row in lines(tmp_path / "model" / "metrics.jsonl")
@@ -376,7 +438,7 @@ def test_stages_and_early_stopping(data, tmp_path, run):
         f"--data_dir={data}",
         f"--model_dir={model}",
         *TINY,
-        "--finetune_from=block5_conv1,block4_conv1",
+        "--finetune_from=conv4,conv3",
         "--finetune_epochs=1",
         "--frozen_epochs=6",
         "--frozen_learning_rate=0",
@@ -394,11 +456,7 @@ def test_find_lr(data, tmp_path, run):
     done = run(
         "trainer.find_lr",
         f"--data_dir={data}",
-        "--weights=none",
-        "--freeze_random_weights",
-        "--image_size=32",
-        "--batch_size=8",
-        "--precision=float32",
+        *TINY,
         "--lowest=1e-5",
         "--highest=1e4",
         "--steps=20",
@@ -415,7 +473,7 @@ def test_find_lr(data, tmp_path, run):
         rates[:2], [1e-5, 10 ** (-5 + 9 / 19)], rtol=1e-3
     )
     for arguments, message in (
-        (["--output=rates.txt"], "is no picture"),
+        (["--output=rates.txt"], "is not a plot"),
         (["--lowest=1", "--highest=0.1"], "is no range"),
     ):
         refused = run("trainer.find_lr", f"--data_dir={data}", *arguments)
@@ -428,7 +486,6 @@ def test_find_lr_trains_as_a_phase_does(data, tmp_path, tf, monkeypatch):
     from trainer import find_lr
     from trainer.config import Config
     from trainer.engine import loop
-    from trainer.run import run
 
     seen = []
     real = loop.make_train
@@ -438,25 +495,18 @@ def test_find_lr_trains_as_a_phase_does(data, tmp_path, tf, monkeypatch):
         return real(strategy, model, optimizer, augment, options, *rest)
 
     monkeypatch.setattr(loop, "make_train", make_train)
-    config = Config(
-        str(data),
-        str(tmp_path / "model"),
-        base="scratch",
-        weights="none",
-        freeze_random_weights=True,
-        image_size=62,
-        batch_size=8,
-        precision="float32",
+    settings = dict(
+        TINY_SETTINGS,
         strategy="one_device",
-        frozen_epochs=1,
         finetune_epochs=0,
         class_weights="balanced",
         label_smoothing=0.1,
         clip_norm=1.0,
         seed=3,
     )
+    config = Config(str(data), str(tmp_path / "model"), **settings)
     find_lr.find_lr(config, "frozen", 1e-4, 1e-3, 2)
-    run(config)
+    train_here(data, tmp_path / "model", **settings)
     assert seen[0] == seen[1]
     assert seen[0].class_weights == (1.0, 1.0)
 

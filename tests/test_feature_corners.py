@@ -228,13 +228,11 @@ def test_another_data_set_has_features_of_its_own(data, tmp_path, float32):
 
 def test_epochs_take_views_in_turn(data, tmp_path, float32):
     """Each image's features are those of the view, whatever the order."""
-    from trainer.distribution.workers import Workers
+    from trainer.distribution.worker_group import WorkerGroup
     from trainer.engine import setup
-    from trainer.engine import stage
+    from trainer.engine import trained_part
     from trainer.feature_extraction import extractor as extractor_lib
     from trainer.feature_extraction.views import View
-    from trainer.pipeline.data_loader import Feed
-    from trainer.pipeline.reader import Reader
 
     config = config_of(
         data,
@@ -246,27 +244,23 @@ def test_epochs_take_views_in_turn(data, tmp_path, float32):
     )
     manifest = manifest_lib.load(config.data.data_dir)
     strategy, model = setup.make_model(config, manifest)
-    readers = {
-        split: Reader(config.data.data_dir, manifest, split)
-        for split in ("train", "validation")
-    }
-    feed = Feed(config, readers, replicas=1)
-    extractor = extractor_lib.create(
-        config, manifest, strategy, model, Workers(strategy, None)
-    )
-    on = stage.of_features(config, model, feed, extractor)
+    workers = WorkerGroup(strategy, None)
+    loader = setup.make_loader(config, manifest, workers)
+    extractor = extractor_lib.create(config, manifest, strategy, model, workers)
+    part = trained_part.head_on_features(config, model, loader, extractor)
 
     def epoch_of(number):
-        batches = list(on.feed.training(number))
+        batches = list(loader.training(part.train_source(number), number))
         ids = np.concatenate([batch.id for batch in batches])
         rows = np.concatenate([batch.image for batch in batches])
         return rows[np.argsort(ids)]
 
-    order = np.argsort(readers["train"].ids)
+    train = loader.readers["train"]
+    order = np.argsort(train.ids)
     views = [
         extractor.extract(
-            readers["train"],
-            feed.images["train"],
+            train,
+            loader.images["train"],
             View.augmented(config.augmentation, config.run.seed, epoch),
         ).take(order)
         for epoch in range(2)

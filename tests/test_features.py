@@ -82,10 +82,10 @@ def parts(wanted):
 
 
 def extractor_of(wanted, manifest, strategy, model):
-    from trainer.distribution.workers import Workers
+    from trainer.distribution.worker_group import WorkerGroup
     from trainer.feature_extraction import extractor
 
-    workers = Workers(strategy, None)
+    workers = WorkerGroup(strategy, None)
     return extractor.create(wanted, manifest, strategy, model, workers)
 
 
@@ -184,8 +184,8 @@ def test_features_are_those_of_their_image(tf, tmp_path):
 @pytest.mark.parametrize("head", ["gap", "flatten"])
 @pytest.mark.parametrize("strategy", ["one_device", "mirrored"])
 def test_replicas_change_nothing(data, tf, tmp_path, head, strategy):
-    from trainer.engine.setup import build
     from trainer.models.classifier import base_of
+    from trainer.models.classifier import build_classifier
 
     wanted = config(data, tmp_path, head=head, augment="classic")
     manifest = manifest_lib.load(str(data))
@@ -195,7 +195,7 @@ def test_replicas_change_nothing(data, tf, tmp_path, head, strategy):
         strategy = tf.distribute.get_strategy()
     tf.keras.utils.set_random_seed(0)
     with strategy.scope():
-        model = build(wanted, manifest)
+        model = build_classifier(2, SIZE, wanted.model)
     extractor = extractor_of(wanted, manifest, strategy, model)
     reader, images = split_of(wanted, manifest, "train")
     view = epoch_view(wanted, 1)
@@ -812,6 +812,7 @@ def test_a_classical_head_is_served(data, run, tmp_path):
 def test_the_exported_model_averages_over_the_mirror(tf, tmp_path):
     import keras
 
+    from trainer.config import Model
     from trainer.inference.exporting import export
     from trainer.models.classifier import build_classifier
     from trainer.models.classifier import flip_averaged
@@ -820,11 +821,12 @@ def test_the_exported_model_averages_over_the_mirror(tf, tmp_path):
     model = build_classifier(
         3,
         SIZE,
-        base="scratch",
-        preprocessing="rescale",
-        head="flatten",
-        head_units=4,
-        dropout=0,
+        Model(
+            base="scratch",
+            preprocessing="rescale",
+            head="flatten",
+            head_units=4,
+        ),
     )
     last = model.get_layer("logits")
     shape = last.get_weights()[0].shape

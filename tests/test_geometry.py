@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_prep.images import audit
+from data_prep.images import encoding
 from data_prep.images import geometry
 
 RESIZES = st.sampled_from(geometry.RESIZES)
@@ -24,7 +24,7 @@ SIDES = st.one_of(
 
 
 def by_pillow(image, size, resize):
-    return np.asarray(audit.fit(Image.fromarray(image), size, resize))
+    return np.asarray(encoding.fit(Image.fromarray(image), size, resize))
 
 
 def by_opencv(image, size, resize):
@@ -149,6 +149,6 @@ def test_decoders_magnify_the_same_rectangle(tf, height, width, more, resize):
 def test_a_line_of_one_pixel_is_stored(resize):
     """Pillow's own `pad` leaves none of its rows and fails."""
     image = Image.new("RGB", (4000, 1), "white")
-    found = np.asarray(audit.fit(image, 150, resize))
+    found = np.asarray(encoding.fit(image, 150, resize))
     assert found.shape == (150, 150, 3)
     assert found.max() == 255

@@ -94,7 +94,7 @@ def test_the_order_is_pinned():
     from trainer.pipeline import input_pipeline
 
     plan = input_pipeline.plan_training(10, 5, seed=42, epoch=0)
-    assert plan.positions.tolist() == [[2, 4, 5, 0, 9], [8, 1, 7, 3, 6]]
+    assert plan.indices.tolist() == [[2, 4, 5, 0, 9], [8, 1, 7, 3, 6]]
 
 
 def test_the_order_depends_on_seed_and_epoch():
@@ -102,7 +102,7 @@ def test_the_order_depends_on_seed_and_epoch():
 
     def order(seed, epoch):
         plan = input_pipeline.plan_training(100, 10, seed, epoch)
-        return plan.positions.ravel().tolist()
+        return plan.indices.ravel().tolist()
 
     assert order(0, 0) == order(0, 0)
     assert order(0, 0) != order(0, 1)
@@ -160,7 +160,7 @@ def test_plans_are_cut_by_step_and_by_worker():
 
     plan = input_pipeline.plan_training(50, 12, seed=3, epoch=2)
     rest = plan.from_step(2)
-    np.testing.assert_array_equal(rest.positions, plan.positions[2:])
+    np.testing.assert_array_equal(rest.indices, plan.indices[2:])
     np.testing.assert_array_equal(rest.weights, plan.weights[2:])
     parts = [plan.of_worker(worker, 3) for worker in range(3)]
     for field in range(2):
@@ -184,7 +184,7 @@ def test_resuming_decodes_nothing_of_what_came_before(data, monkeypatch):
     whole = collect(data, plan)
     read.clear()
     rest = collect(data, plan.from_step(3))
-    assert sorted(read) == sorted(plan.positions[3:].ravel().tolist())
+    assert sorted(read) == sorted(plan.indices[3:].ravel().tolist())
     for found, wanted in zip(rest, whole[3:], strict=True):
         for one, other in zip(found, wanted, strict=True):
             np.testing.assert_array_equal(one, other)

@@ -12,6 +12,8 @@ import subprocess
 import sys
 import time
 
+import launch_jobs
+import launch_rules
 import pytest
 from absl import flags
 from conftest import ROOT
@@ -25,15 +27,30 @@ from launch import submit
 from launch.job import KINDS
 from launch.job import TARGETS
 from launch.job import Job
-from launch.targets import docker
-from launch.targets import local
-from launch.targets import slurm
 
 PLACES = ["--data_dir=data", "--model_dir=model"]
 
 
 def render(target, words=PLACES, **fields):
-    return submit.render(Job(target=target, **fields), list(words))
+    """Renders a job, and checks it by our rules."""
+    rendered = submit.render(Job(target=target, **fields), list(words))
+    launch_rules.check(target, rendered.files)
+    return rendered
+
+
+@pytest.mark.parametrize("fields, words", list(launch_jobs.jobs()))
+def test_jobs_keep_our_rules(fields, words):
+    rendered = render(words=words, **fields)
+    assert rendered.commands
+    # A target's client reads the very files that are written.
+    folder = Job(**fields).common.folder
+    named = [
+        word.rpartition(f"{folder}/")[2]
+        for command in rendered.commands
+        for word in command
+        if f"{folder}/" in word
+    ]
+    assert named and set(named) <= set(rendered.files)
 
 
 def test_no_tensorflow_for_any_target():
@@ -93,7 +110,7 @@ def test_arguments_are_spelt_out(tmp_path):
     file = tmp_path / "my.flags"
     file.write_text("--seed=5\n--nodeterministic\n")
     words = [*PLACES, f"--flagfile={file}", "--batch_size", "16"]
-    assert set(arguments.check("trainer.task", words)) == {
+    assert set(arguments.parse("trainer.task", words)) == {
         *PLACES,
         "--seed=5",
         "--deterministic=false",
@@ -120,7 +137,7 @@ def test_data_prep_is_launched_the_same_way():
         files = render(target, words, job="data_prep", **more).files
         text = next(iter(files.values()))
         assert f"--beam_options={FLINK}" in text
-        assert re.search(r'-m"?,? "?data_prep\.task', text)
+        assert re.search(r'-m"?[\s-]+data_prep\.task', text)
         assert "--shard_mb=32" in text
     with pytest.raises(UsageError, match="--tune is for"):
         render("vertex", words, job="data_prep", tune="seed=1:2", **more)
@@ -187,7 +204,7 @@ def test_credentials_reach_a_container(monkeypatch):
 
 
 def test_grid():
-    found = arguments.grid("dropout=0,0.5 batch_size=16,32")
+    found = arguments.expand_grid("dropout=0,0.5 batch_size=16,32")
     assert found == [
         ["--dropout=0", "--batch_size=16"],
         ["--dropout=0", "--batch_size=32"],
@@ -288,29 +305,241 @@ def test_systemd_unit(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "module, target, old, new",
+    "target, old, new",
     [
-        (local, "local", "exec python", "python"),
-        (docker, "docker", "exec docker", "docker"),
-        (docker, "docker", "--stop-timeout=120", ""),
-        (docker, "docker", "  -m trainer.task", '  sh -c "python -m trainer"'),
-        (docker, "docker", "docker run", "docker run --entrypoint=sh"),
-        (slurm, "slurm", "#SBATCH --requeue", ""),
-        (slurm, "slurm", "--open-mode=append", "--open-mode=apend"),
-        (slurm, "slurm", "--signal=USR1", "--signal=B:USR1"),
-        (slurm, "slurm", "--ntasks-per-node=1", "--ntasks-per-node=4"),
-        (slurm, "slurm", "  python -m", '  bash -c "python -m'),
-        (slurm, "slurm", "\nfi\n", "\n"),
+        ("local", "exec python", "python"),
+        ("docker", "exec docker", "docker"),
+        ("docker", "--stop-timeout=120", ""),
+        ("docker", "  -m trainer.task", '  sh -c "python -m trainer"'),
+        ("docker", "docker run", "docker run --entrypoint=sh"),
+        ("slurm", "#SBATCH --requeue", ""),
+        ("slurm", "--open-mode=append", "--open-mode=apend"),
+        ("slurm", "--signal=USR1", "--signal=B:USR1"),
+        ("slurm", "--ntasks-per-node=1", "--ntasks-per-node=4"),
+        ("slurm", "  python -m", '  bash -c "python -m'),
+        ("slurm", "\nfi\n", "\n"),
     ],
 )
-def test_mutants_are_refused(module, target, old, new):
+def test_mutants_break_a_rule(target, old, new):
     files = dict(render(target).files)
     (name,) = (n for n in files if n in ("run.sh", "job.sbatch"))
-    module.check(files)
     assert old in files[name]
     files[name] = files[name].replace(old, new)
-    with pytest.raises(UsageError):
-        module.check(files)
+    with pytest.raises(AssertionError, match="is wrong"):
+        launch_rules.check(target, files)
+
+
+@pytest.mark.parametrize(
+    "target, fields, says",
+    [
+        ("slurm", {"slurm_options": "--signal=B:USR1@60"}, "no notice"),
+        ("slurm", {"slurm_options": "--open-mode=truncate"}, "erase its log"),
+        ("slurm", {"slurm_options": "--ntasks-per-node=4"}, "all GPUs"),
+        ("slurm", {"slurm_options": "--requeue=no"}, "would not come back"),
+        ("slurm", {"grace_seconds": 60, "time_limit": 1}, "before the start"),
+        ("slurm", {"setup": "echo 'x"}, "--setup"),
+        ("local", {"setup": "if true"}, "--setup"),
+    ],
+)
+def test_what_would_break_a_script_is_refused(target, fields, says):
+    with pytest.raises(UsageError, match=says):
+        submit.render(Job(target=target, **fields), PLACES)
+
+
+# A value of each setting that is not its default.
+OTHER = {
+    "job": "data_prep",
+    "name": "other",
+    "output_dir": "elsewhere",
+    "workers": 2,
+    "gpus": 2,
+    "cpus": 3,
+    "memory_gb": 5,
+    "image": "registry.io/other/image:2",
+    "grace_seconds": 77,
+    "restarts": 3,
+    "time_limit": 90,
+    "grid": "seed=1,2",
+    "python": "/opt/python",
+    "setup": "module load cuda",
+    "volumes": "claim:/mnt,/host:/inside",
+    "service_account": "somebody@project.iam",
+    "region": "us-east-2",
+    "machine_type": "ml.p3.2xlarge",
+    "output_uri": "gs://other/place",
+    "spot": True,
+    "slurm_options": "--partition=gpu",
+    "kind": "jobset",
+    "namespace": "science",
+    "accelerator": "NVIDIA_TESLA_T4",
+    "package_uri": "gs://bucket/shardtune.tar.gz",
+    "tune": launch_jobs.TUNE,
+    "trials": 7,
+    "parallel_trials": 2,
+    "role_arn": "arn:aws:iam::123456789012:role/other",
+}
+
+
+def other_value(target, name, tmp_path):
+    if name == "flag_files":
+        path = tmp_path / "a.flags"
+        path.write_text("--seed=5\n")
+        return str(path)
+    if (target, name) == ("sagemaker", "output_uri"):
+        return "s3://other/place"
+    if (target, name) == ("kubernetes", "volumes"):
+        return "claim:/mnt,other:/inside"
+    return OTHER[name]
+
+
+SETTINGS = {s.name: s for s in Job.settings()}
+TAKEN = {
+    target: {s.name for s in Job.groups()[target].settings()}
+    for target in TARGETS
+}
+
+
+@pytest.mark.parametrize(
+    "target, name", [(t, name) for t in TARGETS for name in sorted(TAKEN[t])]
+)
+def test_every_setting_of_a_target_has_an_effect(target, name, tmp_path):
+    least, words = launch_jobs.LEAST[target]
+    least = dict(least)
+    if name in ("trials", "parallel_trials"):
+        least["tune"] = launch_jobs.TUNE
+    changed = {**least, name: other_value(target, name, tmp_path)}
+    assert changed[name] != SETTINGS[name].default
+
+    def content(fields):
+        rendered = submit.render(Job(**fields), list(words))
+        launch_rules.check(target, rendered.files)
+        stamp = r"\d{8}-\d{6}"  # of SageMaker's names
+        return re.sub(stamp, "", repr((rendered.files, rendered.commands)))
+
+    # What a comment says is no effect.
+    def effect(fields):
+        return re.sub(r"(?<=\\n)#(?!SBATCH)[^\\]*", "", content(fields))
+
+    assert effect(changed) != effect(least)
+
+
+@pytest.mark.parametrize("name", ["name", "output_dir", "job"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_common_setting_has_an_effect(target, name):
+    least, words = launch_jobs.LEAST[target]
+    changed = {**least, name: OTHER[name]}
+    if name == "job":
+        local = ["--source=/mnt/photos", "--output_dir=/mnt/data"]
+        words = launch_jobs.PREPARE.get(target, local)
+        assert "data_prep.task" in repr(render(words=words, **changed).files)
+        return
+    found = render(words=words, **changed)
+    assert found.commands != render(words=words, **least).commands
+
+
+@pytest.mark.parametrize(
+    "target, name",
+    [
+        (target, name)
+        for target in TARGETS
+        for name in sorted(set.union(*TAKEN.values()) - TAKEN[target])
+    ],
+)
+def test_settings_of_other_targets_are_refused(target, name, tmp_path):
+    users = [other for other in TARGETS if name in TAKEN[other]]
+    value = other_value(target, name, tmp_path)
+    least, _ = launch_jobs.LEAST[target]
+    with pytest.raises(UsageError) as caught:
+        Job(**{**least, name: value})
+    message = str(caught.value)
+    assert message.startswith(f"--{name}={value} is for --target=")
+    assert f"--target={' or '.join(users)}: --target={target} " in message
+    # A flag that is given, at its default, asks for nothing.
+    assert Job(**{**least, name: SETTINGS[name].default})
+
+
+def test_a_refused_setting_exits_with_64(run):
+    words = ("--target=docker", "--dry_run", "--grid=seed=1,2", "--", *PLACES)
+    done = run("launch.submit", *words)
+    assert done.returncode == 64
+    assert "local or slurm or kubernetes or vertex or sagemaker" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+PATHS_OF_DOCKER = [
+    ("--cache_dir=/a/cache", "/a:/job/cache_dir", "/job/cache_dir/cache"),
+    ("--feature_dir=/a/kept", "/a:/job/feature_dir", "/job/feature_dir/kept"),
+    ("--weights=/a/w.h5", "/a/w.h5:/job/weights/w.h5:ro", "/job/weights/w.h5"),
+    ("--data_dir=/a/data", "/a/data:/job/data_dir:ro", "/job/data_dir"),
+    ("--model_dir=/a/model", "/a:/job/model_dir", "/job/model_dir/model"),
+    ("--splits_from=/a/old", "/a/old:/job/splits_from:ro", "/job/splits_from"),
+]
+
+
+@pytest.mark.parametrize("flag, volume, inside", PATHS_OF_DOCKER)
+def test_docker_mounts_every_path(flag, volume, inside):
+    name = flag.partition("=")[0]
+    fields = {}
+    words = [*PLACES, flag]
+    if name == "--splits_from":
+        fields["job"] = "data_prep"
+        words = ["--source=photos", "--output_dir=out", flag]
+    text = render("docker", words, **fields).files["run.sh"]
+    assert f"--volume={volume} " in text
+    assert re.search(rf"^  {name}={inside}( |$)", text, re.MULTILINE)
+    assert flag not in text
+
+
+def test_docker_mounts_every_setting_that_is_a_path():
+    """The list above is whole: a new setting with a path belongs in it."""
+    listed = {flag.partition("=")[0] for flag, *_ in PATHS_OF_DOCKER}
+    declared = {
+        f"--{one.name}"
+        for config_class in arguments.CONFIGS.values()
+        for one in config_class.settings()
+        if one.path
+    }
+    # Tests of their own.
+    assert declared - {"--source", "--output_dir"} == listed
+
+
+def test_words_that_are_no_path_are_not_mounted():
+    words = [*PLACES, "--weights=imagenet"]
+    text = render("docker", words).files["run.sh"]
+    assert "--weights=imagenet" in text and "/job/weights" not in text
+
+
+@pytest.mark.parametrize("target", ["local", "docker", "slurm", "kubernetes"])
+@pytest.mark.parametrize(
+    "words, staged",
+    [
+        ([], False),
+        (["--weights=s3://b/w.h5"], True),
+        (["--data_dir=gs://b/data"], True),
+        (["--model_dir=s3://b/model"], True),
+    ],
+)
+def test_addresses_in_a_store_are_staged(target, words, staged):
+    least, places = launch_jobs.LEAST[target]
+    text = repr(render(words=[*places, *words], **least).files)
+    assert ("launch.staged" in text) == staged
+    assert (
+        "-m trainer.task" in text or "'trainer.task'" in text
+    ) != staged or (target == "kubernetes")
+
+
+def test_a_store_in_one_run_of_a_sweep_is_staged():
+    grid = "weights=s3://b/w.h5,imagenet"
+    assert "launch.staged" in render("slurm", grid=grid).files["job.sbatch"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_folders_that_cannot_be_in_a_store_are_refused(target):
+    least, words = launch_jobs.LEAST[target]
+    for name in ("cache_dir", "feature_dir"):
+        given = [*words, f"--{name}=gs://b/c"]
+        with pytest.raises(UsageError, match=f"--{name}=gs://b/c"):
+            render(words=given, **least)
 
 
 def test_client_that_is_missing_is_named(run, tmp_path):
@@ -350,7 +579,7 @@ def test_a_stop_reaches_a_local_run_and_its_sweep(tmp_path):
     words = [sys.executable, "-m", "launch.submit", "--grid=seed=1,2"]
     words += [f"--output_dir={tmp_path}", f"--python={sys.executable}", "--"]
     words += [f"--data_dir={data}", f"--model_dir={model}", *TINY]
-    words += ["--frozen_epochs=20", "--finetune_epochs=0"]
+    words += ["--frozen_epochs=60", "--finetune_epochs=0"]
     first = subprocess.Popen(words, cwd=ROOT)
     metrics = model / "000" / "metrics.jsonl"
     end = time.monotonic() + 600
@@ -358,17 +587,17 @@ def test_a_stop_reaches_a_local_run_and_its_sweep(tmp_path):
         time.sleep(0.1)
     first.send_signal(signal.SIGTERM)
     assert first.wait() == 75
-    assert len(metrics.read_text().splitlines()) < 20
+    assert len(metrics.read_text().splitlines()) < 60
     assert not (model / "001").exists()
     assert subprocess.run(words, cwd=ROOT).returncode == 0
     for run in ("000", "001"):
         rows = (model / run / "metrics.jsonl").read_text().splitlines()
         epochs = [json.loads(row)["epoch"] for row in rows]
-        assert epochs == list(range(1, 21))
+        assert epochs == list(range(1, 61))
 
 
-def commands_of_readme():
-    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+def commands_of_document():
+    text = (ROOT / "docs" / "launch.md").read_text().replace("\\\n", " ")
     return [
         line.strip("| `")
         for line in re.findall(
@@ -386,15 +615,15 @@ def test_the_platforms_own_schemas_are_not_needed(kind, monkeypatch):
         *("kubeflow", "google.cloud"),
     ):
         monkeypatch.setitem(sys.modules, name, None)
-    for line in commands_of_readme():
+    for line in commands_of_document():
         assert kind or parsed(shlex.split(line)[3:]).files
     if kind:
         words = ["--data_dir=/mnt/data", "--model_dir=/mnt/model"]
         assert render("kubernetes", words, kind=kind, volumes="claim:/mnt")
 
 
-@pytest.mark.parametrize("line", commands_of_readme())
-def test_examples_of_the_readme_are_rendered(line):
+@pytest.mark.parametrize("line", commands_of_document())
+def test_examples_of_the_document_are_rendered(line):
     rendered = parsed(shlex.split(line)[3:])
     assert rendered.files
     assert rendered.commands
@@ -411,7 +640,7 @@ def test_dry_run_writes_nothing(run, tmp_path):
 def test_every_target_has_an_example():
     found = {
         word.partition("=")[2]
-        for line in commands_of_readme()
+        for line in commands_of_document()
         for word in line.split()
         if word.startswith("--target=")
     }

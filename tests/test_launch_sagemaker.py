@@ -1,4 +1,4 @@
-"""Requests to SageMaker: botocore, moto, and Amazon's own driver scripts."""
+"""Requests to SageMaker: botocore, our rules, moto, Amazon's own drivers."""
 
 import importlib.metadata
 import json
@@ -10,27 +10,23 @@ import subprocess
 import sys
 import time
 
+import launch_rules
 import pytest
 from conftest import ROOT
+from launch_jobs import SAGEMAKER as FIELDS
 from training import prepare
 
 from data_prep.runtime.errors import UsageError
 from launch import submit
 from launch.job import Job
-from launch.targets import sagemaker
 
-FIELDS = {
-    "target": "sagemaker",
-    "region": "us-east-1",
-    "image": "123456789012.dkr.ecr.us-east-1.amazonaws.com/shardtune:0.1.0",
-    "role_arn": "arn:aws:iam::123456789012:role/train",
-    "output_uri": "s3://bucket/out",
-}
 WORDS = ["--data_dir=s3://bucket/data", "--seed=4"]
 
 
 def render(words=WORDS, **fields):
-    return submit.render(Job(**{**FIELDS, **fields}), list(words))
+    rendered = submit.render(Job(**{**FIELDS, **fields}), list(words))
+    launch_rules.check("sagemaker", rendered.files)
+    return rendered
 
 
 def request(words=WORDS, **fields):
@@ -114,16 +110,29 @@ def test_mutants_are_refused(mutant):
         del place[key]
     else:
         place[key] = value
-    with pytest.raises((UsageError, KeyError)):
-        sagemaker.check({"job.json": json.dumps(whole)})
+    with pytest.raises((UsageError, AssertionError)):
+        launch_rules.check("sagemaker", {"job.json": json.dumps(whole)})
 
 
 def test_shards_for_each_worker_are_refused():
     whole = request()
     source = whole["InputDataConfig"][0]["DataSource"]["S3DataSource"]
     source["S3DataDistributionType"] = "ShardedByS3Key"
-    with pytest.raises(UsageError, match="FullyReplicated"):
-        sagemaker.check({"job.json": json.dumps(whole)})
+    with pytest.raises(AssertionError, match="FullyReplicated"):
+        launch_rules.check("sagemaker", {"job.json": json.dumps(whole)})
+
+
+@pytest.mark.parametrize(
+    "fields, says",
+    [
+        ({"machine_type": "ml.bogus.12xlarge"}, "InstanceType"),
+        ({"role_arn": "arn:aws:iam::1:user/train-somebody"}, "RoleArn"),
+    ],
+)
+def test_botocore_is_asked_at_submit_time(fields, says):
+    pytest.importorskip("botocore")
+    with pytest.raises(UsageError, match=says):
+        submit.render(Job(**{**FIELDS, **fields}), list(WORDS))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +200,8 @@ private_opt = pytest.mark.skipif(
     not can_mount(), reason="needs root and unshare, for an /opt/ml of its own"
 )
 TINY = {
-    "image_size": "32",
+    "base": "scratch",
+    "image_size": "46",
     "weights": "none",
     "freeze_random_weights": "true",
     "batch_size": "8",
@@ -265,7 +275,7 @@ def entry(whole):
 def test_spot_interruption_resumes(tmp_path, data):
     """The request's own entry point, stopped, on another machine again."""
     words = [*WORDS, *(f"--{k}={v}" for k, v in TINY.items())]
-    line = entry(request([*words, "--frozen_epochs=12"], spot=True))
+    line = entry(request([*words, "--frozen_epochs=40"], spot=True))
     ml = tmp_path / "ml"
     lay_out(ml, data, {})
     first = contained(ml, line)
@@ -284,7 +294,7 @@ def test_spot_interruption_resumes(tmp_path, data):
     text = second.communicate()[0]
     assert second.returncode == 0, text
     rows = (other / "checkpoints/metrics.jsonl").read_text().splitlines()
-    assert [json.loads(row)["epoch"] for row in rows] == list(range(1, 13))
+    assert [json.loads(row)["epoch"] for row in rows] == list(range(1, 41))
     model = other / "model"
     assert {"DONE.json", "model.keras", "saved_model"} <= set(os.listdir(model))
     assert not (model / "checkpoints").exists()

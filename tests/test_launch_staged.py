@@ -1,6 +1,6 @@
 """Data and models in object storage: real clients, local servers, faults."""
 
-import dataclasses
+import errno
 import importlib.util
 import json
 import os
@@ -9,41 +9,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 
 import gcs_service
 import object_stores
 import pytest
 from conftest import ROOT
 from conftest import hash_tree
-from remote_stores import remote_stores
 from training import TINY
 from training import prepare
 
+from data_prep.runtime import storage
+from data_prep.runtime import store_clients
+from data_prep.runtime import store_errors
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import Stopped
 from data_prep.runtime.errors import UsageError
 from launch import staged
-from launch.staging import stores
 from launch.staging.mirror import COMMIT
 from launch.staging.mirror import Mirror
-
-
-@dataclasses.dataclass
-class Server:
-    """A bucket on this machine.
-
-    Attributes:
-        uri: Of the bucket.
-        open_store: As `stores.open_store`, from the test's process.
-        inside: Makes a command one that reaches the bucket.
-        environ: What else it needs for that.
-    """
-
-    uri: str
-    open_store: Callable
-    inside: Callable = list
-    environ: dict = dataclasses.field(default_factory=dict)
 
 
 @pytest.fixture(scope="module")
@@ -54,57 +37,52 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["s3", "gs"])
 def server(request, tmp_path_factory):
-    if request.param == "gs":
-        yield from gs_server(tmp_path_factory.mktemp("gs"))
-        return
+    """The address of a bucket on this machine."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        for uri in object_stores.s3_bucket(monkeypatch):
-            yield Server(uri, stores.open_store)
+        if request.param == "s3":
+            yield from object_stores.s3_bucket(monkeypatch)
+            return
+        pytest.importorskip("gcsfs")
+        if gcs_service.missing():
+            pytest.skip(gcs_service.missing())
+        root = tmp_path_factory.mktemp("gs")
+        with gcs_service.service(root, monkeypatch):
+            yield f"gs://{gcs_service.BUCKET}"
 
 
 @pytest.fixture
 def bucket(server, tmp_path):
     """A folder of the bucket that nothing lies in."""
-    return f"{server.uri}/{tmp_path.name}"
+    return f"{server}/{tmp_path.name}"
 
 
-def gs_server(root):
-    if gcs_service.missing():
-        pytest.skip(gcs_service.missing())
-    with (
-        gcs_service.service(root) as service,
-        remote_stores(service, root) as remote,
-    ):
-        uri = f"gs://{gcs_service.BUCKET}"
-        yield Server(uri, remote.open_store, service.inside, service.environ)
-
-
-def upload(server, folder, uri):
-    store = server.open_store(uri)
+def upload(folder, url):
     for name in hash_tree(folder):
-        store.upload(folder / name, name)
-    return store
+        storage.upload(folder / name, f"{url}/{name}")
+    return url
 
 
-def test_data_is_checked_against_its_manifest(server, bucket, data, tmp_path):
-    store = upload(server, data, f"{bucket}/data")
-    staged.fetch_data(store, tmp_path / "whole")
+def test_data_is_checked_against_its_manifest(bucket, data, tmp_path):
+    url = upload(data, f"{bucket}/data")
+    staged.fetch_data(url, tmp_path / "whole")
     assert hash_tree(tmp_path / "whole") == hash_tree(data)
     # A shard of the same size with one other byte.
-    (name,) = [n for n in store.names() if "train.tfrecord-00000" in n]
-    content = bytearray(store.read(name))
+    (name,) = [n for n in storage.names(url) if "train.tfrecord-00000" in n]
+    content = bytearray(storage.read(f"{url}/{name}"))
     content[len(content) // 2] ^= 1
-    store.write(name, bytes(content))
+    storage.write(f"{url}/{name}", bytes(content))
     with pytest.raises(DataError, match="damaged"):
-        staged.fetch_data(store, tmp_path / "other")
+        staged.fetch_data(url, tmp_path / "other")
 
 
-def test_no_data_set(server, bucket, tmp_path):
+def test_no_data_set(bucket, tmp_path):
     with pytest.raises(DataError, match="no manifest.json"):
-        staged.fetch_data(server.open_store(f"{bucket}/absent"), tmp_path)
+        staged.fetch_data(f"{bucket}/absent", tmp_path)
 
 
-def test_a_copy_that_is_cut_short_leaves_the_last(server, bucket, tmp_path):
+def test_a_copy_that_is_cut_short_leaves_the_last(
+    bucket, tmp_path, monkeypatch
+):
     """Every write in turn fails; what is fetched is one commit or the other."""
     model = tmp_path / "model"
     (model / "checkpoints").mkdir(parents=True)
@@ -115,17 +93,15 @@ def test_a_copy_that_is_cut_short_leaves_the_last(server, bucket, tmp_path):
 
     def fetched(number):
         place = tmp_path / f"fetched{number}"
-        Mirror(server.open_store(f"{bucket}/model"), place).fetch()
+        Mirror(f"{bucket}/model", place).fetch()
         return {
             p.read_text().split()[1] for p in place.rglob("*") if p.is_file()
         }
 
-    store = server.open_store(f"{bucket}/model")
-    mirror = Mirror(store, model)
+    mirror = Mirror(f"{bucket}/model", model)
     write(1)
     assert mirror.push() == 3
     assert fetched(1) == {"1"}
-    whole = {"upload": store.upload, "write": store.write}
     for version in range(2, 6):
         write(version)
         calls = []
@@ -139,94 +115,104 @@ def test_a_copy_that_is_cut_short_leaves_the_last(server, bucket, tmp_path):
 
             return call
 
-        for name, function in whole.items():
-            setattr(store, name, cut(function))
-        with pytest.raises(Stopped, match="cut short"):
-            mirror.push()
+        with monkeypatch.context() as broken:
+            for name in ("upload", "write"):
+                broken.setattr(storage, name, cut(getattr(storage, name)))
+            with pytest.raises(Stopped, match="cut short"):
+                mirror.push()
         assert fetched(version) == {str(version - 1)}
         # The next copy makes up for it.
-        for name, function in whole.items():
-            setattr(store, name, function)
         assert mirror.push() == 3
         assert fetched(f"{version}.again") == {str(version)}
 
 
-def test_damage_is_noticed(server, bucket, tmp_path):
-    model = tmp_path / "model"
+def test_damage_is_noticed(bucket, tmp_path):
+    model, url = tmp_path / "model", f"{bucket}/model"
     model.mkdir()
     (model / "config.json").write_text("{}")
-    mirror = Mirror(server.open_store(f"{bucket}/model"), model)
+    mirror = Mirror(url, model)
     mirror.push()
     assert mirror.push() == 0, "nothing changed"
-    commit = json.loads(mirror._store.read(COMMIT))
-    mirror._store.write(commit["files"]["config.json"]["object"], b"[]")
+    commit = json.loads(storage.read(f"{url}/{COMMIT}"))
+    config = f"{url}/{commit['files']['config.json']['object']}"
+    storage.write(config, b"[]")
     with pytest.raises(DataError, match="damaged"):
-        Mirror(server.open_store(f"{bucket}/model"), tmp_path / "other").fetch()
-    mirror._store.delete(commit["files"]["config.json"]["object"])
+        Mirror(url, tmp_path / "other").fetch()
+    storage.delete(config)
     with pytest.raises(DataError, match="missing"):
-        Mirror(server.open_store(f"{bucket}/model"), tmp_path / "third").fetch()
+        Mirror(url, tmp_path / "third").fetch()
 
-    mirror._store.write(COMMIT, b'{"files": {"config')
+    storage.write(f"{url}/{COMMIT}", b'{"files": {"config')
     with pytest.raises(DataError, match="COMMIT.json is damaged"):
         mirror.fetch()
 
 
-def test_names_that_lead_out_of_the_folder(server, bucket, tmp_path):
-    store = server.open_store(f"{bucket}/model")
-    store.write("objects/1", b"outside")
+def test_names_that_lead_out_of_the_folder(bucket, tmp_path):
+    url = f"{bucket}/model"
+    storage.write(f"{url}/objects/1", b"outside")
     for name in ("../outside", "/outside", "a/../../outside"):
         entry = {"object": "objects/1", "sha256": ""}
         commit = {"files": {name: entry}}
-        store.write(COMMIT, json.dumps(commit).encode())
+        storage.write(f"{url}/{COMMIT}", json.dumps(commit).encode())
         with pytest.raises(DataError, match="leads out"):
-            Mirror(store, tmp_path / "a" / "model").fetch()
+            Mirror(url, tmp_path / "a" / "model").fetch()
     assert not list(tmp_path.rglob("outside"))
 
 
-def test_odd_names_and_equal_files(server, bucket, tmp_path):
-    model = tmp_path / "model"
+def test_odd_names_and_equal_files(bucket, tmp_path):
+    model, url = tmp_path / "model", f"{bucket}/model"
     (model / "a").mkdir(parents=True)
-    for name in ("é #?%2F&+", "a/b c", "a/empty"):
+    odd = ["é #?%2F&+", "[0-9]* {a,b}?.png", "x#123", "x?generation=1"]
+    for name in (*odd, "a/b c", "a/empty"):
         (model / name).write_text("" if name == "a/empty" else "same")
-    store = server.open_store(f"{bucket}/model")
-    Mirror(store, model).push()
-    Mirror(store, tmp_path / "copy").fetch()
+    Mirror(url, model).push()
+    Mirror(url, tmp_path / "copy").fetch()
     assert hash_tree(tmp_path / "copy") == hash_tree(model)
-    store.upload(model / "a/b c", "é #?%2F&+")
-    assert store.read("é #?%2F&+") == b"same"
-    assert "é #?%2F&+" in store.names()
+    for name in odd:
+        storage.upload(model / "a/b c", f"{url}/{name}")
+        assert storage.read(f"{url}/{name}") == b"same"
+        assert name in storage.names(url)
+    storage.download(url, tmp_path / "odd", [(name, name) for name in odd])
+    assert sorted(hash_tree(tmp_path / "odd")) == sorted(odd)
+    storage.delete(f"{url}/{odd[1]}")
+    assert storage.exists(f"{url}/{odd[0]}")
+    storage.delete_below(url)
+    assert storage.names(url) == []
 
 
 def test_a_bucket_that_does_not_exist(server, tmp_path):
     """Said before the training, not after it."""
-    scheme = server.uri.partition("://")[0]
-    store = server.open_store(f"{scheme}://absent/model")
-    assert store.names() == []
+    url = f"{server.partition('://')[0]}://absent/model"
+    assert storage.names(url) == []
     with pytest.raises(DataError, match="no such bucket"):
-        Mirror(store, tmp_path).try_out()
+        Mirror(url, tmp_path).check_writable()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="no such bucket"):
+        storage.upload(tmp_path / "file", f"{url}/file")
 
 
-def test_what_could_not_be_copied_is_kept(
-    server, bucket, tmp_path, monkeypatch
-):
+def test_a_file_that_goes_before_it_is_copied(bucket, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        storage.upload(tmp_path / "gone", f"{bucket}/gone")
+    assert storage.names(bucket) == []
+
+
+def test_what_could_not_be_copied_is_kept(bucket, tmp_path, monkeypatch):
     """The store fails when the training is done."""
-    store = server.open_store(f"{bucket}/model")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(staged, "open_store", lambda uri: store)
 
-    def trained(words, environ, mirror, seconds):
-        assert {"TMPDIR"} <= set(environ)
+    def trained(words, mirror, seconds):
         (scratch / "model").mkdir(parents=True)
         (scratch / "model" / "DONE.json").write_text("{}")
-        monkeypatch.setattr(store, "write", fail)
+        monkeypatch.setattr(storage, "write", fail)
         return 0
 
     def fail(*words):
         raise Stopped("gone.")
 
     scratch = tmp_path / "scratch"
-    monkeypatch.setattr(staged, "_watched", trained)
+    monkeypatch.setattr(staged, "run_trainer", trained)
     words = ["--data_dir=data", f"--model_dir={bucket}/model"]
     with pytest.raises(Stopped, match=r"gone\. .* is kept") as caught:
         staged.train(words, scratch, 1)
@@ -234,13 +220,13 @@ def test_what_could_not_be_copied_is_kept(
     assert (kept / "DONE.json").read_text() == "{}"
 
 
-def test_runs_in_a_bucket_are_compared(server, bucket, tmp_path):
+def test_runs_in_a_bucket_are_compared(bucket, tmp_path):
     """A finished run by its names, one that is not by its last commit."""
     for name, rate in (("000", 0.1), ("001", 0.2)):
         model = tmp_path / name
         model.mkdir()
         (model / "config.json").write_text(json.dumps({"rate": rate}))
-        mirror = Mirror(server.open_store(f"{bucket}/sweep/{name}"), model)
+        mirror = Mirror(f"{bucket}/sweep/{name}", model)
         if name == "001":
             figures = {"split": "test", "accuracy": 0.75, "loss": 1}
             (model / "evaluation.json").write_text(json.dumps(figures))
@@ -250,8 +236,7 @@ def test_runs_in_a_bucket_are_compared(server, bucket, tmp_path):
             mirror.publish()
     words = ["-m", "launch.compare", "--csv", f"{bucket}/sweep"]
     done = subprocess.run(
-        server.inside([sys.executable, *words]),
-        env={**os.environ, **server.environ},
+        [sys.executable, *words],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -265,20 +250,20 @@ def test_runs_in_a_bucket_are_compared(server, bucket, tmp_path):
 
 
 @pytest.mark.slow
-def test_stopped_and_resumed_on_another_machine(server, bucket, data, tmp_path):
-    upload(server, data, f"{bucket}/data")
+def test_stopped_and_resumed_on_another_machine(bucket, data, tmp_path):
+    upload(data, f"{bucket}/data")
     words = [sys.executable, "-m", "launch.staged", "--copy_seconds=0.5", "--"]
     words += [f"--data_dir={bucket}/data", f"--model_dir={bucket}/model"]
-    words += [*TINY, "--frozen_epochs=12", "--finetune_epochs=0"]
-    words = server.inside(words)
-    environ = {**os.environ, **server.environ, "TMPDIR": str(tmp_path)}
+    words += [*TINY, "--frozen_epochs=40", "--finetune_epochs=0"]
+    environ = {**os.environ, "TMPDIR": str(tmp_path)}
     first = subprocess.Popen(words, cwd=ROOT, env=environ)
-    store = server.open_store(f"{bucket}/model")
+    url = f"{bucket}/model"
 
     def epochs():
         try:
-            files = json.loads(store.read(COMMIT))["files"]
-            text = store.read(files["metrics.jsonl"]["object"]).decode()
+            files = json.loads(storage.read(f"{url}/{COMMIT}"))["files"]
+            metrics = files["metrics.jsonl"]["object"]
+            text = storage.read(f"{url}/{metrics}").decode()
         except (FileNotFoundError, KeyError):
             return []
         return [json.loads(line)["epoch"] for line in text.splitlines()]
@@ -289,14 +274,14 @@ def test_stopped_and_resumed_on_another_machine(server, bucket, data, tmp_path):
     first.send_signal(signal.SIGTERM)
     assert first.wait() == 75
     reached = epochs()
-    assert 1 <= len(reached) < 12
+    assert 1 <= len(reached) < 40
     assert not list(tmp_path.iterdir()), "scratch is left behind"
     assert subprocess.run(words, cwd=ROOT, env=environ).returncode == 0
-    assert epochs() == list(range(1, 13))
-    names = store.names()
+    assert epochs() == list(range(1, 41))
+    names = storage.names(url)
     assert {"DONE.json", "model.keras", "labels.txt"} <= set(names)
     # Only what the last commit lists is kept.
-    files = json.loads(store.read(COMMIT))["files"].values()
+    files = json.loads(storage.read(f"{url}/{COMMIT}"))["files"].values()
     kept = {n for n in names if n.startswith("objects/")}
     assert kept == {entry["object"] for entry in files}
 
@@ -316,30 +301,78 @@ def test_the_trainer_alone_makes_no_folder_called_gs(run, tmp_path):
 
 
 def test_client_that_is_missing_is_named():
-    with pytest.raises(UsageError, match="nope:// is not known.*gs://, s3://"):
-        stores.open_store("nope://bucket/x")
+    with pytest.raises(UsageError, match="nope.*gs://.*s3://"):
+        storage.names("nope://bucket/x")
     if importlib.util.find_spec("adlfs"):
         pytest.skip("no known scheme lacks its client here")
     with pytest.raises(UsageError, match=r"adlfs.*shardtune\[s3\]"):
-        stores.open_store("abfs://bucket/x")
+        storage.names("abfs://bucket/x")
+
+
+def boto_error(status):
+    """Returns what s3fs raises of such an answer."""
+    client = pytest.importorskip("botocore.exceptions").ClientError
+    translate = pytest.importorskip("s3fs.errors").translate_boto_error
+    response = {
+        "Error": {"Code": str(status), "Message": "a fault"},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+    }
+    return translate(client(response, "GetObject"))
+
+
+def gcs_error(status):
+    """Returns what gcsfs raises of such an answer."""
+    retry = pytest.importorskip("gcsfs.retry")
+    try:
+        retry.validate_response(status, b'{"error": "a fault"}', "path")
+    except Exception as error:
+        return error
+
+
+@pytest.mark.parametrize("error_of", [boto_error, gcs_error])
+@pytest.mark.parametrize(
+    "status, kind",
+    [
+        (400, DataError),
+        (401, DataError),
+        (403, DataError),
+        (404, FileNotFoundError),
+        (408, Stopped),
+        (412, DataError),
+        (429, Stopped),
+        (500, Stopped),
+        (502, Stopped),
+        (503, Stopped),
+    ],
+)
+def test_what_answers_mean(error_of, status, kind):
+    error = error_of(status)
+    assert type(store_errors.translate("gs://b/x", error)) is kind, repr(error)
 
 
 @pytest.mark.parametrize(
     "error, kind",
     [
-        (OSError("503"), Stopped),
         (TimeoutError(), Stopped),
-        (PermissionError("403"), DataError),
+        (ConnectionResetError(), Stopped),
+        (OSError("odd"), DataError),
+        (PermissionError("no"), DataError),
         (ValueError("odd"), DataError),
         (FileNotFoundError("404"), FileNotFoundError),
+        (OSError(errno.ENOSPC, "no room"), OSError),
     ],
 )
-def test_what_clients_raise(error, kind):
-    def fail():
+def test_what_clients_raise(error, kind, monkeypatch):
+    fsspec = pytest.importorskip("fsspec")
+    memory = type(fsspec.filesystem("memory"))
+
+    def fail(*_, **__):
         raise error
 
-    fsspec = pytest.importorskip("fsspec")
-    store = stores.open_store("memory://bucket/x")
-    assert isinstance(store._files, fsspec.AbstractFileSystem)
+    monkeypatch.setattr(memory, "pipe_file", fail)
+    monkeypatch.setattr(memory, "rm_file", fail)
+    monkeypatch.setattr(memory, "get_file", fail)
+    with pytest.raises(DataError if kind is FileNotFoundError else kind):
+        storage.write("memory://bucket/x", b"")  # or: there is no such bucket
     with pytest.raises(kind):
-        store._call(fail)
+        store_clients.call("memory://bucket/x", fail)

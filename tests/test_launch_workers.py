@@ -12,6 +12,7 @@ from conftest import ROOT
 from training import TINY
 from training import prepare
 
+from data_prep.runtime import subprocesses
 from launch import workers
 
 
@@ -41,7 +42,8 @@ def script(tmp_path, text):
 )
 def test_exit_codes(tmp_path, text, expected):
     words = script(tmp_path, text)
-    assert workers.run_once(words, 2, 1.0, []) == expected
+    grace = 1.0 if "sleep" in text else 60.0
+    assert workers.run_once(words, 2, grace, []) == expected
 
 
 def test_every_worker_has_an_address_of_its_own(tmp_path):
@@ -56,6 +58,70 @@ def test_every_worker_has_an_address_of_its_own(tmp_path):
     assert all(one["cluster"] == found[0]["cluster"] for one in found)
 
 
+def test_codes_are_combined():
+    assert workers.combine_codes([0, 0]) == 0
+    assert workers.combine_codes([75, 0]) == 75
+    assert workers.combine_codes([-9, 75]) == 75
+    assert workers.combine_codes([75, 64]) == 64
+    assert workers.combine_codes([64, 65]) == 1
+    assert workers.combine_codes([-9, 0]) == 1
+
+
+@pytest.fixture
+def folder_with_a_trainer(tmp_path):
+    """A current folder that holds the user's own trainer.py and data_prep.py."""
+    for name in ("trainer", "data_prep", "launch"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not ours')\n")
+    return tmp_path
+
+
+def test_workers_start_beside_a_trainer_of_the_users(folder_with_a_trainer):
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "launch.workers", "--workers=1", "--"]
+        + ["--data_dir=absent", "--model_dir=model"],
+        cwd=folder_with_a_trainer,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 65, done.stderr
+    assert "manifest.json" in done.stderr
+    assert "not ours" not in done.stderr
+
+
+def test_a_module_starts_beside_a_trainer_of_the_users(folder_with_a_trainer):
+    code = (
+        "from launch import quickstart\n"
+        "quickstart.run_module('trainer.task', '--version')\n"
+        "quickstart.run_module('data_prep.task', '--version')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        cwd=folder_with_a_trainer,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("shardtune ") == 2
+
+
+def test_a_module_finds_what_this_process_finds(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "beside.py").write_text("print('found')\n")
+    words = subprocesses.python_module("beside", "--flag")
+    assert words == [sys.executable, "-P", "-m", "beside", "--flag"]
+
+    def code():
+        environ = subprocesses.environment()
+        return subprocess.run(words, env=environ).returncode
+
+    assert code() != 0
+    # An empty entry is the current folder, and stays so.
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    assert code() == 0
+
+
 @pytest.mark.slow
 def test_a_killed_worker_restarts_all(tmp_path):
     data = prepare(tmp_path)
@@ -63,7 +129,7 @@ def test_a_killed_worker_restarts_all(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "launch.workers", "--restarts=1", "--"]
         + [f"--data_dir={data}", f"--model_dir={model}", *TINY]
-        + ["--frozen_epochs=16", "--finetune_epochs=0"],
+        + ["--frozen_epochs=50", "--finetune_epochs=0"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
@@ -80,5 +146,5 @@ def test_a_killed_worker_restarts_all(tmp_path):
     assert process.returncode == 0, text
     assert "workers: start 2" in text
     epochs = [json.loads(x)["epoch"] for x in metrics.read_text().splitlines()]
-    assert epochs == list(range(1, 17))
+    assert epochs == list(range(1, 51))
     assert (model / "DONE.json").exists()

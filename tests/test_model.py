@@ -10,12 +10,13 @@ BASE_LAYERS = BASES["vgg16"].layers
 
 
 def build(**options):
+    from trainer.config import Model
     from trainer.models.classifier import build_classifier
 
     defaults = dict(
         preprocessing="caffe", head="gap", head_units=0, dropout=0.0
     )
-    return build_classifier(3, 32, **{**defaults, **options})
+    return build_classifier(3, 32, Model(**{**defaults, **options}))
 
 
 @pytest.fixture(autouse=True)

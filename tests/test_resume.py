@@ -2,11 +2,14 @@
 
 import json
 import os
+import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import time
 
+import faults
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -20,21 +23,28 @@ from training import assert_same
 from training import command
 from training import curve
 from training import environment
+from training import flags
 from training import lines
 from training import prepare
 from training import saved
+from training import settings_of
 from training import train
+from training import train_here
+
+from data_prep.runtime.errors import DataError
+from data_prep.runtime.errors import TrainingError
+from data_prep.runtime.errors import UsageError
 
 # Everything that keeps a state: dropout, augmentation, averages, rates.
-STATEFUL = (
-    "--deterministic",
-    "--dropout=0.3",
-    "--augment=classic",
-    "--average_decay=0.9",
-    "--warmup_epochs=0.5",
-    "--checkpoint_steps=1",
-    "--frozen_learning_rate=0.05",
+STATES = dict(
+    dropout=0.3,
+    augment="classic",
+    average_decay=0.9,
+    warmup_epochs=0.5,
+    checkpoint_steps=1,
+    frozen_learning_rate=0.05,
 )
+STATEFUL = flags(deterministic=True, **STATES)
 LAST = 3 * STEPS  # steps of a whole run
 CALLS = 3 * (STEPS + 1)  # and of validation, one each epoch
 
@@ -53,6 +63,22 @@ def whole(data, tmp_path_factory):
     return model
 
 
+@pytest.fixture(scope="module")
+def killed(data, tmp_path_factory):
+    """A run killed within an epoch of its second phase; made once."""
+    model = tmp_path_factory.mktemp("killed") / "model"
+    cut = train(data, model, *STATEFUL, fault="step:7:SIGKILL")
+    assert cut.returncode == -signal.SIGKILL, cut.stderr
+    assert not (model / "DONE.json").exists()
+    return model
+
+
+@pytest.fixture
+def cut(killed, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(killed, tmp_path / "model")
+
+
 def go_on(data, model, whole, *arguments):
     """Runs to the end and asserts that nothing shows the interruption."""
     done = train(data, model, *STATEFUL, *arguments)
@@ -63,15 +89,20 @@ def go_on(data, model, whole, *arguments):
     return done
 
 
+def test_a_killed_run_goes_on_exactly(data, cut, whole):
+    assert "resuming after epoch 1 and" in go_on(data, cut, whole).stdout
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [
-        "step:3:SIGKILL",  # within an epoch
-        pytest.param("step:4:SIGKILL", marks=pytest.mark.slow),  # validation
-        pytest.param("half:9:SIGKILL", marks=pytest.mark.slow),
+        "step:3:SIGKILL",  # within the first phase
+        "step:4:SIGKILL",  # validation
+        "half:9:SIGKILL",
     ],
 )
-def test_a_killed_run_goes_on_exactly(data, tmp_path, whole, fault):
+def test_killed_elsewhere_it_goes_on_exactly(data, tmp_path, whole, fault):
     model = tmp_path / "model"
     cut = train(data, model, *STATEFUL, fault=fault)
     assert cut.returncode == -signal.SIGKILL, cut.stderr
@@ -149,44 +180,61 @@ def test_a_signal_saves_within_a_step(data, tmp_path, whole, fault, devices):
         np.testing.assert_allclose(curve(model), curve(whole), rtol=1e-3)
 
 
-@pytest.mark.parametrize("seconds", [0.5, 2.0])
-def test_a_signal_before_training_ends_at_once(data, tmp_path, seconds):
-    """While Python and TensorFlow are imported; twice, as schedulers do."""
+def blocks_sigterm(process):
+    """Whether it waits for signals: the first that it does."""
+    status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+    blocked = int(re.search(r"SigBlk:\s*(\w+)", status)[1], 16)
+    return blocked >> (signal.SIGTERM - 1) & 1
+
+
+def imports_tensorflow(process):
+    maps = pathlib.Path(f"/proc/{process.pid}/maps").read_text()
+    return "libtensorflow" in maps
+
+
+def signalled(data, model, moment):
+    """Returns exit code and errors of a run that two signals end.
+
+    Args:
+        data: Data set.
+        model: Model directory.
+        moment: Of its process: whether to send them. The run is too long to
+            be over before.
+    """
     process = subprocess.Popen(
-        command(data, tmp_path / "model"),
+        command(data, model, "--finetune_epochs=10000"),
         stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         text=True,
         cwd=ROOT,
         env=environment(),
     )
-    time.sleep(seconds)
+    while not moment(process):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)  # twice, as schedulers do
     _, errors = process.communicate()
-    assert process.returncode == 75, errors
-    assert "stopped by SIGTERM" in errors
+    return process.returncode, errors
+
+
+@pytest.mark.parametrize("moment", [blocks_sigterm, imports_tensorflow])
+def test_a_signal_before_training_ends_at_once(data, tmp_path, moment):
+    """While Python and TensorFlow are imported."""
+    code, errors = signalled(data, tmp_path / "model", moment)
+    assert code == 75, errors
+    assert "stopped by SIGTERM. Run the same command again." in errors
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_signal_from_outside_is_heard(data, tmp_path):
-    model = tmp_path / "model"
-    process = subprocess.Popen(
-        command(data, model, "--finetune_epochs=500"),
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env=environment(),
+    metrics = tmp_path / "model" / "metrics.jsonl"
+    code, errors = signalled(
+        data,
+        tmp_path / "model",
+        lambda _: metrics.exists() and len(lines(metrics)) >= 2,
     )
-    metrics = model / "metrics.jsonl"
-    while process.poll() is None:
-        if metrics.exists() and len(lines(metrics)) >= 2:
-            process.send_signal(signal.SIGTERM)
-            process.send_signal(signal.SIGTERM)
-            break
-        time.sleep(0.01)
-    _, errors = process.communicate()
-    assert process.returncode == 75, errors
+    assert code == 75, errors
     assert "the state is saved. Run the same command again." in errors
 
 
@@ -256,9 +304,10 @@ class TestCheckpoints:
 
     def test_leftovers_are_swept_and_the_last_kept(self, tmp_path, tf):
         from trainer.engine import checkpoint
+        from trainer.engine.checkpoint_writer import CheckpointWriter
 
         (tmp_path / "incomplete.step-000000009.npz").write_text("half")
-        writer = checkpoint.Writer(tmp_path)
+        writer = CheckpointWriter(tmp_path)
         for step in range(4):
             path = checkpoint.step_path(tmp_path, step)
             writer.save(path, {"a": np.ones(2)}, {})
@@ -279,38 +328,29 @@ def _flip(content, place):
     return bytes(changed)
 
 
-def test_the_newest_damaged_the_one_before_goes_on(data, tmp_path, whole):
-    model = tmp_path / "model"
-    cut = train(data, model, *STATEFUL, fault="step:7:SIGKILL")
-    assert cut.returncode == -signal.SIGKILL, cut.stderr
-    newest = sorted((model / "checkpoints").glob("step-*.npz"))[-1]
+def test_the_newest_damaged_the_one_before_goes_on(data, cut, whole):
+    newest = sorted((cut / "checkpoints").glob("step-*.npz"))[-1]
     newest.write_bytes(newest.read_bytes()[:-5])
-    done = go_on(data, model, whole)
+    done = go_on(data, cut, whole)
     assert f"{newest.name} is damaged" in done.stderr
 
 
-def test_no_whole_checkpoint_is_no_fresh_start(data, tmp_path):
-    model = tmp_path / "model"
-    train(data, model, *STATEFUL, fault="step:3:SIGKILL")
-    for path in (model / "checkpoints").glob("step-*.npz"):
+def test_no_whole_checkpoint_is_no_fresh_start(data, cut, deterministic):
+    for path in (cut / "checkpoints").glob("step-*.npz"):
         path.write_bytes(b"")
-    done = train(data, model, *STATEFUL)
-    assert done.returncode == 65
-    assert "checkpoints" in done.stderr and "is whole" in done.stderr
+    with pytest.raises(DataError, match="checkpoints in .* is whole"):
+        train_here(data, cut, **settings_of(cut))
 
 
-def test_other_flags_are_refused_by_name(data, tmp_path):
-    model = tmp_path / "model"
-    train(data, model, *STATEFUL, fault="step:2:SIGKILL")
-    for flag, message in (
-        ("--seed=4", "--seed=4 (was 0)"),
-        ("--batch_size=11", "--batch_size=11 (was 8)"),
-        ("--optimizer=sgd", "--optimizer=sgd (was adam)"),
-        ("--image_size=48", "--image_size=48 (was 32)"),
+def test_other_flags_are_refused_by_name(data, cut, tf):
+    for name, value, message in (
+        ("seed", 4, "--seed=4 (was 0)"),
+        ("batch_size", 11, "--batch_size=11 (was 8)"),
+        ("optimizer", "sgd", "--optimizer=sgd (was adam)"),
+        ("image_size", 48, "--image_size=48 (was 46)"),
     ):
-        done = train(data, model, *STATEFUL, flag)
-        assert done.returncode == 64
-        assert message in done.stderr
+        with pytest.raises(UsageError, match=re.escape(message)):
+            train_here(data, cut, **{**settings_of(cut), name: value})
 
 
 @pytest.mark.slow
@@ -337,40 +377,45 @@ def test_another_number_of_replicas_goes_on(data, tmp_path):
     assert "cannot be shared evenly by 3 replicas" in odd.stderr
 
 
-def test_a_blown_up_loss_goes_back_with_half_the_rate(data, tmp_path):
-    model = tmp_path / "model"
-    once = train(
-        data,
-        model,
-        *STATEFUL,
-        "--nan_retries=1",
-        fault="step:6:nan",
+def test_a_blown_up_loss_goes_back_with_half_the_rate(
+    data, tmp_path, tf, monkeypatch, capsys
+):
+    from trainer.engine import loop
+
+    real = loop.timed
+    results = {}
+    for name, retries in (("model", 1), ("refused", 0)):
+        monkeypatch.setattr(loop, "timed", real)
+        faults.before(loop, "timed", 6, "nan")
+        settings = {**STATES, "nan_retries": retries}
+        try:
+            train_here(data, tmp_path / name, **settings)
+        except TrainingError as error:
+            results[name] = str(error)
+        else:
+            results[name] = capsys.readouterr().out
+    assert (
+        "the loss is nan at step 2 of epoch 2 (finetune phase)"
+        in (results["model"])
     )
-    assert once.returncode == 0, once.stderr
-    assert "the loss is nan at step 2 of epoch 2 (finetune phase)" in (
-        once.stdout
+    assert (
+        "Going back to step-000000004.npz with half the learning rate"
+        in (results["model"])
     )
-    assert "Going back to step-000000004.npz with half the learning rate" in (
-        once.stdout
-    )
-    rates = [row["learning_rate"] for row in lines(model / "metrics.jsonl")]
-    refused = train(data, tmp_path / "refused", *STATEFUL, fault="step:6:nan")
-    assert refused.returncode == 1
-    assert "the loss is nan at step 2 of epoch 2" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    rows = lines(tmp_path / "model" / "metrics.jsonl")
+    # Half of the rate, at the first of two steps of warm-up.
+    assert rows[1]["learning_rate"] == pytest.approx(3e-5 / 2 / 2)
+    assert "the loss is nan at step 2 of epoch 2" in results["refused"]
+    assert "Going back" not in results["refused"]
     path = sorted((tmp_path / "refused" / "checkpoints").glob("step-*"))[-1]
     assert path.name == "step-000000004.npz"
-    # Half of the rate, at the first of two steps of warm-up.
-    assert rates[1] == pytest.approx(3e-5 / 2 / 2)
 
 
-def test_other_software_is_named(data, tmp_path):
-    model = tmp_path / "model"
-    train(data, model, *STATEFUL, fault="step:3:SIGKILL")
-    path = model / "environment.json"
+def test_other_software_is_named(data, cut):
+    path = cut / "environment.json"
     content = json.loads(path.read_text())
     content["versions"]["keras"] = "3.0.0"
     path.write_text(json.dumps(content))
-    done = train(data, model, *STATEFUL)
-    assert done.returncode == 0, done.stderr
+    done = train(data, cut, *STATEFUL, fault="trace:1:SIGTERM")
+    assert done.returncode == 75, done.stderr
     assert "begun with other software: keras 3.0.0 -> " in done.stderr

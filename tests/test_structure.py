@@ -7,6 +7,23 @@ import sys
 import pytest
 from conftest import ROOT
 
+COMMANDS = [
+    "data_prep.task",
+    "data_prep.verify",
+    "trainer.task",
+    "trainer.evaluate",
+    "trainer.export",
+    "trainer.find_lr",
+    "trainer.features",
+    "trainer.predict",
+    "trainer.preview",
+    "trainer.weights",
+    "launch.quickstart",
+    "launch.submit",
+    "launch.staged",
+    "launch.workers",
+    "launch.compare",
+]
 # What each room, a package inside of one of the three, may import of others.
 # Commands and stories stand above the rooms and may import all of theirs.
 ROOMS = {
@@ -65,13 +82,14 @@ ROOMS = {
     "launch.staging": {"data_prep.dataset", "data_prep.runtime"},
     "launch.targets": {"data_prep.runtime", "trainer.distribution"},
 }
-# Declarations of settings, and their parser, which every room may take its
-# group from.
+# Declarations of settings, their parser and what it makes of them, which every
+# room may take its part from.
 CONFIGS = {
     "data_prep.config",
     "trainer.config",
     "launch.arguments",
     "launch.job",
+    "launch.work",
 }
 
 PACKAGES = ("data_prep", "trainer", "launch", "shardtune")
@@ -158,26 +176,42 @@ def test_no_module_imports_itself_in_a_circle(arrows):
         visit(module)
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "data_prep.task",
-        "data_prep.verify",
-        "trainer.task",
-        "trainer.evaluate",
-        "trainer.export",
-        "trainer.find_lr",
-        "trainer.features",
-        "trainer.predict",
-        "trainer.preview",
-        "trainer.weights",
-        "launch.quickstart",
-        "launch.submit",
-        "launch.staged",
-        "launch.workers",
-        "launch.compare",
-    ],
-)
+# Libraries that take a second or more to import, and those that not everybody
+# has: they are imported where they are used.
+SLOW = {
+    *("tensorflow", "tensorflow_datasets", "keras", "keras_cv", "sklearn"),
+    *("scipy", "matplotlib", "apache_beam", "fsspec", "hypertune", "PIL"),
+    *("botocore", "google", "kubernetes_validate", "kubeflow"),
+    "kubeflow_trainer_api",
+}
+
+
+def test_imports_inside_functions_are_for_a_quick_start():
+    """A command imports what brings TensorFlow when its flags are checked."""
+    wrong = []
+    for module, path in modules():
+        tree = ast.parse(path.read_text())
+        is_command = module in COMMANDS
+        for function in ast.walk(tree):
+            if not isinstance(function, ast.FunctionDef):
+                continue
+            for node in ast.walk(function):
+                names = []
+                if isinstance(node, ast.ImportFrom):
+                    names = [f"{node.module}.{a.name}" for a in node.names]
+                elif isinstance(node, ast.Import):
+                    names = [alias.name for alias in node.names]
+                for name in names:
+                    if name.partition(".")[0] in PACKAGES and is_command:
+                        continue
+                    if name == "trainer.augmentation.colour":  # keras-cv
+                        continue
+                    if name.partition(".")[0] not in SLOW:
+                        wrong.append(f"{module}.{function.name}: {name}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("module", COMMANDS)
 def test_commands_start_without_tensorflow(module):
     code = (
         f"import sys, {module}; "

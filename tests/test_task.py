@@ -11,10 +11,18 @@ from conftest import write_image
 from PIL import Image
 from training import STEPS
 from training import curve
+from training import flags
 from training import lines
 from training import prepare
 from training import saved
+from training import settings_of
 from training import train
+from training import train_here
+
+from data_prep.runtime.errors import DataError
+from data_prep.runtime.errors import TrainingError
+from data_prep.runtime.errors import UsageError
+from trainer.config import Config
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +44,7 @@ def trained(data, tmp_path_factory):
         "--dropout=0.2",
         "--optimizer=rmsprop",
         "--finetune_optimizer=adamw",
-        "--finetune_from=block4_conv2",
+        "--finetune_from=conv3",
         "--frozen_learning_rate=0.002",
         "--finetune_learning_rate=0.0001",
         "--augment=classic",
@@ -172,7 +180,7 @@ def test_what_is_trained_is_what_is_served(trained, data, run, tmp_path, tf):
     loaded = keras.models.load_model(model / "model.keras")
     images = np.stack(
         [
-            decode_image((source / file).read_bytes(), 32, "stretch")
+            decode_image((source / file).read_bytes(), 46, "stretch")
             for file in wanted
         ]
     )
@@ -236,7 +244,11 @@ def test_predict_names_bad_files(trained, run, tmp_path):
         assert "Traceback" not in done.stderr
 
 
-def test_evaluate_and_export_again(trained, run):
+def test_evaluate_and_export_again(trained, run, tf):
+    import keras
+
+    from trainer.inference import finished
+
     model, _ = trained
     first = json.loads((model / "evaluation.json").read_text())
     for name in ("model.keras", "labels.txt"):
@@ -248,52 +260,47 @@ def test_evaluate_and_export_again(trained, run):
     done = run("trainer.evaluate", f"--model_dir={model}", "--split=validation")
     assert done.returncode == 0, done.stderr
     assert "validation accuracy" in done.stdout
-    done = run("trainer.evaluate", f"--model_dir={model}")
-    assert done.returncode == 0, done.stderr
+    finished.evaluate(str(model), "")
+    keras.config.set_dtype_policy("float32")
     again = json.loads((model / "evaluation.json").read_text())
+    assert again["split"] == "test"
     assert again["loss"] == pytest.approx(first["loss"], rel=1e-6)
 
 
-def test_a_finished_run_is_left_alone(trained, data):
+def test_a_finished_run_is_left_alone(trained, data, tf):
+    from trainer.run import run
+
     model, _ = trained
-    config = json.loads((model / "config.json").read_text())
+    settings = settings_of(model)
     before = {p: p.stat().st_mtime_ns for p in model.rglob("*") if p.is_file()}
-    config.pop("data_fingerprint")
-    again = train(data, model, *(f"--{k}={v}" for k, v in config.items()))
-    assert again.returncode == 0, again.stderr
+    done = json.loads((model / "DONE.json").read_text())
+    assert run(Config(str(data), str(model), **settings)) == done
+    # The floor is asked of the result, so it may change.
+    again = train(data, model, *flags(**{**settings, "min_accuracy": 1}))
     assert "finished already" in again.stdout
+    assert "Traceback" not in again.stderr
+    if done["evaluation"]["accuracy"] < 1:
+        assert again.returncode == 1
+        assert "is below --min_accuracy=1.0" in again.stderr
+    else:
+        assert again.returncode == 0, again.stderr
     assert before == {
         p: p.stat().st_mtime_ns for p in model.rglob("*") if p.is_file()
     }
-    # The floor is asked of the result, so it may change.
-    low = train(
-        data,
-        model,
-        *(f"--{k}={v}" for k, v in config.items()),
-        "--min_accuracy=1",
-    )
-    accuracy = json.loads((model / "DONE.json").read_text())["evaluation"]
-    if accuracy["accuracy"] < 1:
-        assert low.returncode == 1
-        assert "is below --min_accuracy=1.0" in low.stderr
-        assert "Traceback" not in low.stderr
 
 
-def test_a_model_directory_belongs_to_one_run(trained, data, tmp_path):
+def test_a_model_directory_belongs_to_one_run(trained, data, tmp_path, tf):
     model, _ = trained
-    flags = train(data, model, "--seed=4")
-    assert flags.returncode == 64
-    assert "--seed=4 (was 3)" in flags.stderr
-    assert "another --model_dir" in flags.stderr
-    other = train(prepare(tmp_path, seed=9), model)
-    assert other.returncode == 65
-    assert "trained on another data set" in other.stderr
+    with pytest.raises(UsageError, match=r"--seed=4 \(was 3\)") as refused:
+        train_here(data, model, **{**settings_of(model), "seed": 4})
+    assert "another --model_dir" in str(refused.value)
+    with pytest.raises(DataError, match="trained on another data set"):
+        train_here(prepare(tmp_path, seed=9), model)
     strange = tmp_path / "strange"
     strange.mkdir()
     (strange / "thesis.txt").write_text("precious")
-    refused = train(data, strange)
-    assert refused.returncode == 65
-    assert "is no model directory" in refused.stderr
+    with pytest.raises(DataError, match="is no model directory"):
+        train_here(data, strange)
     assert os.listdir(strange) == ["thesis.txt"]
 
 
@@ -302,11 +309,10 @@ def test_a_model_directory_belongs_to_one_run(trained, data, tmp_path):
     [
         (["--batch_size=23"], 64, "the train split has 22 images"),
         (["--batch_size=-1"], 64, "impossible"),
-        (["--batch_size=7", "--virtual_devices=2"], 64, "Use --batch_size=8"),
-        (["--image_size=31"], 64, "at least 32 pixels"),
-        (["--finetune_from=block6_conv1"], 64, "is no layer of vgg16"),
+        (["--image_size=45"], 64, "at least 46 pixels"),
+        (["--finetune_from=block6_conv1"], 64, "is no layer of scratch"),
         (["--frozen_epochs=0", "--finetune_epochs=0"], 64, "nothing to train"),
-        (["--nofreeze_random_weights"], 64, "--finetune_from=block1_conv1"),
+        (["--nofreeze_random_weights"], 64, "--finetune_from=conv1"),
         (
             ["--augment=lots"],
             64,
@@ -314,7 +320,6 @@ def test_a_model_directory_belongs_to_one_run(trained, data, tmp_path):
         ),
         (["--learning_rate=1"], 64, "Unknown command line flag"),
         (["--head=gap", "stray"], 64, r"Received: ['stray']"),
-        (["--weights=gone.weights.h5"], 65, "gone.weights.h5 is no file"),
         (["--data_dir=nowhere"], 65, "python -m data_prep.task"),
         (["--data_dir="], 64, "--data_dir is missing"),
     ],
@@ -328,7 +333,31 @@ def test_mistakes(data, tmp_path, arguments, code, message):
     assert not (tmp_path / "model").exists()
 
 
-def test_splits_that_training_needs(tmp_path, run):
+def test_a_batch_that_replicas_cannot_share(data, tmp_path, tf):
+    with pytest.raises(UsageError, match="Use --batch_size=8"):
+        train_here(
+            data,
+            tmp_path / "model",
+            batch_size=7,
+            strategy="auto",
+            virtual_devices=2,
+        )
+    assert not (tmp_path / "model").exists()
+
+
+def test_weights_that_are_not_there(data, tmp_path, tf):
+    with pytest.raises(DataError, match="gone.weights.h5 is no file"):
+        train_here(
+            data,
+            tmp_path / "model",
+            base="vgg16",
+            weights="gone.weights.h5",
+            finetune_from="",
+        )
+    assert not (tmp_path / "model").exists()
+
+
+def test_splits_that_training_needs(tmp_path, run, tf):
     source = write_classes(tmp_path / "photos")
     done = run(
         "data_prep.task",
@@ -337,18 +366,17 @@ def test_splits_that_training_needs(tmp_path, run):
         "--splits=train:0.8,test:0.2",
     )
     assert done.returncode == 0, done.stderr
-    done = train(tmp_path / "data", tmp_path / "model")
-    assert done.returncode == 65
-    assert "has no validation split, only train, test" in done.stderr
+    message = "has no validation split, only train, test"
+    with pytest.raises(DataError, match=message):
+        train_here(tmp_path / "data", tmp_path / "model")
 
 
-def test_a_missing_shard_is_noticed_at_once(tmp_path):
+def test_a_missing_shard_is_noticed_at_once(tmp_path, tf):
     data = prepare(tmp_path)
     (shard,) = data.glob("*-train.tfrecord-*")
     shard.write_bytes(shard.read_bytes()[:-1])
-    done = train(data, tmp_path / "model")
-    assert done.returncode == 65
-    assert shard.name in done.stderr
+    with pytest.raises(DataError, match=shard.name):
+        train_here(data, tmp_path / "model")
 
 
 @pytest.mark.parametrize(
@@ -415,19 +443,21 @@ def test_float16_scales_its_loss(data, tmp_path):
     assert any("dynamic_scale" in name for name in saved(model, 3 * STEPS))
 
 
-def test_where_the_pixels_come_from_changes_nothing(data, tmp_path):
+def test_where_the_pixels_come_from_changes_nothing(
+    data, tmp_path, tf, capsys, deterministic
+):
     found = {}
-    for cache, arguments in (
-        ("memory", []),
-        ("file", [f"--cache_dir={tmp_path / 'cache'}"]),
-        ("none", ["--cache_mb=0"]),
+    for cache, settings in (
+        ("memory", {}),
+        ("file", {"cache_dir": str(tmp_path / "cache")}),
+        ("none", {"cache_mb": 0}),
     ):
         model = tmp_path / cache
-        done = train(
-            data, model, "--deterministic", "--finetune_epochs=0", *arguments
+        train_here(
+            data, model, deterministic=True, finetune_epochs=0, **settings
         )
-        assert done.returncode == 0, done.stderr
-        assert ("decoded train images" in done.stdout) == (cache != "none")
+        said = capsys.readouterr().out
+        assert ("decoded train images" in said) == (cache != "none")
         found[cache] = saved(model, STEPS)
     for name, wanted in found["memory"].items():
         np.testing.assert_array_equal(found["file"][name], wanted, name)
@@ -479,17 +509,23 @@ def test_preview_shows_each_image_beside_its_augmentations(data, run, tmp_path):
 
 
 def test_each_phase_moves_its_own_layers(data, tmp_path):
+    """VGG16 from end to end, fine-tuned from a layer named on the command."""
     model = tmp_path / "model"
     done = train(
-        data, model, "--frozen_epochs=2", "--finetune_learning_rate=1e-3"
+        data,
+        model,
+        "--base=vgg16",
+        "--image_size=32",
+        "--finetune_from=block5_conv1",
+        "--finetune_learning_rate=1e-3",
     )
     assert done.returncode == 0, done.stderr
-    # The last two of four epochs are kept: both are of the second phase.
-    third, fourth = (saved(model, n * STEPS) for n in (3, 4))
+    # The last two of three epochs are kept: both are of the second phase.
+    second, third = (saved(model, n * STEPS) for n in (2, 3))
     moved = {
         name
-        for name in fourth
-        if "optimizer" not in name and (third[name] != fourth[name]).any()
+        for name in third
+        if "optimizer" not in name and (second[name] != third[name]).any()
     }
     assert moved == {
         f"{layer}/{kind}"
@@ -498,10 +534,9 @@ def test_each_phase_moves_its_own_layers(data, tmp_path):
     }
 
 
-def test_the_frozen_phase_leaves_the_base(data, tmp_path):
+def test_the_frozen_phase_leaves_the_base(data, tmp_path, tf):
     model = tmp_path / "model"
-    done = train(data, model, "--frozen_epochs=2", "--finetune_epochs=0")
-    assert done.returncode == 0, done.stderr
+    train_here(data, model, frozen_epochs=2, finetune_epochs=0)
     first, second = (saved(model, n * STEPS) for n in (1, 2))
     moved = {n for n in first if (first[n] != second[n]).any()}
     assert {n for n in moved if "optimizer" not in n} == {
@@ -510,26 +545,26 @@ def test_the_frozen_phase_leaves_the_base(data, tmp_path):
     }
 
 
-def test_a_second_phase_that_harms_is_not_exported(data, tmp_path):
+def test_a_second_phase_that_harms_is_not_exported(data, tmp_path, tf, capsys):
     """Promise of issue and log: what validates better is exported."""
     model = tmp_path / "model"
-    done = train(
-        data,
-        model,
-        "--frozen_epochs=4",
-        "--frozen_learning_rate=0.01",
-        "--finetune_learning_rate=1",
-    )
-    rows = lines(model / "metrics.jsonl")
-    if done.returncode == 1:  # it even blew up: nothing of that is kept
-        assert "(finetune phase)" in done.stderr
-        assert "Traceback" not in done.stderr
+    try:
+        done = train_here(
+            data,
+            model,
+            frozen_epochs=4,
+            frozen_learning_rate=0.1,
+            finetune_learning_rate=100.0,
+        )
+    except TrainingError as error:  # it even blew up: nothing of that is kept
+        assert "(finetune phase)" in str(error)
+        rows = lines(model / "metrics.jsonl")
         assert all(np.isfinite(row["val_loss"]) for row in rows)
         return
-    assert done.returncode == 0, done.stderr
-    exported = json.loads((model / "DONE.json").read_text())["exported"]
-    assert exported["phase"] == "frozen"
-    assert "exporting the frozen phase" in done.stdout
+    *_, kept, _, harmed = lines(model / "metrics.jsonl")
+    assert harmed["val_accuracy"] < kept["val_accuracy"]  # the control
+    assert done["exported"]["phase"] == "frozen"
+    assert "exporting the frozen phase" in capsys.readouterr().out
 
 
 def test_blown_up_losses_end_the_run(data, tmp_path):
@@ -538,7 +573,7 @@ def test_blown_up_losses_end_the_run(data, tmp_path):
         data,
         model,
         "--frozen_epochs=0",
-        "--finetune_from=block1_conv1",
+        "--finetune_from=conv1",
         "--optimizer=sgd",
         "--finetune_learning_rate=1e20",
     )

@@ -11,17 +11,34 @@ import numpy as np
 from conftest import ROOT
 from conftest import write_noise
 
+from trainer.config import Config
+
+
+def flags(**settings):
+    """Returns settings as words of a command."""
+    return tuple(
+        f"--{name}" if value is True else f"--{name}={value}"
+        for name, value in settings.items()
+    )
+
+
 # 22 training images in batches of 8: 3 steps an epoch, the last of 6 images.
 STEPS = 3
-TINY = (
-    "--image_size=32",
-    "--weights=none",
-    "--freeze_random_weights",
-    "--batch_size=8",
-    "--frozen_epochs=1",
-    "--finetune_epochs=2",
-    "--precision=float32",
+# The small network, of whose runs most is the start of TensorFlow: what is
+# tested with it is the same for every base. Like VGG16's own default, the
+# second phase trains the last layers of the base.
+TINY_SETTINGS = dict(
+    base="scratch",
+    image_size=46,
+    weights="none",
+    freeze_random_weights=True,
+    batch_size=8,
+    frozen_epochs=1,
+    finetune_epochs=2,
+    finetune_from="conv4",
+    precision="float32",
 )
+TINY = flags(**TINY_SETTINGS)
 FAULTS = pathlib.Path(__file__).with_name("faults.py")
 
 
@@ -66,6 +83,32 @@ def train(data, model, *arguments, fault=None):
         cwd=ROOT,
         env=environment(PYTHONPATH=str(ROOT)),
     )
+
+
+def train_here(data, model, callbacks=(), **settings):
+    """Runs it in this process, which has TensorFlow already.
+
+    Args:
+        data: Data set.
+        model: Model directory.
+        callbacks: Of Keras.
+        settings: Of `Config`, beside those of a tiny run.
+
+    Returns:
+        The content of `DONE.json`.
+    """
+    from trainer.run import run
+
+    values = {**TINY_SETTINGS, "strategy": "one_device", **settings}
+    return run(Config(str(data), str(model), **values), callbacks=callbacks)
+
+
+def settings_of(model):
+    """Returns all settings that a model directory was begun with."""
+    settings = json.loads((model / "config.json").read_text())
+    for name in ("data_fingerprint", "data_dir", "model_dir"):
+        del settings[name]
+    return settings
 
 
 def addresses(count=2):

@@ -11,7 +11,7 @@ from data_prep.runtime.errors import DataError
 from trainer.config import Config
 from trainer.distribution import rendezvous
 from trainer.distribution.cluster import Cluster
-from trainer.distribution.workers import Workers
+from trainer.distribution.worker_group import WorkerGroup
 from trainer.engine import model_directory
 from trainer.engine import setup
 from trainer.feature_extraction import extractor as extractor_lib
@@ -53,9 +53,9 @@ def extract(
             config.devices.startup_timeout,
         )
     strategy, model = setup.make_model(config, manifest, cluster)
-    workers = Workers(strategy, cluster)
+    workers = WorkerGroup(strategy, cluster)
     extractor = extractor_lib.create(config, manifest, strategy, model, workers)
-    signals.begin_training()
+    signals.defer()
     for split in splits_wanted or manifest.splits:
         reader = Reader(config.data.data_dir, manifest, split)
         if split == splits.TRAIN:

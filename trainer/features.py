@@ -71,16 +71,19 @@ def main(config: FeaturesConfig) -> None:
     startup.import_tensorflow()
     from trainer import extraction
     from trainer.distribution import devices
-    from trainer.distribution import workers
+    from trainer.distribution import worker_group
     from trainer.feature_extraction import csv_table
 
-    cluster = devices.joined(cluster, config.devices.strategy)
+    cluster = devices.cluster_of(config.devices.strategy, cluster)
     wanted = config.extraction
-    with workers.left_at_once(cluster), workers.lost_ones_named(cluster):
+    with (
+        worker_group.exit_at_once_when_stopped(cluster),
+        worker_group.stop_when_worker_lost(cluster),
+    ):
         for features, reader in extraction.extract(
             config, wanted.split, cluster
         ):
-            if not workers.is_first(cluster):
+            if not worker_group.is_first(cluster):
                 continue
             print(
                 f"{features.folder}: {features.count} images, "

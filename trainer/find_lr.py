@@ -1,9 +1,9 @@
-"""Command line: a learning-rate range test, as figures and a picture.
+"""Command line: a learning-rate range test, as a table and a plot.
 
 python -m trainer.find_lr --data_dir=data --phase=frozen --output=rates.png
 
 Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017: the
-rate rises from step to step, and a good one lies where the loss falls fastest.
+rate rises from step to step, and a good rate is where the loss falls fastest.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from trainer import config as config_lib
 from trainer.config import Config
 
 SMOOTHING = 0.9  # share that the running mean of losses keeps per step
-DIVERGED = 4.0  # times the lowest loss, from where on nothing is learned
+DIVERGED = 4.0  # times the lowest loss: training has diverged, so stop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Search(settings.Group):
     steps: int = setting(100, "Steps from one to the other.", low=10)
     output: str = setting(
         "learning_rates.png",
-        "Picture to write, beside a table of the same name.",
+        "Plot to write, beside a table of the same name.",
         path=settings.Path(settings.WRITTEN),
     )
 
@@ -48,7 +48,7 @@ class Search(settings.Group):
         super().__post_init__()
         if pathlib.Path(self.output).suffix not in (".png", ".svg", ".pdf"):
             raise UsageError(
-                f"--output={self.output} is no picture: expected a name that "
+                f"--output={self.output} is not a plot: expected a name that "
                 "ends in .png, .svg or .pdf."
             )
         if not 0 < self.lowest < self.highest:
@@ -64,8 +64,8 @@ class FindLrConfig(Config):
     search: Search
 
     def __init__(self, *required: Any, **values: Any):
-        # Nothing is kept in a model directory, and a few batches are not worth
-        # decoding the whole split for.
+        # No model directory is written, and decoding the whole split would
+        # not pay off for a few batches.
         super().__init__(
             *required, **{"model_dir": ".", "cache_mb": 0, **values}
         )
@@ -74,10 +74,10 @@ class FindLrConfig(Config):
 def find_lr(
     config: Config, phase: str, lowest: float, highest: float, steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Trains some steps with rising rates; keeps nothing of it.
+    """Trains some steps with rising rates; the trained model is dropped.
 
     Args:
-        config: As of a training.
+        config: The settings of a training.
         phase: Name of the phase whose layers and optimizer are tried.
         lowest: First rate.
         highest: Last rate.
@@ -93,51 +93,19 @@ def find_lr(
     """
     import tensorflow as tf
 
-    from data_prep.dataset import manifest as manifest_lib
     from trainer.distribution import devices
     from trainer.engine import loop
-    from trainer.engine import setup
-    from trainer.engine.stage import make_optimizer
-    from trainer.engine.stage import of_pictures
-    from trainer.engine.stage import step_options
-    from trainer.models.classifier import set_trainable
-    from trainer.pipeline.data_loader import Feed
-    from trainer.pipeline.reader import Reader
 
-    stages = {stage.name: stage for stage in config.phases}
-    if phase not in stages:
-        raise UsageError(
-            f"--phase={phase} is no phase of this run: expected one of "
-            f"{', '.join(stages)}."
-        )
-    stage = stages[phase]
-    manifest = manifest_lib.load(config.data.data_dir)
-    strategy, model = setup.make_model(config, manifest, None)
-    reader = Reader(config.data.data_dir, manifest, splits.TRAIN)
-    feed = Feed(
-        config,
-        {splits.TRAIN: reader},
-        replicas=strategy.num_replicas_in_sync,
-    )
-    set_trainable(model, stage.train_from)
-    with strategy.scope():
-        optimizer = make_optimizer(config, stage, model)
-    pictures = of_pictures(config, len(manifest.classes), model, feed)
-    train = loop.make_train(
-        strategy,
-        model,
-        optimizer,
-        pictures.augment,
-        step_options(config, reader.labels, len(manifest.classes)),
-    )
+    strategy, loader, train = _make_train(config, phase)
     rates = np.geomspace(lowest, highest, steps, dtype=np.float32)
     losses: list[float] = []
-    per_epoch = feed.steps[splits.TRAIN]
+    per_epoch = loader.steps[splits.TRAIN]
     for step, rate in enumerate(rates):
         epoch = step // per_epoch
         if step % per_epoch == 0:
-            batches = iter(devices.distribute(strategy, feed.training(epoch)))
-        rows, _ = loop.timed(
+            dataset = loader.training(loader.images[splits.TRAIN], epoch)
+            batches = iter(devices.distribute(strategy, dataset))
+        result, _ = loop.timed(
             train,
             batches,
             tf.constant(epoch, tf.int64),
@@ -145,15 +113,63 @@ def find_lr(
             tf.constant([rate]),
             tf.constant(0.0, tf.float64),
         )
-        losses.append(rows[0, loop.LOSS] / rows[0, loop.IMAGES])
+        losses.append(result.loss_sum[0] / result.images[0])
         smooth = smoothed(losses)
         if not smooth[-1] < DIVERGED * smooth.min():
             break
     return rates[: len(losses)], np.array(losses)
 
 
+def _make_train(config: Config, name: str) -> tuple:
+    """Makes what a phase trains with, as a run makes it.
+
+    Args:
+        config: The settings of a training.
+        name: Name of the phase.
+
+    Returns:
+        The strategy, the data loader and what `loop.make_train` returned.
+    """
+    from data_prep.dataset import manifest as manifest_lib
+    from trainer.distribution.worker_group import WorkerGroup
+    from trainer.engine import loop
+    from trainer.engine import optimizers
+    from trainer.engine import setup
+    from trainer.engine import train_step
+    from trainer.engine import trained_part
+    from trainer.models.classifier import set_trainable
+
+    phases = {phase.name: phase for phase in config.phases}
+    if name not in phases:
+        raise UsageError(
+            f"--phase={name} is no phase of this run: expected one of "
+            f"{', '.join(phases)}."
+        )
+    manifest = manifest_lib.load(config.data.data_dir)
+    strategy, model = setup.make_model(config, manifest)
+    loader = setup.make_loader(
+        config, manifest, WorkerGroup(strategy, None), [splits.TRAIN]
+    )
+    phase, classes = phases[name], len(manifest.classes)
+    set_trainable(model, phase.train_from)
+    with strategy.scope():
+        optimizer = optimizers.for_phase(config.optimisation, phase, model)
+    train = loop.make_train(
+        strategy,
+        model,
+        optimizer,
+        trained_part.make_augment(
+            config.augmentation, config.run.seed, classes
+        ),
+        train_step.make_options(
+            config, loader.readers[splits.TRAIN].labels, classes
+        ),
+    )
+    return strategy, loader, train
+
+
 def smoothed(losses: list[float] | np.ndarray) -> np.ndarray:
-    """Returns the running mean of losses, its start corrected as Adam's."""
+    """Returns the running mean of losses, with Adam's bias correction."""
     mean, result = 0.0, []
     for step, loss in enumerate(losses, start=1):
         mean = SMOOTHING * mean + (1 - SMOOTHING) * float(loss)
@@ -181,8 +197,8 @@ def plot(
     Args:
         rates: `[n]`.
         losses: `[n]`.
-        best: The suggested rate.
-        path: Of the picture; its ending names the format.
+        best: The suggested rate, marked by a line.
+        path: The file to write; its suffix names the format.
     """
     from matplotlib import figure
 
@@ -199,7 +215,11 @@ def plot(
 
 
 def main(config: FindLrConfig) -> None:
-    """Tests rising rates and writes a picture and a table."""
+    """Tests rising rates and writes a plot and a table.
+
+    Args:
+        config: The settings of a training, and those of the test.
+    """
     search = config.search
     output = pathlib.Path(search.output)
     startup.import_tensorflow()

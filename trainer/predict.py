@@ -8,7 +8,7 @@ import os
 import pathlib
 import sys
 
-from data_prep.images import audit
+from data_prep.images import inspection
 from data_prep.runtime import command
 from data_prep.runtime import settings
 from data_prep.runtime import startup
@@ -83,7 +83,7 @@ def main(config: PredictConfig, paths: list[str]) -> int:
         )
     good, bad = [], 0
     for file in list_files(paths):
-        problem = audit.inspect(file).problem
+        problem = inspection.inspect(file).problem
         if problem:
             bad += 1
             print(f"error: {file} {problem}", file=sys.stderr)

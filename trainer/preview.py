@@ -84,7 +84,7 @@ def main(config: PreviewConfig) -> None:
     reader = Reader(preview.data_dir, manifest, splits.TRAIN)
     count = min(preview.images, reader.count)
     plan = input_pipeline.plan_training(reader.count, count, preview.seed, 0)
-    rows = plan.positions[0]
+    rows = plan.indices[0]
     images = reader.pixels(rows, preview.image_size)
     policy = policies.Policy(
         chosen.augment,

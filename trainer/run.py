@@ -18,15 +18,18 @@ from trainer.config import Config
 from trainer.distribution import devices
 from trainer.distribution import rendezvous
 from trainer.distribution.cluster import Cluster
-from trainer.distribution.workers import Workers
-from trainer.distribution.workers import is_first
-from trainer.distribution.workers import lost_ones_named
+from trainer.distribution.worker_group import WorkerGroup
+from trainer.distribution.worker_group import is_first
+from trainer.distribution.worker_group import stop_when_worker_lost
 from trainer.engine import model_directory
 from trainer.engine import setup
-from trainer.engine.phases import run_phases
-from trainer.engine.stage import served
+from trainer.engine import training as training_lib
+from trainer.engine.phases import train_phases
+from trainer.feature_extraction import extractor as extractor_lib
 from trainer.inference import evaluation as evaluation_lib
 from trainer.inference import finished
+from trainer.models.classifier import inference_model
+from trainer.pipeline.reader import Reader
 
 
 def run(
@@ -45,10 +48,10 @@ def run(
     4. `DONE.json`: do nothing but return it.
 
     Args:
-        config: What to do.
-        cluster: Of the processes that train together; None for one.
-        log_dir: For TensorBoard; "" is in the model directory.
-        callbacks: Of Keras.
+        config: All settings of the run.
+        cluster: The processes that train together; None for one.
+        log_dir: Folder for TensorBoard; "" is in the model directory.
+        callbacks: Keras callbacks; to them all phases are one training.
 
     Returns:
         The content of `DONE.json`.
@@ -56,10 +59,11 @@ def run(
     Raises:
         UsageError: If the flags fit neither the devices nor the directory.
         DataError: If the data set, weights or checkpoints are unusable.
-        TrainingError: If the loss is no number, or `min_accuracy` is missed.
+        TrainingError: If the loss is not a number, or `min_accuracy` is
+            missed.
         Stopped: If a signal asked to stop, or another worker is gone.
     """
-    start = time.time()
+    begun_at = time.time()
     manifest = manifest_lib.load(config.data.data_dir)
     model_dir = pathlib.Path(config.run.model_dir)
     model_directory.check_same_run(config, manifest, model_dir)
@@ -69,78 +73,83 @@ def run(
         print(f"{model_dir} is finished already; nothing to do.")
     else:
         _check_splits(config, manifest)
-        cluster = devices.joined(cluster, config.devices.strategy)
-        with lost_ones_named(cluster):
-            done = _train(config, manifest, cluster, log_dir, callbacks)
-        done["seconds"] = time.time() - start
+        cluster = devices.cluster_of(config.devices.strategy, cluster)
+        with stop_when_worker_lost(cluster):
+            done = train_and_evaluate(
+                config, manifest, cluster, log_dir, callbacks
+            )
+        done["seconds"] = time.time() - begun_at
         if is_first(cluster):
             atomic.write_json(done_path, done)
-    accuracy = done["evaluation"]["accuracy"]
-    if accuracy < config.run.min_accuracy:
-        raise TrainingError(
-            f"{done['evaluation']['split']} accuracy {accuracy:.4f} is below "
-            f"--min_accuracy={config.run.min_accuracy}."
-        )
+    _check_accuracy(done, config.run.min_accuracy)
     return done
 
 
-def _train(
+def train_and_evaluate(
     config: Config,
     manifest: Manifest,
     cluster: Cluster | None,
     log_dir: str,
     callbacks: Sequence[keras.callbacks.Callback],
 ) -> dict:
-    """Returns what goes into `DONE.json`."""
+    """Trains what is left, exports the best epoch and measures it.
+
+    Args:
+        config: All settings of the run.
+        manifest: The data set's manifest.
+        cluster: The processes that train together; None for one.
+        log_dir: Folder for TensorBoard; "" is in the model directory.
+        callbacks: Keras callbacks.
+
+    Returns:
+        What goes into `DONE.json`, without the time that it took.
+    """
     model_dir = pathlib.Path(config.run.model_dir)
     if cluster:
-        rendezvous.meet(
-            cluster.workers,
-            cluster.index,
-            model_directory.purpose(config, manifest),
-            config.devices.startup_timeout,
-        )
+        purpose = model_directory.purpose(config, manifest)
+        timeout = config.devices.startup_timeout
+        rendezvous.meet(cluster.workers, cluster.index, purpose, timeout)
     strategy, model = setup.make_model(config, manifest, cluster)
-    if is_first(cluster):
-        environment = model_directory.environment(strategy)
-        model_directory.warn_of_changes(
-            model_dir / "environment.json", environment
+    workers = WorkerGroup(strategy, cluster)
+    if workers.is_first:
+        model_directory.claim(config, manifest, model_dir, strategy)
+
+    loader = setup.make_loader(config, manifest, workers)
+    extractor = None
+    if config.features.feature_cache or config.features.head_init != "zeros":
+        extractor = extractor_lib.create(
+            config, manifest, strategy, model, workers
         )
-        identity = model_directory.identity(config, manifest)
-        atomic.write_json(model_dir / model_directory.CONFIG, identity)
-        atomic.sweep(model_dir)
-        atomic.write_json(model_dir / "environment.json", environment)
-    state = run_phases(
-        config,
-        manifest,
-        strategy,
-        model,
-        cluster=cluster,
-        log_dir=log_dir,
-        callbacks=callbacks,
+
+    training, resumed = training_lib.start(
+        config, strategy, model, loader, workers, callbacks, log_dir
     )
+    if not resumed:
+        fitted_head = None
+        if config.features.head_init != "zeros":
+            fitted_head = setup.fit_head(config, model, loader, extractor)
+        training_lib.save_start(training, fitted_head)
+    state = train_phases(training, extractor, resumed)
+
     model_directory.restore_best(model, model_dir)
-    if is_first(cluster):
+    if workers.is_first:
         finished.export(config.run.model_dir)
+    split = evaluation_lib.choose_split(manifest)
     evaluation = evaluation_lib.evaluate(
-        config,
-        manifest,
+        Reader(config.data.data_dir, manifest, split),
         strategy,
-        served(config, model),
-        evaluation_lib.choose_split(manifest),
-        config.run.model_dir,
-        cluster,
+        inference_model(model, config.model.flip_average),
+        workers,
+        image_size=config.data.image_size,
+        batch_size=config.optimisation.batch_size,
+        output_dir=config.run.model_dir,
     )
-    if is_first(cluster):
-        print(evaluation_lib.table(evaluation))
-    Workers(
-        strategy, cluster
-    ).barrier()  # the first serves the others until the end
+    workers.print_once(evaluation_lib.table(evaluation))
+    workers.barrier()  # the first hosts TensorFlow's service for the others
+    reported = ("split", "accuracy", "loss")
     return {
         "exported": state.best,
-        "evaluation": {
-            name: evaluation[name] for name in ("split", "accuracy", "loss")
-        },
+        "evaluation": {name: evaluation[name] for name in reported},
     }
 
 
@@ -154,8 +163,18 @@ def _check_splits(config: Config, manifest: Manifest) -> None:
             "again with --splits."
         )
     images = manifest.splits[splits.TRAIN].count
-    if config.optimisation.batch_size > images:
+    batch_size = config.optimisation.batch_size
+    if batch_size > images:
         raise UsageError(
-            f"--batch_size={config.optimisation.batch_size} is impossible: the train split "
+            f"--batch_size={batch_size} is impossible: the train split "
             f"has {images} images. Use at most --batch_size={images}."
+        )
+
+
+def _check_accuracy(done: dict, min_accuracy: float) -> None:
+    evaluation = done["evaluation"]
+    if evaluation["accuracy"] < min_accuracy:
+        raise TrainingError(
+            f"{evaluation['split']} accuracy {evaluation['accuracy']:.4f} is "
+            f"below --min_accuracy={min_accuracy}."
         )

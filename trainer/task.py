@@ -28,7 +28,11 @@ from trainer.distribution.cluster import find_cluster
 
 
 def adopt_platform(flag_values: flags.FlagValues) -> None:
-    """Takes the command line and the defaults as the platform gives them."""
+    """Adopts the command line and the defaults that the platform sets.
+
+    Args:
+        flag_values: The command's flags, not parsed yet.
+    """
     booleans = {name for name in flag_values if flag_values[name].boolean}
     sys.argv[1:] = command_line.normalise(sys.argv[1:], booleans)
     platform = platform_settings.find(os.environ)
@@ -38,18 +42,22 @@ def adopt_platform(flag_values: flags.FlagValues) -> None:
 
 
 def main(config: Config) -> None:
-    """Runs what the config says, hands over what it made."""
+    """Trains and gives the platform what it expects of a job.
+
+    Args:
+        config: All settings of the run.
+    """
     platform = platform_settings.find(os.environ)
     try:
         refuse_object_storage(config)
         cluster = find_cluster(os.environ)
         startup.import_tensorflow()
-        from trainer.distribution import workers
+        from trainer.distribution import worker_group
         from trainer.run import run
 
-        with workers.left_at_once(cluster):
+        with worker_group.exit_at_once_when_stopped(cluster):
             done = run(config, cluster=cluster, log_dir=platform.log_dir or "")
-        if workers.is_first(cluster):
+        if worker_group.is_first(cluster):
             _hand_over(config, platform, done)
     except Stopped:
         raise
@@ -61,7 +69,14 @@ def main(config: Config) -> None:
 
 
 def refuse_object_storage(config: Config) -> None:
-    """Refuses addresses: a folder called gs: here would be lost."""
+    """Refuses addresses of object storage, which are not local folders.
+
+    Args:
+        config: All settings of the run.
+
+    Raises:
+        UsageError: If a path is such an address.
+    """
     values = config.values()
     for one in config.settings():
         if one.path and "://" in values[one.name]:

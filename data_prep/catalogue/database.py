@@ -2,10 +2,10 @@
 
 A Python object per image would take a gigabyte for a million of them. SQLite
 sorts and groups in files, so the memory that a run takes does not grow with
-the number of images.
+the number of images. What does stay in memory is two numbers for every content
+that has a near-duplicate.
 """
 
-import itertools
 import os
 import pathlib
 import sqlite3
@@ -14,13 +14,17 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from data_prep.catalogue import splitting
-from data_prep.images.audit import Facts
+from data_prep.images.inspection import Facts
 from data_prep.runtime.errors import DataError
 from data_prep.sources.listing import ImageFile
 
-# `grp` is the 63-bit number that all images of one picture share: it decides
-# the split. `place` is one that orders the records of a split.
+# `rank` is a 63-bit number that a content has by chance. `grp` is the least one
+# of a group, which is all images that look the same: it decides the split.
+# `place` orders the records of a split.
 _SCHEMA = """
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+PRAGMA cache_size = -16384; -- KiB, whatever the number of images
 CREATE TABLE files (
     id INTEGER PRIMARY KEY, file BLOB UNIQUE, path BLOB, label TEXT,
     given TEXT, problem TEXT);
@@ -41,7 +45,17 @@ CREATE VIEW images AS
     FROM facts x JOIN files f USING (id) LEFT JOIN joined j USING (rank)
     WHERE x.problem = '' AND f.id NOT IN (SELECT id FROM dropped);
 """
-_CACHE_KIB = 16384  # the same whatever the number of images
+_INSERTS = {
+    "files": "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?)",
+    "facts": "INSERT INTO facts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    "findings": "INSERT INTO findings VALUES (?, ?, ?)",
+    "joined": "INSERT INTO joined VALUES (?, ?)",
+    "pins": "INSERT OR IGNORE INTO pins VALUES (?, ?)",
+    "grouped": "INSERT INTO grouped VALUES (?, ?)",
+}
+_FILES = "SELECT id, path, file, problem FROM files ORDER BY file"
+# The same content gives the same thumbnail.
+_THUMBNAIL = "SELECT thumbnail FROM facts WHERE rank = ? LIMIT 1"
 
 
 class Row(NamedTuple):
@@ -49,9 +63,9 @@ class Row(NamedTuple):
 
     Attributes:
         id: Number of the row.
-        path: Where it lies on this machine.
+        path: The file, on this machine or in object storage.
         file: Path relative to the source.
-        problem: Why it may not be opened, or "".
+        problem: The reason not to open it, or "".
     """
 
     id: int
@@ -64,7 +78,7 @@ class Catalogue:
     """The table.
 
     Args:
-        folder: Where to keep it; also what it sorts.
+        folder: Local folder for it, and for what it sorts.
     """
 
     def __init__(self, folder: str):
@@ -72,9 +86,6 @@ class Catalogue:
         os.environ["SQLITE_TMPDIR"] = folder
         path = pathlib.Path(folder, "catalogue.sqlite")
         self._connection = sqlite3.connect(path, isolation_level=None)
-        self.execute("PRAGMA journal_mode = OFF")
-        self.execute("PRAGMA synchronous = OFF")
-        self.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         self._connection.executescript(_SCHEMA)
         self.execute("BEGIN")
 
@@ -89,14 +100,13 @@ class Catalogue:
         return self._connection.execute(sql, tuple(values))
 
     def insert(self, table: str, rows: Iterable[tuple]) -> None:
-        """Adds rows, whose values are those of all columns of the table."""
-        rows = iter(rows)
-        for first in rows:
-            marks = ",".join("?" * len(first))
-            self._connection.executemany(
-                f"INSERT INTO {table} VALUES ({marks})",
-                itertools.chain([first], rows),
-            )
+        """Adds rows to a table; to `pins` only those of ranks it lacks.
+
+        Args:
+            table: Name, one of those that rows are added to one by one.
+            rows: Values of all columns; drawn from as they are added.
+        """
+        self._connection.executemany(_INSERTS[table], rows)
 
     def value(self, sql: str, values: Iterable = ()):
         """Returns the first column of the first row."""
@@ -125,31 +135,23 @@ class Catalogue:
             self.insert("files", rows())
         except UnicodeEncodeError:
             raise DataError(
-                f"the class name {shown(image.label)} is no UTF-8. Rename "
+                f"the class name {printable(image.label)} is no UTF-8. Rename "
                 "the folder."
             ) from None
         except sqlite3.IntegrityError:
             raise DataError(
-                f"{shown(image.file)} is listed twice. Expected every file "
+                f"{printable(image.file)} is listed twice. Expected every file "
                 "once: remove one of the two lines."
             ) from None
 
     def files(self) -> Iterator[Row]:
         """Yields every file of a class, sorted by name."""
-        for id_, path, file, problem in self.execute(
-            "SELECT id, path, file, problem FROM files ORDER BY file"
-        ):
+        for id_, path, file, problem in self.execute(_FILES):
             yield Row(id_, os.fsdecode(path), os.fsdecode(file), problem)
 
     def thumbnails(self, *ranks: int) -> list[bytes]:
-        """Returns the thumbnail of each of several contents."""
-        marks = ",".join("?" * len(ranks))
-        rows = self.execute(
-            f"SELECT thumbnail FROM facts WHERE rank IN ({marks}) "
-            "GROUP BY rank",
-            ranks,
-        )
-        return [thumbnail for (thumbnail,) in rows]
+        """Returns the thumbnail of each of several contents, by rank."""
+        return [self.value(_THUMBNAIL, (rank,)) for rank in ranks]
 
 
 def facts_row(row: Row, facts: Facts, seed: int) -> tuple:
@@ -157,8 +159,8 @@ def facts_row(row: Row, facts: Facts, seed: int) -> tuple:
 
     Args:
         row: The file.
-        facts: What was found.
-        seed: Of the orders of contents and of names.
+        facts: What the audit found.
+        seed: Seed of `rank` (order of contents) and `place` (of records).
     """
     print_ = facts.fingerprint
     return (
@@ -185,8 +187,8 @@ def finding_rows(row: Row, facts: Facts) -> list[tuple]:
     return found
 
 
-def shown(file: bytes | str) -> str:
-    """Returns a file's name for a message: on one line, and printable."""
+def printable(file: bytes | str) -> str:
+    """Returns a file's name for a message: on one line, odd bytes escaped."""
     text = os.fsdecode(file)
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode()

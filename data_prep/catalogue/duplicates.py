@@ -3,7 +3,7 @@
 Two hashes that differ in at most r bits agree in at least one of r + 1 bands
 of their bits (pigeonhole; M. Norouzi et al., "Fast Search in Hamming Space
 with Multi-Index Hashing", CVPR 2012). So only images that share a band are
-compared.
+compared. Images without contrast are not compared.
 """
 
 import itertools
@@ -17,9 +17,19 @@ from data_prep.images import fingerprint
 
 _BLOCK = 2048  # hashes that are compared with all others of a bucket at once
 
+_INDEX = "CREATE INDEX facts_rank ON facts (rank)"
+# Short rows, which are sorted once for every band.
+_HASHES = """
+CREATE TABLE hashes AS
+SELECT rank, MIN(hash) AS hash FROM facts WHERE hash IS NOT NULL GROUP BY rank
+"""
+_BAND = """
+SELECT hash >> ? & ? AS band, rank, hash FROM hashes ORDER BY band, hash, rank
+"""
+
 
 def bands() -> list[tuple[int, int]]:
-    """Returns position of the lowest bit, and mask, of each band."""
+    """Returns index of the lowest bit, and mask, of each band."""
     number = fingerprint.MAX_DISTANCE + 1
     edges = np.linspace(0, fingerprint.HASH_BITS, number + 1).astype(int)
     return [
@@ -86,8 +96,8 @@ class Groups:
             yield key, self.find(key)
 
 
-def join_near(catalogue: Catalogue) -> Iterator[tuple[int, int]]:
-    """Joins the images that show nearly the same picture.
+def join_near_duplicates(catalogue: Catalogue) -> Iterator[tuple[int, int]]:
+    """Joins the images that look nearly the same.
 
     Args:
         catalogue: Holds the fingerprints; its groups are changed.
@@ -95,24 +105,16 @@ def join_near(catalogue: Catalogue) -> Iterator[tuple[int, int]]:
     Yields:
         Ranks of two contents that were found alike, and so joined two groups.
     """
-    catalogue.execute("CREATE INDEX facts_rank ON facts (rank)")
-    # Short rows, which are sorted once for every band.
-    catalogue.execute(
-        "CREATE TABLE hashes AS SELECT rank, MIN(hash) AS hash FROM facts "
-        "WHERE hash IS NOT NULL GROUP BY rank"
-    )
+    catalogue.execute(_INDEX)
+    catalogue.execute(_HASHES)
     groups = Groups()
     for low, mask in bands():
-        rows = catalogue.execute(
-            "SELECT hash >> ? & ? AS band, rank, hash FROM hashes "
-            "ORDER BY band, hash, rank",
-            (low, mask),
-        )
+        rows = catalogue.execute(_BAND, (low, mask))
         for _, bucket in itertools.groupby(rows, key=lambda row: row[0]):
             for one, other in candidates(row[1:] for row in bucket):
                 if groups.find(one) == groups.find(other):
                     continue
-                if fingerprint.alike(*catalogue.thumbnails(one, other)):
+                if fingerprint.is_same(*catalogue.thumbnails(one, other)):
                     groups.join(one, other)
                     yield one, other
     catalogue.insert("joined", groups.members())

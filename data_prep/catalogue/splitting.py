@@ -1,7 +1,8 @@
 """Which image goes into which split: stratified, seeded, pure functions.
 
-What is assigned is a group: all images that show one picture. Its rank is a
-63-bit number, a hash of seed and content, so it depends on no other image.
+A split is a share of the range of a content hash. What is assigned is a group:
+all images that look the same. Its rank, the least of its members', is a 63-bit
+number, a hash of seed and content, so it depends on no other image.
 """
 
 import hashlib
@@ -71,7 +72,7 @@ def rank(sha256: bytes, seed: int) -> int:
     """Returns a number in [0, 2^63) that shuffles contents by `seed`.
 
     Args:
-        sha256: Of the image file's content; 32 bytes.
+        sha256: Digest of the image file's content; 32 bytes.
         seed: Another seed gives another order.
     """
     return _hash(f"{seed}:".encode() + sha256)
@@ -85,7 +86,7 @@ def place(file: str, seed: int) -> int:
 def by_fraction(group: int, amounts: Mapping[str, float]) -> str | None:
     """Returns the split of a group: a share of the range of ranks, test first.
 
-    No other image is looked at, so adding images moves none; the counts come
+    It depends on no other image, so adding images moves none; the counts come
     out near the fractions, not at them.
 
     Args:
@@ -123,7 +124,7 @@ def by_count(
     Raises:
         DataError: If a class could not be filled up.
     """
-    room = {label: dict(of_class) for label, of_class in counts.items()}
+    room = {label: dict(splits) for label, splits in counts.items()}
     for group, images in groups:
         for name in reversed(SPLITS):
             if all(room[c].get(name, 0) >= n for c, n in images.items()):
@@ -133,8 +134,8 @@ def by_count(
                 break
         else:
             yield group, None
-    for label, of_class in room.items():
-        for name, missing in of_class.items():
+    for label, splits in room.items():
+        for name, missing in splits.items():
             if missing:
                 raise DataError(
                     f"class {label!r} has {missing} images too few for "
@@ -152,8 +153,8 @@ def class_counts(
     Args:
         label: Name of the class, for the message.
         available: Its number of images.
-        amounts: What `parse_spec` returned. Of a fraction every split gets at
-            least one image.
+        amounts: Fraction, or images per class, by split. Of a fraction every
+            split gets at least one image.
 
     Raises:
         DataError: If the class has too few images.

@@ -67,10 +67,10 @@ class Manifest:
 
     Attributes:
         name: First part of the file names.
-        classes: Sorted class names; a label is a position in this list.
+        classes: Sorted class names; a label is an index into it.
         image_size: Stored width and height in pixels; 0 where each image
             keeps its own.
-        resize: How pictures fit a square: "stretch", "crop" or "pad".
+        resize: How images fit a square: "stretch", "crop" or "pad".
         encoding: "original", "jpeg" or "raw".
         splits: By name.
         findings: How many there are of each of `findings.KINDS`.
@@ -82,7 +82,7 @@ class Manifest:
         unassigned: Number of good images that the amounts of --splits left.
         flags: The flags of the command that made it, but for those that do
             not change what is made.
-        versions: Of the software that made it.
+        versions: Version of each library that made it, by name.
     """
 
     name: str
@@ -156,58 +156,68 @@ def read(data_dir: str) -> Manifest:
         DataError: If there is no manifest, or it cannot be read.
     """
     path = pathlib.Path(data_dir, FILE_NAME)
-    make = (
-        "Make the data set with `python -m data_prep.task --source=FOLDER "
-        f"--output_dir={data_dir}`."
-    )
     try:
-        content = json.loads(path.read_text())
+        return _parse(json.loads(path.read_text()))
     except FileNotFoundError:
-        raise DataError(
-            f"{data_dir} holds no {FILE_NAME}, so it is no finished data set. "
-            + make
-        ) from None
+        problem = (
+            f"{data_dir} holds no {FILE_NAME}, so it is no finished data set"
+        )
+    except _Invalid as error:
+        problem = f"{path} {error}"
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}. {make}") from None
+        problem = f"{path} cannot be read: {error}"
+    raise DataError(
+        f"{problem}. Make the data set with `python -m data_prep.task "
+        f"--source=FOLDER --output_dir={data_dir}`."
+    )
+
+
+class _Invalid(Exception):
+    """Why the content of a file is no manifest."""
+
+
+def _parse(content: dict) -> Manifest:
+    """Returns the manifest that `Manifest.save` wrote as `content`."""
     checksum = content.pop("checksum", None)
     found = _checksum(content)
     version = content.pop("format_version", None)
     fingerprint = content.pop("fingerprint", None)
     if version != FORMAT_VERSION:
-        raise DataError(
-            f"{path} has format version {version}, expected {FORMAT_VERSION}. "
-            + make
+        raise _Invalid(
+            f"has format version {version}, expected {FORMAT_VERSION}"
         )
     try:
         splits = {
-            name: Split(
-                count=split["count"],
-                class_counts=split["class_counts"],
-                shards=[File(**shard) for shard in split["shards"]],
-                index=File(**split["index"]),
-                fingerprints=File(**split["fingerprints"]),
-            )
+            name: _parse_split(split)
             for name, split in content.pop("splits").items()
         }
         metadata = [File(**file) for file in content.pop("metadata")]
         manifest = Manifest(splits=splits, metadata=metadata, **content)
     except (KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} is no manifest of this project: {error}. {make}"
-        ) from None
+        raise _Invalid(f"is no manifest of this project: {error}") from None
     if found != checksum or manifest.fingerprint != fingerprint:
-        raise DataError(
-            f"{path} was changed: its checksum is {checksum}, its content "
-            f"gives {found}. {make}"
+        raise _Invalid(
+            f"was changed: its checksum is {checksum}, its content gives "
+            f"{found}"
         )
     return manifest
+
+
+def _parse_split(content: dict) -> Split:
+    return Split(
+        count=content["count"],
+        class_counts=content["class_counts"],
+        shards=[File(**shard) for shard in content["shards"]],
+        index=File(**content["index"]),
+        fingerprints=File(**content["fingerprints"]),
+    )
 
 
 def describe(data_dir: str, name: str, count: int = 0) -> File:
     """Returns the entry of a file that was just written.
 
     Args:
-        data_dir: Where it lies.
+        data_dir: The data set's folder.
         name: Without a folder.
         count: Number of records in it.
     """
@@ -275,56 +285,3 @@ def file_problems(manifest: Manifest, data_dir: str) -> Iterator[str]:
         if found != size:
             what = "missing" if found is None else f"{found} bytes long"
             yield f"{path} is {what}; the manifest says {size} bytes."
-
-
-def check_ends(
-    manifest: Manifest, data_dir: str, split: str, index: np.ndarray
-) -> None:
-    """Checks the first and the last record of every shard of a split.
-
-    It is cheap, and finds a shard that is not the index's: swapped with
-    another, or of another data set.
-
-    Args:
-        manifest: Of the data set.
-        data_dir: Where it lies.
-        split: Name of the split.
-        index: What `load_index` returned.
-
-    Raises:
-        DataError: If a record is not what the index says.
-    """
-    for number, shard in enumerate(manifest.splits[split].shards):
-        rows = index[index["shard"] == number]
-        path = pathlib.Path(data_dir, shard.name)
-        for problem in record_problems(path, rows[[0, -1]]):
-            raise DataError(
-                f"{path} is damaged {problem}. Copy it again, or make the data "
-                "set again."
-            )
-
-
-def record_problems(path: pathlib.Path, rows: np.ndarray) -> Iterator[str]:
-    """Yields where and how records of a shard are not what the index says.
-
-    Args:
-        path: Of the shard.
-        rows: Some rows of its index.
-    """
-    with open(path, "rb") as file:
-        for row in rows:
-            start = int(row["offset"]) - records.HEADER_BYTES
-            length = int(row["bytes"])
-            file.seek(start)
-            framed = file.read(
-                records.HEADER_BYTES + length + records.FOOTER_BYTES
-            )
-            try:
-                record = records.deserialize(
-                    records.check_frame(framed, length)
-                )
-            except ValueError as error:
-                yield f"at byte {start}: {error}"
-                continue
-            if (record.id, record.label) != (row["id"], row["label"]):
-                yield f"at byte {start}: it holds another record"

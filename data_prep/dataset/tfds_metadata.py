@@ -28,7 +28,7 @@ def write(
     """Writes the files; returns their names.
 
     Args:
-        directory: Of the data set.
+        directory: The data set's folder.
         name: First part of the names of its shards.
         classes: Names, by label.
         splits: Records and bytes of each shard, by split.
@@ -46,36 +46,40 @@ def write(
                 "items": [{"featureKey": "image"}, {"featureKey": "label"}]
             }
         },
-        "splits": [
-            {
-                "name": split,
-                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-                "shardLengths": [str(count) for count, _ in shards],
-                "numBytes": str(sum(size for _, size in shards)),
-            }
-            for split, shards in splits.items()
-        ],
+        "splits": [_split(split, shards) for split, shards in splits.items()],
     }
-    side = str(image_size or -1)
-    shape = {"dimensions": [side, side, "3"]}
-    if encoding == "raw":
-        image = _feature(
-            "tensor_feature.Tensor",
-            tensor={"shape": shape, "dtype": "uint8", "encoding": "bytes"},
-        )
-    else:
-        # Whatever is said here, TFDS decodes by the content, as it must:
-        # `original` keeps both.
-        image = _feature(
-            "image_feature.Image",
-            image={"shape": shape, "dtype": "uint8", "encodingFormat": "jpeg"},
-        )
+    features = _features(image_size, encoding, len(classes))
+    # One name a line; a line break in a name would shift all that follow.
+    labels = "".join(name.replace("\n", "\\n") + "\n" for name in classes)
+    files = {
+        "dataset_info.json": json.dumps(info, indent=1) + "\n",
+        "features.json": json.dumps(features, indent=1) + "\n",
+        "label.labels.txt": labels,
+    }
+    for file, text in files.items():
+        pathlib.Path(directory, file).write_text(text, encoding="utf-8")
+    return list(files)
+
+
+def _split(name: str, shards: Sequence[tuple[int, int]]) -> dict[str, object]:
+    return {
+        "name": name,
+        "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+        "shardLengths": [str(count) for count, _ in shards],
+        "numBytes": str(sum(size for _, size in shards)),
+    }
+
+
+def _features(
+    image_size: int, encoding: str, classes: int
+) -> dict[str, object]:
+    """Returns the types of all parts of a record."""
     scalar = {"shape": {}, "dtype": "int64", "encoding": "none"}
     features = {
-        "image": image,
+        "image": _image(image_size, encoding),
         "label": _feature(
             "class_label_feature.ClassLabel",
-            classLabel={"numClasses": str(len(classes))},
+            classLabel={"numClasses": str(classes)},
         ),
         "file": _feature("text_feature.Text", text={}),
         **{
@@ -83,23 +87,25 @@ def write(
             for key in ("id", "width", "height")
         },
     }
-    # One name a line; a line break in a name would shift all that follow.
-    labels = "".join(name.replace("\n", "\\n") + "\n" for name in classes)
-    files = {
-        "dataset_info.json": json.dumps(info, indent=1) + "\n",
-        "features.json": json.dumps(
-            _feature(
-                "features_dict.FeaturesDict",
-                featuresDict={"features": features},
-            ),
-            indent=1,
+    return _feature(
+        "features_dict.FeaturesDict", featuresDict={"features": features}
+    )
+
+
+def _image(image_size: int, encoding: str) -> dict[str, object]:
+    side = str(image_size or -1)
+    shape = {"dimensions": [side, side, "3"]}
+    if encoding == "raw":
+        return _feature(
+            "tensor_feature.Tensor",
+            tensor={"shape": shape, "dtype": "uint8", "encoding": "bytes"},
         )
-        + "\n",
-        "label.labels.txt": labels,
-    }
-    for file, text in files.items():
-        pathlib.Path(directory, file).write_text(text, encoding="utf-8")
-    return list(files)
+    # Whatever is said here, TFDS decodes by the content, as it must:
+    # `original` keeps both.
+    return _feature(
+        "image_feature.Image",
+        image={"shape": shape, "dtype": "uint8", "encodingFormat": "jpeg"},
+    )
 
 
 def _feature(class_name: str, **content: object) -> dict[str, object]:

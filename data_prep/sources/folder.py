@@ -7,7 +7,7 @@ from data_prep.sources.listing import SPLIT_NAMES
 from data_prep.sources.listing import ImageFile
 from data_prep.sources.listing import Listing
 from data_prep.sources.listing import folders
-from data_prep.sources.listing import root_of
+from data_prep.sources.listing import resolve_root
 from data_prep.sources.listing import walk
 
 
@@ -26,7 +26,7 @@ def list_folder(source: str, layout: str) -> Listing:
     Raises:
         DataError: If there is no such folder, or no class folder in it.
     """
-    root = root_of(source)
+    root = resolve_root(source)
     if root is None:
         raise DataError(
             f"--source={source} is no folder. Expected a folder with one "

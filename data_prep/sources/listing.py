@@ -22,11 +22,11 @@ class ImageFile:
     """One file of a source.
 
     Attributes:
-        path: Where it lies, on this machine or in object storage.
+        path: The file, on this machine or in object storage.
         file: Path relative to the source, with forward slashes.
         label: Class name, or None where the file belongs to no class.
         split: The split it was found in, or None where the source has none.
-        problem: Why the file may not be opened, or "".
+        problem: The reason not to open it, or "".
     """
 
     path: str
@@ -50,7 +50,7 @@ class Listing:
     classes: list[str]
 
 
-def root_of(source: str) -> str | None:
+def resolve_root(source: str) -> str | None:
     """Returns a folder as `walk` and `folders` take it; None where it is none.
 
     Of an address in object storage only reading it can tell.
@@ -68,11 +68,11 @@ def walk(root: str, below: str = "") -> Iterator[tuple[str, str, str]]:
     entered.
 
     Args:
-        root: The folder that must not be left, from `root_of`.
-        below: Where to begin, relative to `root`; "" is `root`.
+        root: The folder that must not be left, from `resolve_root`.
+        below: Folder to begin in, relative to `root`; "" is `root`.
 
     Yields:
-        Path, path relative to `root`, and why it may not be opened or "".
+        Path, path relative to `root`, and the reason not to open it or "".
     """
     if storage.is_url(root):
         yield from storage.files(root)
@@ -86,11 +86,11 @@ def walk(root: str, below: str = "") -> Iterator[tuple[str, str, str]]:
             elif hidden or entry.is_file(follow_symlinks=False):
                 yield entry.path, file, ""
             else:
-                yield entry.path, file, refuse(entry.path, root)
+                yield entry.path, file, find_problem(entry.path, root)
 
 
-def refuse(path: str, root: str) -> str:
-    """Returns why a file may not be opened, or "" where it may.
+def find_problem(path: str, root: str) -> str:
+    """Returns the reason not to open a file, or "" where there is none.
 
     Args:
         path: A file, a link, or nothing at all.

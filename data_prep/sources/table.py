@@ -10,7 +10,7 @@ from data_prep.runtime.errors import DataError
 from data_prep.sources.listing import SPLIT_NAMES
 from data_prep.sources.listing import ImageFile
 from data_prep.sources.listing import Listing
-from data_prep.sources.listing import refuse
+from data_prep.sources.listing import find_problem
 
 _EXPECTED = (
     "Expected a first line that names the columns path, label and, if the "
@@ -24,7 +24,7 @@ def list_table(table: str, file: str) -> Listing:
     Args:
         table: A CSV or TSV file in UTF-8 whose first line names its columns.
             Paths are relative to its folder, which they must not leave.
-        file: Where it lies on this machine: `table`, or a copy of it.
+        file: Its path on this machine: `table`, or a copy of it.
 
     Raises:
         DataError: If the table cannot be read; also while its images are run
@@ -65,19 +65,17 @@ def _image(row: dict[str, str], root: str, place: str) -> ImageFile:
     if not path or "\0" in path:
         raise DataError(f"{place} names no path. {_EXPECTED}")
     name = row.get("split")
-    full, file, refused = _locate(path, root)
+    full, file, problem = _locate(path, root)
     split = SPLIT_NAMES.get(name.strip().lower()) if name else None
     if not label:
         problem = f"has no label ({place})"
     elif name and not split:
         problem = f"is in an unknown split {name!r} ({place})"
-    else:
-        problem = refused
     return ImageFile(full, file, label, split, problem)
 
 
 def _locate(path: str, root: str) -> tuple[str, str, str]:
-    """Returns where an image lies, its name, and why it may not be read."""
+    """Returns an image's address, its name, and the reason not to open it."""
     if storage.is_url(root):
         # Tables for Google's services hold whole addresses.
         path = path.removeprefix(f"{root}/")
@@ -87,4 +85,4 @@ def _locate(path: str, root: str) -> tuple[str, str, str]:
         return f"{root}/{file}", file, ""
     full = os.path.join(root, path)  # an absolute path stays what it is
     file = posixpath.normpath(os.path.relpath(full, root).replace(os.sep, "/"))
-    return full, file, refuse(full, root)
+    return full, file, find_problem(full, root)

@@ -1,12 +1,15 @@
 """Labelled images of a TensorFlow Datasets data set.
 
-Only this source takes TensorFlow, and loads it when it is used.
+Only this source takes TensorFlow, and loads it when it is used. The images are
+copied to the local disk first, as they were stored, and removed at the end:
+that takes twice the room.
 """
 
 import os
 from collections.abc import Iterator
 
 from data_prep.runtime.errors import DataError
+from data_prep.runtime.errors import UsageError
 from data_prep.sources.listing import SPLIT_NAMES
 from data_prep.sources.listing import ImageFile
 from data_prep.sources.listing import Listing
@@ -23,15 +26,21 @@ def list_tfds(name: str, folder: str) -> Listing:
     Args:
         name: A name with perhaps a version (`cats_vs_dogs:4.*.*`), which is
             downloaded and prepared if need be, or a prepared directory.
-        folder: Where to put the files.
+        folder: Local folder for the files.
 
     Raises:
+        UsageError: If TensorFlow Datasets is not installed.
         DataError: If there is no such data set, or it is not one of labelled
             images.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import tensorflow_datasets as tfds
-
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise UsageError(
+            f"--source=tfds:{name} needs TensorFlow Datasets: {error}. "
+            "`pip install 'shardtune[train]'` brings it."
+        ) from None
     builder = _builder(tfds, name)
     features = builder.info.features
     keys = builder.info.supervised_keys or ()

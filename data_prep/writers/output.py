@@ -1,4 +1,14 @@
-"""The output folder: whole or absent, and written by one run at a time."""
+"""The output folder: whole or absent, and written by one run at a time.
+
+A local folder is written beside its place and renamed, so a killed run leaves
+nothing torn. Its files are not synced to the disk: after a power cut, run
+`data_prep.verify`.
+
+A store has neither rename nor lock. Shards go where they stay, a mark says
+that they are not finished, the manifest comes last and the mark goes. A later
+run overwrites the mark of a run that is alive, too, which finds that out
+before its manifest; a shard that it writes in between is found by `verify`.
+"""
 
 import contextlib
 import dataclasses
@@ -24,11 +34,11 @@ class Place:
     """Where a run writes.
 
     Attributes:
-        folder: Local; what is written to it is part of the result.
-        scratch: Local, on the same file system; what is not.
-        shards: Where the shards go: `folder`, or an address in a store.
-        exchange: What all workers see, for what is not part of the result:
-            `scratch`, or an address in a store.
+        folder: Local folder; all that is in it is part of the result.
+        scratch: Local folder on the same file system, for temporary files.
+        shards: Folder of the shards: `folder`, or an address in a store.
+        exchange: Folder of temporary files that all workers see: `scratch`,
+            or an address in a store.
     """
 
     folder: str
@@ -67,8 +77,8 @@ def _claim_remote(url: str, last: str) -> Iterator[Place]:
     """Writes into the address itself: a store renames no folder.
 
     A mark in it says that it is not finished, so that a run sweeps what a
-    killed one left. A store has no locks: of two runs the later one takes the
-    place over, and the earlier one finds another mark at its end.
+    killed one left. Of two runs the later one takes the place over, and the
+    earlier one finds another mark at its end.
     """
     mark, own = f"{url}/{_INCOMPLETE}/run", uuid.uuid4().hex.encode()
     if storage.exists(f"{url}/{last}") or not storage.exists(mark):

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_prep.config import Records
 from data_prep.dataset import records
 from data_prep.dataset.manifest import File
-from data_prep.images import audit
+from data_prep.images import encoding
 from data_prep.runtime import storage
 from data_prep.runtime.errors import DataError
 
@@ -29,10 +30,10 @@ class Item(NamedTuple):
     """One image on its way into a record.
 
     Attributes:
-        path: Where the file lies on this machine.
+        path: The file, on this machine or in object storage.
         file: Its path relative to the source.
-        label: Position of its class in the class list.
-        sha256: Of the file's content when it was audited, 32 bytes.
+        label: Index of its class in the class list.
+        sha256: Digest of the file's content when it was audited, 32 bytes.
         width: In pixels, as displayed.
         height: In pixels, as displayed.
         kept: Whether `original` encoding stores the file's own bytes.
@@ -47,13 +48,27 @@ class Item(NamedTuple):
     kept: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """One planned shard.
+class Plan(NamedTuple):
+    """One shard, before its images are known.
 
     Attributes:
         name: File name.
-        number: Position among the split's shards.
+        number: Index among the split's shards.
+        count: Number of images, at least 1.
+    """
+
+    name: str
+    number: int
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One shard that is to be written.
+
+    Attributes:
+        name: File name.
+        number: Index among the split's shards.
         items: Its images, in record order.
     """
 
@@ -77,7 +92,7 @@ class Written:
     fingerprints: bytes
 
 
-def plan(prefix: str, count: int, size: int, shard_mb: int) -> Iterator[tuple]:
+def plan(prefix: str, count: int, size: int, shard_mb: int) -> Iterator[Plan]:
     """Cuts one split into shards of about equal numbers of images.
 
     Args:
@@ -87,7 +102,7 @@ def plan(prefix: str, count: int, size: int, shard_mb: int) -> Iterator[tuple]:
         shard_mb: Size to aim at, in MiB.
 
     Yields:
-        Name, number and count of images of each shard, none of them empty.
+        The shards, in order.
     """
     number = -(-size // (shard_mb * MIB))
     number = max(number, min(MIN_SHARDS, size // MIN_SHARD_BYTES))
@@ -95,32 +110,22 @@ def plan(prefix: str, count: int, size: int, shard_mb: int) -> Iterator[tuple]:
     number = min(number, count)
     for shard in range(number):
         start, end = (count * n // number for n in (shard, shard + 1))
-        yield (
-            f"{prefix}.tfrecord-{shard:05d}-of-{number:05d}",
-            shard,
-            end - start,
-        )
+        name = f"{prefix}.tfrecord-{shard:05d}-of-{number:05d}"
+        yield Plan(name, shard, end - start)
 
 
 def write(
-    shard: Shard,
-    directory: str,
-    scratch: str | None,
-    image_size: int,
-    resize: str,
-    encoding: str,
+    shard: Shard, directory: str, scratch: str | None, settings: Records
 ) -> Written:
     """Writes one shard.
 
     Args:
-        shard: What to write.
-        directory: Where to, also in object storage; nothing but this shard's
-            file is touched.
+        shard: Its name and images.
+        directory: Folder of the shards, also in object storage; nothing but
+            this shard's file is touched.
         scratch: Local folder for what is not finished, on the same file system
             as a local directory; None is that of the system.
-        image_size: As in `audit.encode`.
-        resize: As in `audit.encode`.
-        encoding: As in `audit.encode`.
+        settings: How images are stored.
 
     Raises:
         DataError: If a file is no longer the one that was audited.
@@ -130,25 +135,21 @@ def write(
     incomplete /= f"{shard.name}.{uuid.uuid4().hex}"
     try:
         with incomplete.open("wb") as file:
-            written = _fill(file, shard, image_size, resize, encoding)
+            written = _fill(file, shard, settings)
         storage.move(str(incomplete), f"{directory}/{shard.name}")
     finally:
         incomplete.unlink(missing_ok=True)
     return written
 
 
-def _fill(
-    file: BinaryIO, shard: Shard, image_size: int, resize: str, encoding: str
-) -> Written:
+def _fill(file: BinaryIO, shard: Shard, settings: Records) -> Written:
     """Writes the records of a shard to a file."""
     rows = []
     digest = hashlib.sha256()
-    position = 0
+    end = 0
     contents = storage.contents(item.path for item in shard.items)
     for item, content in zip(shard.items, contents, strict=True):
-        image, width, height = _stored(
-            item, content, image_size, resize, encoding
-        )
+        image, width, height = _encode(item, content, settings)
         id_ = records.image_id(item.file)
         payload = records.serialize(
             records.Record(image, item.label, id_, item.file, width, height)
@@ -160,24 +161,24 @@ def _fill(
             (
                 shard.number,
                 item.label,
-                position + records.HEADER_BYTES,
+                end + records.HEADER_BYTES,
                 len(payload),
-                _offset(payload, image),
+                _find(payload, image),
                 len(image),
                 id_,
                 width,
                 height,
             )
         )
-        position += len(framed)
+        end += len(framed)
     return Written(
-        File(shard.name, len(rows), position, digest.hexdigest()),
+        File(shard.name, len(rows), end, digest.hexdigest()),
         np.array(rows, records.INDEX_DTYPE),
         b"".join(item.sha256 for item in shard.items),
     )
 
 
-def _offset(payload: bytes, image: bytes) -> int:
+def _find(payload: bytes, image: bytes) -> int:
     """Returns `payload.index(image)`, which takes ten times as long."""
     offset = payload.index(image[:32])
     while not payload.startswith(image, offset):
@@ -185,24 +186,23 @@ def _offset(payload: bytes, image: bytes) -> int:
     return offset
 
 
-def _stored(
-    item: Item,
-    content: bytes | OSError,
-    image_size: int,
-    resize: str,
-    encoding: str,
+def _encode(
+    item: Item, content: bytes | OSError, settings: Records
 ) -> tuple[bytes, int, int]:
+    """Returns an image as it is stored, its width and its height."""
     if isinstance(content, OSError):
         raise _changed(item, str(content.strerror))
     if hashlib.sha256(content).digest() != item.sha256:
         raise _changed(item, "has another content")
-    if encoding == "original" and item.kept:
+    if settings.encoding == "original" and item.kept:
         return content, item.width, item.height
-    return audit.encode_content(content, image_size, resize, encoding)
+    return encoding.encode_content(
+        content, settings.image_size, settings.resize, settings.encoding
+    )
 
 
-def _changed(item: Item, what: str) -> DataError:
+def _changed(item: Item, problem: str) -> DataError:
     return DataError(
-        f"{item.path} was changed after it was audited: {what}. Run the "
+        f"{item.path} was changed after it was audited: {problem}. Run the "
         "command again when nothing writes to the source."
     )

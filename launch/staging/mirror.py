@@ -3,35 +3,39 @@
 Content lies below `objects/` by its SHA-256, and COMMIT.json, written last,
 lists the files that belong together: a copy that was cut short leaves the one
 before it valid.
+
+A store that does not answer ends a run with 75, one that refuses with 65:
+platforms start the first again and not the second. So whether one may write
+there is tried before the training.
 """
 
-import concurrent.futures
 import contextlib
 import hashlib
 import json
-import os
 import pathlib
 
+from data_prep.runtime import atomic
+from data_prep.runtime import storage
 from data_prep.runtime.errors import DataError
-from launch.staging.stores import Store
 
 COMMIT = "COMMIT.json"
-_COPIES = 8  # at once: one connection alone does not fill a network
 
 
 class Mirror:
     """A model directory and its copy in a store.
 
     Args:
-        store: Where the copy lies.
+        url: Folder of the copy in object storage.
         folder: The model directory.
     """
 
-    def __init__(self, store: Store, folder: pathlib.Path):
-        self._store = store
+    def __init__(self, url: str, folder: pathlib.Path):
+        self._url = url.rstrip("/")
         self._folder = folder
-        self._sent: dict[str, dict] = {}
-        self._seen: dict[str, tuple[int, int]] = {}
+        # Of the last commit: each file's object and SHA-256, by name.
+        self._committed: dict[str, dict[str, str]] = {}
+        # What each of these files looked like when it was copied.
+        self._states: dict[str, tuple[int, int]] = {}
 
     def fetch(self) -> None:
         """Copies in what the last commit lists.
@@ -40,128 +44,97 @@ class Mirror:
             DataError: If a file of it is missing or damaged.
         """
         try:
-            files = json.loads(self._store.read(COMMIT))["files"]
+            files = json.loads(storage.read(f"{self._url}/{COMMIT}"))["files"]
         except FileNotFoundError:
             return
         except (ValueError, KeyError, TypeError) as error:
             raise self._damaged(
                 COMMIT, f"it cannot be read ({error!r})"
             ) from None
-        download(
-            self._store,
-            [(entry["object"], name) for name, entry in files.items()],
-            self._folder,
-        )
+        copies = [(entry["object"], name) for name, entry in files.items()]
+        storage.download(self._url, self._folder, copies)
         for name, entry in files.items():
             path = self._folder / name
             if _digest(path) != entry["sha256"]:
                 raise self._damaged(
                     entry["object"], f"its SHA-256 is not the one in {COMMIT}"
                 )
-            self._seen[name] = _state(path)
-        self._sent = files
+            self._states[name] = _state(path)
+        self._committed = files
 
-    def try_out(self) -> None:
-        """Writes and deletes an object, so that what may not be fails now.
+    def check_writable(self) -> None:
+        """Writes and deletes an object.
 
         Raises:
             DataError: If the store refuses; not after hours of training.
         """
-        self._store.write("objects/try-out", b"")
-        self._store.delete("objects/try-out")
+        url = f"{self._url}/objects/try-out"
+        storage.write(url, b"")
+        storage.delete(url)
 
     def push(self) -> int:
-        """Copies out what changed, then the commit; returns how many files.
+        """Copies out what changed, then the commit; returns how many files."""
+        files, copied = self._copy_changes()
+        gone = {
+            name
+            for name in self._committed
+            if not (self._folder / name).exists()
+        }
+        for name, entry in self._committed.items():
+            if name not in files and name not in gone:
+                files[name] = entry
+        if copied or gone:
+            content = json.dumps({"files": files}, indent=1).encode()
+            storage.write(f"{self._url}/{COMMIT}", content)
+            # What was copied counts from here on: a push that fails is made
+            # again, whole.
+            self._committed = files
+            self._states |= copied
+            self._delete_uncommitted()
+        return len(copied)
 
-        Content is stored below `objects/` by its SHA-256, so that the last
-        commit stays whole until the next one is written.
-        """
-        # What was seen counts from the commit on: a copy that fails is made
-        # again, whole.
-        files, seen, changed = {}, {}, 0
+    def publish(self) -> None:
+        """Gives a finished model its plain names: all but checkpoints."""
+        for name in self._committed:
+            if not name.startswith("checkpoints/") and name != "DONE.json":
+                self._upload(name, name)
+        self._upload("DONE.json", "DONE.json")
+
+    def _copy_changes(self) -> tuple[dict[str, dict], dict[str, tuple]]:
+        """Returns entries of all files, and states of those copied just now."""
+        files, copied = {}, {}
         for path in sorted(self._folder.rglob("*")):
             name = path.relative_to(self._folder).as_posix()
-            if not path.is_file() or path.name.startswith("incomplete."):
+            if not path.is_file() or path.name.startswith(atomic.INCOMPLETE):
                 continue
             # A file that is replaced or goes while we look: next time.
             with contextlib.suppress(FileNotFoundError):
                 state = _state(path)
-                if self._seen.get(name) == state:
-                    files[name] = self._sent[name]
+                if self._states.get(name) == state:
+                    files[name] = self._committed[name]
                     continue
                 digest = _digest(path)
                 entry = {"object": f"objects/{digest}", "sha256": digest}
-                self._store.upload(path, entry["object"])
-                if _digest(path) != digest:
-                    continue  # it was written to meanwhile
-                files[name], seen[name] = entry, state
-                changed += 1
-        gone = {
-            name for name in self._sent if not (self._folder / name).exists()
-        }
-        for name, entry in self._sent.items():
-            if name not in files and name not in gone:
-                files[name] = entry
-        if changed or gone:
-            content = {"files": files}
-            self._store.write(COMMIT, json.dumps(content, indent=1).encode())
-            self._sent = files
-            self._seen |= seen
-            # Of the commit before, or of a copy that was cut short.
-            kept = {entry["object"] for entry in files.values()}
-            for old in self._store.names():
-                if old.startswith("objects/") and old not in kept:
-                    with contextlib.suppress(FileNotFoundError):
-                        self._store.delete(old)
-        return changed
+                self._upload(name, entry["object"])
+                if _digest(path) == digest:  # not written to meanwhile
+                    files[name], copied[name] = entry, state
+        return files, copied
 
-    def _damaged(self, name: str, why: str) -> DataError:
+    def _upload(self, name: str, target: str) -> None:
+        storage.upload(self._folder / name, f"{self._url}/{target}")
+
+    def _delete_uncommitted(self) -> None:
+        """Deletes objects of earlier commits and of copies cut short."""
+        kept = {entry["object"] for entry in self._committed.values()}
+        for name in storage.names(self._url):
+            if name.startswith("objects/") and name not in kept:
+                storage.delete(f"{self._url}/{name}")
+
+    def _damaged(self, name: str, problem: str) -> DataError:
         return DataError(
-            f"{self._store.uri}/{name} is damaged: {why}. Delete the folder to "
-            "begin anew."
+            f"{self._url}/{name} is damaged: {problem}. Delete the folder to "
+            "start over."
         )
-
-    def publish(self) -> None:
-        """Gives a finished model its plain names: all but checkpoints."""
-        for name in self._sent:
-            if not name.startswith("checkpoints/") and name != "DONE.json":
-                self._store.upload(self._folder / name, name)
-        self._store.upload(self._folder / "DONE.json", "DONE.json")
-
-
-def download(
-    store: Store, pairs: list[tuple[str, str]], folder: pathlib.Path
-) -> None:
-    """Copies objects into a folder, several at once.
-
-    Args:
-        store: Where they lie.
-        pairs: Of each, its name in the store and in the folder.
-        folder: Where to.
-
-    Raises:
-        DataError: If one is missing, or would lie outside of the folder.
-    """
-
-    def copy(pair: tuple[str, str]) -> None:
-        source, name = pair
-        path = pathlib.Path(os.path.normpath(folder / name))
-        if not path.is_relative_to(folder):
-            raise DataError(
-                f"{store.uri} names the file {name!r}, which leads out of its "
-                "folder. Rename or delete it."
-            )
-        try:
-            store.download(source, path)
-        except FileNotFoundError:
-            raise DataError(
-                f"{store.uri}/{source} is missing. Put it there again, or "
-                "begin anew in another folder."
-            ) from None
-
-    with concurrent.futures.ThreadPoolExecutor(_COPIES) as pool:
-        # Raises the first error, if any; what waits then is not begun.
-        list(pool.map(copy, pairs))
 
 
 def _digest(path: pathlib.Path) -> str:

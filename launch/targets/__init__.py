@@ -1,1 +1,1 @@
-"""One module per platform: `render` makes a job's files, `check` reads them."""
+"""One module per platform, whose `render` makes a job's files and commands."""

@@ -3,15 +3,16 @@
 import os
 import pathlib
 import shlex
-from collections.abc import Mapping
 
-from data_prep.runtime.errors import UsageError
+from data_prep.runtime import settings
 from data_prep.runtime.settings import WRITTEN
-from launch.job import Job
-from launch.job import Rendered
-from launch.job import Work
-from launch.job import replaced
-from launch.targets import render as render_lib
+from launch import arguments
+from launch.job import Common
+from launch.job import Docker
+from launch.targets.rendering import Rendered
+from launch.targets.rendering import fill_template
+from launch.targets.rendering import shell_lines
+from launch.work import Work
 
 # Passed on by name where they are set, so that no secret is in a file.
 _CREDENTIALS = (
@@ -21,72 +22,67 @@ _CREDENTIALS = (
 _GOOGLE_KEY = "GOOGLE_APPLICATION_CREDENTIALS"
 
 
-def render(job: Job, work: Work) -> Rendered:
-    """Returns a script with the `docker run` line.
+def render(common: Common, options: Docker, work: Work) -> Rendered:
+    """Returns a script that ends in `exec docker run`.
 
-    Raises:
-        UsageError: For what a single container cannot do.
+    Args:
+        common: Name and folder of the job.
+        options: The container.
+        work: What runs in it, not a sweep. Each folder or file that its flags
+            name is mounted.
     """
-    if work.runs:
-        raise UsageError(
-            "--target=docker runs one container: --workers, --grid and "
-            "--flag_files are for the other targets."
-        )
-    options = ["--gpus=all"] if job.docker.gpus else []
+    docker = [f"--gpus={_gpus(options.gpus)}"] if options.gpus else []
     inside: dict[str, str | None] = {}
-    for one, prefix, path in work.paths:
-        host, place = pathlib.Path(path).absolute(), f"/job/{one.name}"
-        if prefix == "csv:":  # its images lie beside it
-            options.append(f"--volume={host.parent}:{place}:ro")
-            place = f"{place}/{host.name}"
-        elif one.path.mode == WRITTEN:
-            # The folder above, which Docker would make as root's own.
-            options.append(f"--volume={host.parent}:{place}")
-            place = f"{place}/{host.name}"
-        else:
-            if host.suffix:  # a file, whose ending says what it is
-                place = f"{place}/{host.name}"
-            options.append(f"--volume={host}:{place}:ro")
+    for one, prefix, path in work.local_paths:
+        volume, place = _mount(one, prefix, pathlib.Path(path).absolute())
+        docker.append(f"--volume={volume}")
         inside[one.name] = f"{prefix}{place}"
     if any("://" in argument for argument in work.arguments):
-        options += [f"--env={name}" for name in _CREDENTIALS]
-        if os.environ.get(_GOOGLE_KEY):
-            key = pathlib.Path(os.environ[_GOOGLE_KEY]).absolute()
-            options.append(f"--volume={key}:/job/google.json:ro")
-            options.append(f"--env={_GOOGLE_KEY}=/job/google.json")
-    options += [f"--volume={v}" for v in job.docker.volumes.split(",") if v]
-    words = ["-m", *work.program, *replaced(work.arguments, inside)]
-    text = render_lib.template(
+        docker += _credentials()
+    docker += [f"--volume={v}" for v in options.volumes.split(",") if v]
+    words = ["-m", *work.program, *arguments.replace(work.arguments, inside)]
+    text = fill_template(
         "docker.sh",
-        name=job.common.name,
-        image=shlex.quote(job.docker.image),
-        grace=job.docker.grace_seconds,
-        options=render_lib.shell_lines(options),
-        line=render_lib.shell_lines(words),
+        name=common.name,
+        image=shlex.quote(options.image),
+        grace=options.grace_seconds,
+        options=shell_lines(docker),
+        line=shell_lines(words),
     )
+    script = common.folder / "run.sh"
     return Rendered(
         {"run.sh": text},
-        (("bash", str(job.common.folder / "run.sh")),),
-        f"Stop: docker stop {job.common.name}; the state is saved within a step. "
-        f"Resume: bash {job.common.folder / 'run.sh'}",
+        (("bash", str(script)),),
+        f"Stop: docker stop {common.name}; the state is saved within a step. "
+        f"Resume: bash {script}",
         runs_here=True,
     )
 
 
-def check(files: Mapping[str, str]) -> None:
-    """Refuses a line that would lose a signal or start another program."""
-    line = files["run.sh"].replace("\\\n", " ").strip().splitlines()[-1]
-    if not line.startswith("exec docker run "):
-        raise UsageError(
-            "run.sh does not end in `exec docker run`: a SIGTERM would reach "
-            "the shell and not the container."
-        )
-    if "--entrypoint" in line or " sh -c" in line or " bash " in line:
-        raise UsageError(
-            "run.sh puts a shell before Python, which would swallow SIGTERM."
-        )
-    if "--stop-timeout=" not in line:
-        raise UsageError(
-            "run.sh has no --stop-timeout: Docker kills after 10 s, which may "
-            "be before the state is saved."
-        )
+def _gpus(count: int) -> str:
+    # One is the default of every target; Docker alone can be asked for all.
+    return "all" if count == 1 else str(count)
+
+
+def _mount(
+    one: settings.Setting, prefix: str, host: pathlib.Path
+) -> tuple[str, str]:
+    """Returns Docker's volume for a path, and the path in the container."""
+    place = f"/job/{one.name}"
+    if prefix == "csv:":  # its images lie beside it
+        return f"{host.parent}:{place}:ro", f"{place}/{host.name}"
+    if one.path.mode == WRITTEN:
+        # The folder above, as Docker would make a missing one as root's own.
+        return f"{host.parent}:{place}", f"{place}/{host.name}"
+    if host.suffix:  # a file, whose ending says what it is
+        place = f"{place}/{host.name}"
+    return f"{host}:{place}:ro", place
+
+
+def _credentials() -> list[str]:
+    found = [f"--env={name}" for name in _CREDENTIALS]
+    if os.environ.get(_GOOGLE_KEY):
+        key = pathlib.Path(os.environ[_GOOGLE_KEY]).absolute()
+        found.append(f"--volume={key}:/job/google.json:ro")
+        found.append(f"--env={_GOOGLE_KEY}=/job/google.json")
+    return found

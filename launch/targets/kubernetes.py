@@ -1,179 +1,143 @@
 """Kubernetes: an Indexed Job by default; JobSet, TrainJob and TFJob too."""
 
-import textwrap
-from collections.abc import Mapping
-
-import yaml
-
 from data_prep.runtime.errors import UsageError
-from launch.job import Job
-from launch.job import Rendered
-from launch.job import Work
-from launch.targets import kubernetes_rules
-from launch.targets import render as render_lib
-from trainer.distribution.cluster import WORKERS_VARIABLE
+from launch.job import Common
+from launch.job import Kubernetes
+from launch.targets import kubernetes_objects
+from launch.targets import schemas
+from launch.targets.rendering import Rendered
+from launch.targets.rendering import dump_yaml
+from launch.work import Work
 
-PORT = 2222
-RUNS = "/etc/shardtune/runs"
+# Kubernetes's own default, and about what saving the state of a large model
+# to a network file system takes.
+_LEAST_GRACE_SECONDS = 30
+
+_HEADERS = {
+    "job": """\
+{name}: an Indexed Job; needs Kubernetes 1.31 or later, and nothing else.
+Start: kubectl apply -f this file. Watch: kubectl logs -f job/{name}
+Stop: kubectl delete job {name}. Resume: apply this file again.
+
+Pod N is worker N, has N in JOB_COMPLETION_INDEX, and is found at
+{name}-N by a Service. Workers wait for each other, so the Service
+publishes the addresses of pods that are not ready.
+podFailurePolicy runs a pod again after exit code 75 (stopped, or lost a peer,
+with the state saved), and after an eviction, a preemption or the drain of its
+node. Exit codes 64 (the command is wrong) and 65 (the data) end the Job, as
+running it again cannot help; in a sweep they end one run and not the others.
+The ConfigMap of a sweep holds the flags of each run, by its index.
+""",
+    "jobset": """\
+{name}: a JobSet; needs its controller (jobset.sigs.k8s.io). When one
+worker is lost all are started again together, as synchronous training wants:
+a lost worker ends the Job (backoffLimit 0), and the JobSet starts all again.
+Start: kubectl apply -f this file. Stop: kubectl delete jobset {name}.
+Resume: apply this file again.
+
+Exit codes 64 (the command is wrong) and 65 (the data) fail the Job by its
+podFailurePolicy, and with it the JobSet: running it again cannot help.
+""",
+    "trainjob": """\
+{name}: a TrainJob of Kubeflow Trainer v2, which brings no runtime for
+TensorFlow: this plain one of our own starts the processes, and the trainer
+forms the cluster itself.
+Start: kubectl apply -f this file. Stop: kubectl delete trainjob {name}.
+Resume: apply this file again.
+
+Exit codes 64 (the command is wrong) and 65 (the data) fail the Job by its
+podFailurePolicy, and with it the TrainJob: running it again cannot help.
+""",
+    "tfjob": """\
+LEGACY. {name}: a TFJob of the training operator v1, which Kubeflow no
+longer develops; --kind=job needs no operator. The operator sets TF_CONFIG.
+Start: kubectl apply -f this file. Stop: kubectl delete tfjob {name}.
+Resume: apply this file again.
+
+restartPolicy ExitCode would take every code below 128 for the end, also our
+75 (stopped with the state saved): so it is OnFailure.
+""",
+}
+_HEADER_OF_PODS = """
+In every pod Python is process 1, with no shell before it: it gets SIGTERM
+itself, and has terminationGracePeriodSeconds to save the state. Files are
+cached in HOME, as the image's user has no other. /dev/shm is what NCCL shares
+between the GPUs of a machine; a container's own is 64 MB.
+"""
 
 
-def render(job: Job, work: Work) -> Rendered:
+def render(common: Common, options: Kubernetes, work: Work) -> Rendered:
     """Returns the manifest; a sweep is an Indexed Job of single workers.
 
+    Args:
+        common: Name and folder of the job.
+        options: The pods and their volumes.
+        work: What runs in them.
+
     Raises:
-        UsageError: If a path would be lost with its pod, or for a sweep of
-            several workers each.
+        UsageError: If a path would be lost with its pod, for a sweep of
+            several workers each, or where Kubernetes would refuse the
+            manifest.
     """
-    _check_paths(job, work)
-    if work.runs and (
-        job.kubernetes.workers > 1 or job.kubernetes.kind != "job"
-    ):
+    volumes = _parse_volumes(options.volumes)
+    _check_paths(work, volumes)
+    if work.runs and (options.workers > 1 or options.kind != "job"):
         raise UsageError(
             "a sweep on Kubernetes is an Indexed Job with one worker a run: "
             "leave --workers and --kind out."
         )
-    count = len(work.runs) or job.kubernetes.workers
-    before, backoff, fatal = (
-        "",
-        f"backoffLimit: {job.kubernetes.restarts}",
-        "FailJob",
-    )
-    if work.runs:
-        before = _config_map(job, work)
-        # A wrong run does not end the others.
-        backoff, fatal = (
-            f"backoffLimitPerIndex: {job.kubernetes.restarts}",
-            "FailIndex",
+    if options.grace_seconds < _LEAST_GRACE_SECONDS:
+        raise UsageError(
+            f"--grace_seconds={options.grace_seconds} is too short to save the "
+            f"state: expected at least {_LEAST_GRACE_SECONDS} on Kubernetes."
         )
-    elif job.kubernetes.workers > 1:
-        before = render_lib.template(
-            "kubernetes_service.yaml",
-            name=job.common.name,
-            namespace=job.kubernetes.namespace,
-        )
-    indents = {"job": 6, "jobset": 12, "trainjob": 16, "tfjob": 10}
-    text = render_lib.template(
-        f"kubernetes_{job.kubernetes.kind}.yaml",
-        name=job.common.name,
-        namespace=job.kubernetes.namespace,
-        count=count,
-        restarts=job.kubernetes.restarts,
-        before=before.rstrip("\n"),
-        backoff=backoff,
-        fatal=fatal,
-        pod=_indented(_pod(job, work), indents[job.kubernetes.kind]),
-    )
+    documents = kubernetes_objects.manifest(common, options, work, volumes)
+    for document in documents:
+        schemas.check_kubernetes(document)
+    header = _HEADERS[options.kind].format(name=common.name)
+    file = common.folder / "job.yaml"
     return Rendered(
-        {"job.yaml": text},
-        (("kubectl", "apply", "-f", str(job.common.folder / "job.yaml")),),
-        f"Watch: kubectl -n {job.kubernetes.namespace} get pods. Stop: kubectl delete -f "
-        f"{job.common.folder / 'job.yaml'}; resume: kubectl apply -f the same.",
+        {"job.yaml": dump_yaml(documents, header + _HEADER_OF_PODS)},
+        (("kubectl", "apply", "-f", str(file)),),
+        f"Watch: kubectl -n {options.namespace} get pods. "
+        f"Stop: kubectl delete -f {file}; resume: kubectl apply -f the same.",
     )
 
 
-def check(files: Mapping[str, str]) -> None:
-    """Refuses a manifest that Kubernetes, or our rules, would not have."""
-    kubernetes_rules.check(list(yaml.safe_load_all(files["job.yaml"])))
+def _parse_volumes(text: str) -> dict[str, str]:
+    """Returns the claim of each mounted path.
 
-
-def _pod(job: Job, work: Work) -> str:
-    module, *options = work.program
-    arguments = [*options, *work.arguments]
-    claims = [v.split(":") for v in job.kubernetes.volumes.split(",") if v]
-    mounts = [(f"volume-{n}", path) for n, (_, path) in enumerate(claims)]
-    volumes = [
-        f"- name: volume-{number}\n  persistentVolumeClaim:\n"
-        f"    claimName: {claim}"
-        for number, (claim, _) in enumerate(claims)
-    ]
-    if work.runs:
-        arguments.append(f"--flagfile={RUNS}/$(JOB_COMPLETION_INDEX).flags")
-        mounts.append(("runs", RUNS))
-        volumes.append(
-            f"- name: runs\n  configMap:\n    name: {job.common.name}-runs"
-        )
-    hosts = {
-        "job": f"{job.common.name}-{{}}.{job.common.name}",
-        "jobset": f"{job.common.name}-workers-0-{{}}.{job.common.name}",
-        "trainjob": f"{job.common.name}-node-0-{{}}.{job.common.name}",
-        "tfjob": "",  # the operator sets TF_CONFIG
-    }[job.kubernetes.kind]
-    workers = ""
-    if job.kubernetes.workers > 1 and hosts:
-        names = [
-            f"{hosts.format(n)}:{PORT}" for n in range(job.kubernetes.workers)
-        ]
-        value = render_lib.quoted(",".join(names))
-        workers = f"- name: {WORKERS_VARIABLE}\n    value: {value}"
-    subdomain = job.kubernetes.kind == "job" and job.kubernetes.workers > 1
-    account = job.kubernetes.service_account
-    # Operators look for their container by its name.
-    container = {"trainjob": "node", "tfjob": "tensorflow"}
-    return render_lib.template(
-        "kubernetes_pod.yaml",
-        subdomain=f"subdomain: {job.common.name}" if subdomain else "",
-        restart_policy="OnFailure"
-        if job.kubernetes.kind == "tfjob"
-        else "Never",
-        account=f"serviceAccountName: {account}" if account else "",
-        grace=job.kubernetes.grace_seconds,
-        container=container.get(job.kubernetes.kind, "trainer"),
-        image=render_lib.quoted(job.kubernetes.image),
-        module=render_lib.quoted(module),
-        arguments=render_lib.yaml_list(arguments, 2),
-        workers=workers,
-        port=PORT,
-        cpus=job.kubernetes.cpus,
-        memory=f"{job.kubernetes.memory_gb}Gi",
-        gpus=f"nvidia.com/gpu: {job.kubernetes.gpus}"
-        if job.kubernetes.gpus
-        else "",
-        mounts="\n  ".join(
-            f"- name: {name}\n    mountPath: {path}" for name, path in mounts
-        ),
-        volumes="\n".join(volumes),
-    )
-
-
-def _config_map(job: Job, work: Work) -> str:
-    lines = [
-        "# The flags of each run, by its index.",
-        "apiVersion: v1",
-        "kind: ConfigMap",
-        "metadata:",
-        f"  name: {job.common.name}-runs",
-        f"  namespace: {job.kubernetes.namespace}",
-        "data:",
-    ]
-    for name, text in render_lib.flag_files(work.runs).items():
-        lines.append(f"  {name.removeprefix('runs/')}: |")
-        lines.append(textwrap.indent(text, "    ").rstrip("\n"))
-    return "\n".join([*lines, "---"])
-
-
-def _check_paths(job: Job, work: Work) -> None:
-    places = []
-    for volume in filter(None, job.kubernetes.volumes.split(",")):
+    Raises:
+        UsageError: If the text is not CLAIM:/path,... or two volumes are
+            mounted at one path.
+    """
+    claims: dict[str, str] = {}
+    for volume in filter(None, text.split(",")):
         claim, colon, path = volume.partition(":")
         if not colon or not path.startswith("/") or not claim:
             raise UsageError(
                 f"--volumes has {volume!r}: expected CLAIM:/path, the name of "
                 "a PersistentVolumeClaim and where to mount it."
             )
-        places.append(path.rstrip("/") + "/")
-    for one, prefix, path in work.paths:
-        if not any(f"{path}/".startswith(place) for place in places):
+        if path.rstrip("/") in (
+            *kubernetes_objects.OWN_MOUNTS,
+            *(taken.rstrip("/") for taken in claims),
+        ):
             raise UsageError(
-                f"--{one.name}={prefix}{path} lies on no volume, so a pod would "
-                "not see it or lose it. Mount one with --volumes=CLAIM:/path "
-                "and name a path below it"
-                + (
-                    ", or give an s3:// or gs:// folder."
-                    if one.path.stores
-                    else "."
-                )
+                f"--volumes has {volume!r}: something else is mounted at "
+                f"{path}. Expected another path."
             )
+        claims[path] = claim
+    return claims
 
 
-def _indented(text: str, spaces: int) -> str:
-    return textwrap.indent(text, " " * spaces).strip()
+def _check_paths(work: Work, volumes: dict[str, str]) -> None:
+    places = [f"{path.rstrip('/')}/" for path in volumes]
+    for one, prefix, path in work.local_paths:
+        if not any(f"{path}/".startswith(place) for place in places):
+            store = ", or give an s3:// or gs:// folder" * one.path.stores
+            raise UsageError(
+                f"--{one.name}={prefix}{path} lies on no volume, so a pod "
+                "would not see it or lose it. Mount one with "
+                f"--volumes=CLAIM:/path and name a path below it{store}."
+            )

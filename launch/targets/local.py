@@ -2,81 +2,86 @@
 
 import pathlib
 import shlex
-from collections.abc import Mapping
 
 from data_prep.runtime.errors import UsageError
-from launch.job import Job
-from launch.job import Rendered
-from launch.job import Work
-from launch.targets import render as render_lib
+from launch.job import Common
+from launch.job import Local
+from launch.targets.rendering import Rendered
+from launch.targets.rendering import check_setup
+from launch.targets.rendering import fill_template
+from launch.targets.rendering import flag_files
+from launch.targets.rendering import shell_lines
+from launch.work import Work
 
 
-def render(job: Job, work: Work) -> Rendered:
-    """Returns a script, and a systemd unit for a single run."""
-    words = [job.local.python, "-m", *work.program]
-    if job.local.workers > 1 and work.staged:
+def render(common: Common, options: Local, work: Work) -> Rendered:
+    """Returns a script, and a systemd unit for a single run.
+
+    Args:
+        common: Name and folder of the job.
+        options: The interpreter, and how often it starts.
+        work: What runs.
+
+    Raises:
+        UsageError: For several workers on object storage, or a --setup that
+            is no shell line.
+    """
+    if options.workers > 1 and work.staged:
         raise UsageError(
             "--workers on one machine takes local folders: copy the data, or "
             "use --target=slurm or kubernetes."
         )
-    if job.local.workers > 1:
-        words = [
-            *(job.local.python, "-m", "launch.workers"),
-            f"--workers={job.local.workers}",
-            f"--restarts={job.local.restarts}",
-            f"--grace_seconds={job.local.grace_seconds}",
-            "--",
-        ]
-    words += work.arguments
-    common = {
-        "name": job.common.name,
+    check_setup(options.setup)
+    values = {
+        "name": common.name,
         "directory": shlex.quote(str(pathlib.Path.cwd())),
-        "setup": job.local.setup,
-        "line": render_lib.shell_lines(words),
+        "setup": options.setup,
+        "line": shell_lines(_line(options, work)),
     }
     if work.runs:
-        script = render_lib.template(
+        script = fill_template(
             "run_sweep.sh",
-            **common,
-            folder=shlex.quote(str(job.common.folder)),
+            **values,
+            folder=shlex.quote(str(common.folder)),
             numbers=" ".join(str(n) for n in range(len(work.runs))),
         )
-        files = {"run.sh": script, **render_lib.flag_files(work.runs)}
+        files = {"run.sh": script, **flag_files(work.runs)}
     else:
         files = {
-            "run.sh": render_lib.template("run.sh", **common),
-            f"{job.common.name}.service": _unit(job),
+            "run.sh": fill_template("run.sh", **values),
+            f"{common.name}.service": _unit(common, options),
         }
     return Rendered(
         files,
-        (("bash", str(job.common.folder / "run.sh")),),
+        (("bash", str(common.folder / "run.sh")),),
         "Stop: Ctrl-C or SIGTERM; the state is saved within a step. Resume: "
-        f"bash {job.common.folder / 'run.sh'}",
+        f"bash {common.folder / 'run.sh'}",
         runs_here=True,
     )
 
 
-def check(files: Mapping[str, str]) -> None:
-    """Refuses a script whose training is no child that signals reach."""
-    for name, text in files.items():
-        if name == "run.sh" and "--flagfile=" not in text:
-            last = text.replace("\\\n", " ").strip().splitlines()[-1]
-            if not last.startswith("exec "):
-                raise UsageError(
-                    f"{name} does not end in exec: a SIGTERM would reach the "
-                    "shell and not the training."
-                )
+def _line(options: Local, work: Work) -> list[str]:
+    program = [options.python, "-m", *work.program]
+    if options.workers > 1:
+        program = [
+            *(options.python, "-m", "launch.workers"),
+            f"--workers={options.workers}",
+            f"--restarts={options.restarts}",
+            f"--grace_seconds={options.grace_seconds}",
+            "--",
+        ]
+    return [*program, *work.arguments]
 
 
-def _unit(job: Job) -> str:
+def _unit(common: Common, options: Local) -> str:
     # systemd reads % $ \ and " itself.
-    script = str(job.common.folder / "run.sh")
+    script = str(common.folder / "run.sh")
     for plain, escaped in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%")):
         script = script.replace(plain, escaped)
-    return render_lib.template(
+    return fill_template(
         "systemd.service",
-        name=job.common.name,
-        starts=job.local.restarts + 1,
+        name=common.name,
+        starts=options.restarts + 1,
         script=script.replace("$", "$$"),
-        grace=job.local.grace_seconds,
+        grace=options.grace_seconds,
     )

@@ -2,23 +2,19 @@
 
 import datetime
 import json
-import re
-from collections.abc import Iterator
-from collections.abc import Mapping
 
 from data_prep.runtime.errors import UsageError
 from launch import arguments
-from launch.job import Job
-from launch.job import Rendered
-from launch.job import Work
-from launch.job import replaced
-from launch.job import value_of
-from launch.targets import rules
+from launch.job import Common
+from launch.job import SageMaker
+from launch.targets import schemas
+from launch.targets.rendering import Rendered
+from launch.work import Work
 
 DEFAULT_INSTANCE = "ml.g5.xlarge"
 CHECKPOINTS = "/opt/ml/checkpoints"
 TENSORBOARD = "/opt/ml/output/tensorboard"
-_SECONDS_OF_STOP = 120  # from SIGTERM to SIGKILL; SageMaker's own
+SECONDS_OF_STOP = 120  # from SIGTERM to SIGKILL; SageMaker's own
 # What it reads the figures of the log by.
 _METRICS = (
     ("loss", r" loss ([0-9.]+),"),
@@ -26,7 +22,7 @@ _METRICS = (
 )
 
 
-def render(job: Job, work: Work) -> Rendered:
+def render(common: Common, options: SageMaker, work: Work) -> Rendered:
     """Returns a request per run, as `aws sagemaker` reads it.
 
     JSON has no comments, so what is not obvious in it: ContainerEntrypoint
@@ -35,50 +31,34 @@ def render(job: Job, work: Work) -> Rendered:
     restart, so the whole model directory lies there; a finished model is
     copied to /opt/ml/model, which becomes model.tar.gz.
 
+    Args:
+        common: Name and folder of the job.
+        options: The role, the machines and how long they may run.
+        work: What runs on them.
+
     Raises:
-        UsageError: If the role, the image or a folder is missing.
+        UsageError: If the role, the image or a folder is missing, or Amazon's
+            description of the request does not allow it.
     """
-    folders = ("data_dir",)
-    if work.module == "data_prep.task":
-        folders = ("source", "output_dir")
-    for flag, value, start, example in (
-        (
-            "role_arn",
-            job.sagemaker.role_arn,
-            "arn:",
-            "arn:aws:iam::ACCOUNT:role/NAME",
-        ),
-        ("output_uri", job.sagemaker.output_uri, "s3://", "s3://BUCKET/FOLDER"),
-        *((f, work.value(f), "s3://", "s3://BUCKET/DATA") for f in folders),
-    ):
-        if not value.removeprefix("csv:").startswith(start):
-            raise UsageError(
-                f"--{flag}={value} is nothing that SageMaker can use: expected "
-                f"{example}."
-            )
-    if "/" not in job.sagemaker.image:
-        raise UsageError(
-            f"--image={job.sagemaker.image} is in no registry: expected something like "
-            f"ACCOUNT.dkr.ecr.{job.sagemaker.region}.amazonaws.com/shardtune:0.1.0."
-        )
+    _check(options, work)
+    # A name is used once in an account.
     stamp = f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}"
     files, commands = {}, []
     for number, run in enumerate(work.runs or ((),)):
         part = f"-{number:03d}" if work.runs else ""
         given = (*work.arguments, *run)
         request = _request(
-            job, work.module, given, f"{job.common.name}{part}-{stamp}"
+            options, work.module, given, f"{common.name}{part}-{stamp}"
         )
-        if work.module == "trainer.task":
-            request |= _folders(job, given)
         name = f"job{part}.json"
+        schemas.check_sagemaker(name, request)
         files[name] = json.dumps(request, indent=1) + "\n"
         commands.append(
             (
                 *("aws", "sagemaker", "create-training-job"),
-                f"--region={job.sagemaker.region}",
+                f"--region={options.region}",
                 # Two words: the client reads no file from --name=value.
-                *("--cli-input-json", f"file://{job.common.folder / name}"),
+                *("--cli-input-json", f"file://{common.folder / name}"),
             )
         )
     return Rendered(
@@ -91,31 +71,75 @@ def render(job: Job, work: Work) -> Rendered:
     )
 
 
-def check(files: Mapping[str, str]) -> None:
-    """Refuses what SageMaker would refuse, or take and not do.
+def _check(options: SageMaker, work: Work) -> None:
+    folders = ("data_dir",)
+    if work.module == "data_prep.task":
+        folders = ("source", "output_dir")
+    given = {name: arguments.value_of(work.arguments, name) for name in folders}
+    for name, value, start, example in (
+        (
+            "role_arn",
+            options.role_arn,
+            "arn:",
+            "arn:aws:iam::ACCOUNT:role/NAME",
+        ),
+        ("output_uri", options.output_uri, "s3://", "s3://BUCKET/FOLDER"),
+        *((name, given[name], "s3://", "s3://BUCKET/DATA") for name in folders),
+    ):
+        if not value.removeprefix("csv:").startswith(start):
+            raise UsageError(
+                f"--{name}={value} is nothing that SageMaker can use: expected "
+                f"{example}."
+            )
+    if "/" not in options.image:
+        raise UsageError(
+            f"--image={options.image} is in no registry: expected something "
+            f"like ACCOUNT.dkr.ecr.{options.region}.amazonaws.com/"
+            "shardtune:0.1.0."
+        )
+    if 60 * options.time_limit <= SECONDS_OF_STOP:
+        raise UsageError(
+            f"--time_limit={options.time_limit} minutes is too short: a stop "
+            f"alone may take {SECONDS_OF_STOP} s of MaxRuntimeInSeconds."
+        )
 
-    Amazon's own description of the request is asked too where
-    `pip install shardtune[sagemaker]` put it: every key, type, choice,
-    length and pattern.
-    """
-    for name, text in files.items():
-        request = json.loads(text)
-        if rules.installed("botocore"):
-            _check_shape(name, request)
-        _check_rules(name, request)
 
-
-def _request(job: Job, module: str, given: tuple[str, ...], name: str) -> dict:
-    # The platform's folders, which platform_settings finds. data_prep reads and
-    # writes S3 itself.
-    words = replaced(given, {"data_dir": None, "model_dir": None})
-    seconds = 60 * job.sagemaker.time_limit
+def _request(
+    options: SageMaker, module: str, given: tuple[str, ...], name: str
+) -> dict:
+    seconds = 60 * options.time_limit
     stopping = {"MaxRuntimeInSeconds": seconds}
-    if job.sagemaker.spot:
+    if options.spot:
         # Twice the time, to wait for spare machines.
         stopping["MaxWaitTimeInSeconds"] = 2 * seconds
-    algorithm = {
-        "TrainingImage": job.sagemaker.image,
+    request = {
+        "TrainingJobName": name,
+        "RoleArn": options.role_arn,
+        "AlgorithmSpecification": _algorithm(options, module, given),
+        "OutputDataConfig": {"S3OutputPath": options.output_uri.rstrip("/")},
+        "ResourceConfig": {
+            "InstanceType": options.machine_type or DEFAULT_INSTANCE,
+            "InstanceCount": options.workers,
+            "VolumeSizeInGB": 100,
+        },
+        "StoppingCondition": stopping,
+        # SageMaker takes 1 to 30.
+        "RetryStrategy": {
+            "MaximumRetryAttempts": min(max(options.restarts, 1), 30)
+        },
+        "EnableManagedSpotTraining": options.spot,
+    }
+    if module == "trainer.task":
+        request |= _folders(options, given)
+    return request
+
+
+def _algorithm(options: SageMaker, module: str, given: tuple[str, ...]) -> dict:
+    # The platform's folders, which platform_settings finds. data_prep reads and
+    # writes S3 itself.
+    words = arguments.replace(given, {"data_dir": None, "model_dir": None})
+    algorithm: dict = {
+        "TrainingImage": options.image,
         "TrainingInputMode": "File",
         "ContainerEntrypoint": ["python", "-m", module],
     }
@@ -125,34 +149,18 @@ def _request(job: Job, module: str, given: tuple[str, ...], name: str) -> dict:
         ]
     if words:
         algorithm["ContainerArguments"] = list(words)
-    return {
-        "TrainingJobName": name,
-        "RoleArn": job.sagemaker.role_arn,
-        "AlgorithmSpecification": algorithm,
-        "OutputDataConfig": {
-            "S3OutputPath": job.sagemaker.output_uri.rstrip("/")
-        },
-        "ResourceConfig": {
-            "InstanceType": job.sagemaker.machine_type or DEFAULT_INSTANCE,
-            "InstanceCount": job.sagemaker.workers,
-            "VolumeSizeInGB": 100,
-        },
-        "StoppingCondition": stopping,
-        "RetryStrategy": {
-            "MaximumRetryAttempts": min(max(job.sagemaker.restarts, 1), 30)
-        },
-        "EnableManagedSpotTraining": job.sagemaker.spot,
-    }
+    return algorithm
 
 
-def _folders(job: Job, given: tuple[str, ...]) -> dict:
+def _folders(options: SageMaker, given: tuple[str, ...]) -> dict:
     """Returns what SageMaker copies in and out for the trainer."""
-    model_dir = value_of(given, "model_dir")
+    model_dir = arguments.value_of(given, "model_dir")
     if not model_dir.startswith("s3://"):
         raise UsageError(
             f"--model_dir={model_dir} would be lost with the machine: expected "
             "an s3:// folder, or leave it out for a folder of --output_uri."
         )
+    data_dir = arguments.value_of(given, "data_dir")
     return {
         "InputDataConfig": [
             {
@@ -160,7 +168,8 @@ def _folders(job: Job, given: tuple[str, ...]) -> dict:
                 "DataSource": {
                     "S3DataSource": {
                         "S3DataType": "S3Prefix",
-                        "S3Uri": value_of(given, "data_dir").rstrip("/") + "/",
+                        "S3Uri": data_dir.rstrip("/") + "/",
+                        # Every worker gets all of the data.
                         "S3DataDistributionType": "FullyReplicated",
                     }
                 },
@@ -168,111 +177,7 @@ def _folders(job: Job, given: tuple[str, ...]) -> dict:
         ],
         "CheckpointConfig": {"S3Uri": model_dir, "LocalPath": CHECKPOINTS},
         "TensorBoardOutputConfig": {
-            "S3OutputPath": f"{job.sagemaker.output_uri.rstrip('/')}/tensorboard",
+            "S3OutputPath": f"{options.output_uri.rstrip('/')}/tensorboard",
             "LocalPath": TENSORBOARD,
         },
     }
-
-
-def _check_shape(name: str, request: dict) -> None:
-    import botocore.session
-    import botocore.validate
-
-    # Without a look at the machine's credentials, or at the network.
-    model = botocore.session.Session().get_service_model("sagemaker")
-    shape = model.operation_model("CreateTrainingJob").input_shape
-    report = botocore.validate.ParamValidator().validate(request, shape)
-    wrong = [report.generate_report()] if report.has_errors() else []
-    # It leaves choices and patterns to the service.
-    wrong += [] if wrong else list(_breaches(request, shape, ""))
-    if wrong:
-        raise UsageError(f"SageMaker refuses {name}: {'; '.join(wrong)}")
-
-
-def _breaches(value: object, shape: object, path: str) -> Iterator[str]:
-    """Yields what breaks a choice, length or pattern of a botocore shape."""
-    if shape.type_name == "structure":
-        for key, one in value.items():
-            yield from _breaches(one, shape.members[key], f"{path}.{key}")
-    elif shape.type_name == "list":
-        yield from _bounds(len(value), shape, path, "entries")
-        for number, one in enumerate(value):
-            yield from _breaches(one, shape.member, f"{path}[{number}]")
-    elif shape.type_name == "map":
-        for key, one in value.items():
-            yield from _breaches(one, shape.value, f"{path}[{key}]")
-    elif shape.type_name == "string":
-        yield from _bounds(len(value), shape, path, "characters")
-        if shape.enum and value not in shape.enum:
-            yield f"{path} is {value!r}, none of its {len(shape.enum)} choices"
-        pattern = shape.metadata.get("pattern")
-        if pattern and not re.fullmatch(pattern, value):
-            yield f"{path} is {value!r}, which does not match {pattern}"
-    elif shape.type_name in ("integer", "long"):
-        yield from _bounds(value, shape, path, "")
-
-
-def _bounds(size: int, shape: object, path: str, unit: str) -> Iterator[str]:
-    low = shape.metadata.get("min", size)
-    high = shape.metadata.get("max", size)
-    if not low <= size <= high:
-        yield f"{path} has {size} {unit}: expected {low} to {high}"
-
-
-def _check_rules(name: str, request: dict) -> None:
-    algorithm = request["AlgorithmSpecification"]
-    module = rules.module_of(algorithm.get("ContainerEntrypoint", []), name)
-    words = algorithm.get("ContainerArguments", [])
-    if module == "trainer.task":
-        words = [
-            "--data_dir=/opt/ml/input/data/train",
-            f"--model_dir={CHECKPOINTS}",
-            *words,
-        ]
-        _check_folders(name, request)
-    arguments.check(module, words)
-    _check_stopping(name, request)
-
-
-def _check_folders(name: str, request: dict) -> None:
-    channels = [c["ChannelName"] for c in request["InputDataConfig"]]
-    rules.require("train" in channels, name, "no channel is called train")
-    rules.require(
-        all(
-            c["DataSource"]["S3DataSource"].get("S3DataDistributionType")
-            == "FullyReplicated"
-            for c in request["InputDataConfig"]
-        ),
-        name,
-        "every worker needs all of the data: FullyReplicated",
-    )
-    checkpoints = request.get("CheckpointConfig", {})
-    rules.require(
-        checkpoints.get("LocalPath") == CHECKPOINTS,
-        name,
-        f"without CheckpointConfig at {CHECKPOINTS} a restart begins anew",
-    )
-
-
-def _check_stopping(name: str, request: dict) -> None:
-    stopping = request["StoppingCondition"]
-    runtime = stopping["MaxRuntimeInSeconds"]
-    if request.get("EnableManagedSpotTraining"):
-        rules.require(
-            stopping.get("MaxWaitTimeInSeconds", 0) >= runtime,
-            name,
-            "spot training wants MaxWaitTimeInSeconds of at least "
-            "MaxRuntimeInSeconds",
-        )
-    else:
-        rules.require(
-            "MaxWaitTimeInSeconds" not in stopping,
-            name,
-            "MaxWaitTimeInSeconds is for spot training only",
-        )
-    rules.require(
-        runtime > _SECONDS_OF_STOP,
-        name,
-        f"MaxRuntimeInSeconds leaves less than the {_SECONDS_OF_STOP} s that a "
-        "stop may take",
-    )

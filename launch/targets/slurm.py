@@ -3,95 +3,95 @@
 import pathlib
 import re
 import shlex
-import shutil
-import subprocess
-from collections.abc import Mapping
 
 from data_prep.runtime.errors import UsageError
-from launch.job import Job
-from launch.job import Rendered
-from launch.job import Work
-from launch.targets import render as render_lib
+from launch.job import Common
+from launch.job import Slurm
+from launch.targets.rendering import Rendered
+from launch.targets.rendering import check_setup
+from launch.targets.rendering import fill_template
+from launch.targets.rendering import flag_files
+from launch.targets.rendering import shell_lines
+from launch.work import Work
 
 SCRIPT = "job.sbatch"
+# What stopping and resuming rely on: the values that --slurm_options, which
+# come last and so win, may give these options, and what others would do.
+_RELIED_ON = {
+    "signal": (
+        r"USR1@\d+",
+        "the tasks would get no notice before the time limit (B: sends it to "
+        "the shell alone)",
+    ),
+    "requeue": ("", "a preempted job would not come back"),
+    "open-mode": ("append", "a requeued job would erase its log"),
+    "ntasks-per-node": ("1", "a task uses all GPUs of its node"),
+}
 
 
-def render(job: Job, work: Work) -> Rendered:
-    """Returns the batch script; a sweep is a job array."""
-    if job.slurm.grace_seconds >= 60 * job.slurm.time_limit:
-        raise UsageError(
-            f"--grace_seconds={job.slurm.grace_seconds} is no less than "
-            f"--time_limit={job.slurm.time_limit} minutes: the notice to stop would "
-            "come before the start."
-        )
-    words = [job.slurm.python, "-m", *work.program, *work.arguments]
-    line = render_lib.shell_lines(words)
-    array, log = "", f"{job.common.name}-%j.out"
+def render(common: Common, options: Slurm, work: Work) -> Rendered:
+    """Returns the batch script; a sweep is a job array.
+
+    Args:
+        common: Name and folder of the job.
+        options: The nodes, and how often they start.
+        work: What runs on them.
+
+    Raises:
+        UsageError: For options under which a job would not stop or resume,
+            or a --setup that is no shell line.
+    """
+    _check(options)
+    more = shlex.split(options.slurm_options)
+    line = shell_lines([options.python, "-m", *work.program, *work.arguments])
+    array, log = "", f"{common.name}-%j.out"
     if work.runs:
         array = f"#SBATCH --array=0-{len(work.runs) - 1}"
-        log = f"{job.common.name}-%A_%a.out"
-        runs = shlex.quote(str(job.common.folder / "runs"))
+        log = f"{common.name}-%A_%a.out"
+        runs = shlex.quote(str(common.folder / "runs"))
         line += f' \\\n  --flagfile={runs}/"$SLURM_ARRAY_TASK_ID".flags'
-    script = job.common.folder / SCRIPT
-    options = shlex.split(job.slurm.slurm_options)
-    text = render_lib.template(
+    script = common.folder / SCRIPT
+    gpus = f"#SBATCH --gpus-per-node={options.gpus}" if options.gpus else ""
+    text = fill_template(
         "slurm.sbatch",
-        name=job.common.name,
+        name=common.name,
         file=script,
-        workers=job.slurm.workers,
-        cpus=job.slurm.cpus,
-        memory=f"{job.slurm.memory_gb}G",
-        gpus=f"#SBATCH --gpus-per-node={job.slurm.gpus}"
-        if job.slurm.gpus
-        else "",
-        time_limit=job.slurm.time_limit,
+        workers=options.workers,
+        cpus=options.cpus,
+        memory=f"{options.memory_gb}G",
+        gpus=gpus,
+        time_limit=options.time_limit,
         log=log,
-        grace=job.slurm.grace_seconds,
+        grace=options.grace_seconds,
         array=array,
-        options="\n".join(f"#SBATCH {option}" for option in options),
+        options="\n".join(f"#SBATCH {option}" for option in more),
         directory=shlex.quote(str(pathlib.Path.cwd())),
-        setup=job.slurm.setup,
+        setup=options.setup,
         line=line,
-        restarts=job.slurm.restarts,
+        restarts=options.restarts,
     )
     return Rendered(
-        {SCRIPT: text, **render_lib.flag_files(work.runs)},
+        {SCRIPT: text, **flag_files(work.runs)},
         # First Slurm itself reads it, without queueing it.
         (("sbatch", "--test-only", str(script)), ("sbatch", str(script))),
-        f"Watch: squeue --name={job.common.name}. Stop: scancel --name={job.common.name}. "
-        f"Resume: sbatch {script}",
+        f"Watch: squeue --name={common.name}. "
+        f"Stop: scancel --name={common.name}. Resume: sbatch {script}",
     )
 
 
-def check(files: Mapping[str, str]) -> None:
-    """Refuses a script that would not stop or resume as it should."""
-    text = files[SCRIPT]
-    options = dict(
-        re.findall(r"^#SBATCH --([a-z-]+)(?:=(\S+))?$", text, re.MULTILINE)
-    )
-    rules = {
-        "signal": (
-            r"USR1@\d+",
-            "the tasks get no notice before the time limit (B: would send it "
-            "to the shell alone)",
-        ),
-        "requeue": ("", "a preempted job would not come back"),
-        "open-mode": ("append", "a requeued job would erase its log"),
-        "ntasks-per-node": ("1", "a task uses all GPUs of its node"),
-    }
-    for name, (pattern, why) in rules.items():
-        if name not in options or not re.fullmatch(pattern, options[name]):
-            raise UsageError(
-                f"{SCRIPT} lacks `#SBATCH --{name}` as it should be: {why}."
-            )
-    if re.search(r"srun[^\n]*(\\\n[^\n]*)*\b(ba)?sh -c", text):
+def _check(options: Slurm) -> None:
+    if options.grace_seconds >= 60 * options.time_limit:
         raise UsageError(
-            f"{SCRIPT} puts a shell between srun and Python, which would "
-            "swallow the signals."
+            f"--grace_seconds={options.grace_seconds} is no less than "
+            f"--time_limit={options.time_limit} minutes: the notice to stop "
+            "would come before the start."
         )
-    if shutil.which("bash"):
-        done = subprocess.run(
-            ["bash", "-n"], input=text, capture_output=True, text=True
-        )
-        if done.returncode:
-            raise UsageError(f"{SCRIPT} is no shell script: {done.stderr}")
+    for word in shlex.split(options.slurm_options):
+        name, _, value = word.removeprefix("--").partition("=")
+        pattern, consequence = _RELIED_ON.get(name, (".*", ""))
+        if not re.fullmatch(pattern, value):
+            raise UsageError(
+                f"--slurm_options has {word}: {consequence}. Leave it out; "
+                "the script sets it."
+            )
+    check_setup(options.setup)

@@ -1,28 +1,19 @@
 """Vertex AI: CustomJob and HyperparameterTuningJob, by gcloud."""
 
-import importlib
-import importlib.util
 import math
 import shlex
-import sys
-import textwrap
-import types
-from collections.abc import Mapping
-
-import yaml
 
 from data_prep.runtime.errors import UsageError
 from launch import arguments
-from launch.job import Job
-from launch.job import Rendered
-from launch.job import Work
-from launch.job import replaced
-from launch.targets import render as render_lib
-from launch.targets import rules
-from trainer.distribution import platform_settings
+from launch.job import Common
+from launch.job import Vertex
+from launch.targets import schemas
+from launch.targets.rendering import Rendered
+from launch.targets.rendering import dump_yaml
+from launch.work import Work
+from launch.work import gcs_mount
 
 CONFIG = "job.yaml"
-_GOOGLE = "google.cloud.aiplatform_v1"
 # With GPUs (which it has itself) and without.
 DEFAULT_MACHINE = "g2-standard-8"
 DEFAULT_CPU_MACHINE = "n2-standard-8"
@@ -32,96 +23,120 @@ SCALES = {
     "reverse_log": "UNIT_REVERSE_LOG_SCALE",
 }
 
+_HEADER_OF_JOB = """\
+{name}: a CustomJob of Vertex AI.
+  gcloud ai custom-jobs create --region={region} --display-name={name} \\
+    --config=this file
+Stop: gcloud ai custom-jobs cancel JOB. Resume: create it again; it goes on
+from what lies in AIP_MODEL_DIR, which is {output_uri}/model.
+"""
+_HEADER_OF_TUNING = """\
+{name}: a HyperparameterTuningJob of Vertex AI.
+  gcloud ai hp-tuning-jobs create --region={region} --display-name={name} \\
+    --max-trial-count={trials} --parallel-trial-count={parallel_trials} \\
+    --config=this file
+Stop: gcloud ai hp-tuning-jobs cancel JOB. Each trial writes below
+{output_uri}/TRIAL; the metric is the accuracy on the validation
+split, reported by the trainer when a trial ends.
+"""
+_HEADER_OF_SPEC = """
+The first worker pool is the chief. SPOT machines cost less and can be taken
+away with 30 s of notice. Synchronous training starts again as a whole when a
+worker is lost: restartJobOnWorkerRestart. baseOutputDirectory becomes
+AIP_MODEL_DIR, AIP_CHECKPOINT_DIR and AIP_TENSORBOARD_LOG_DIR. Python is
+process 1, so it gets SIGTERM itself.
+"""
 
-def render(job: Job, work: Work) -> Rendered:
+
+def render(common: Common, options: Vertex, work: Work) -> Rendered:
     """Returns the configurations that gcloud takes; a sweep is a job a run.
 
+    Args:
+        common: Name and folder of the job.
+        options: The machines, and what is tuned.
+        work: What runs on them.
+
     Raises:
-        UsageError: If the image is not where Vertex AI reads.
+        UsageError: If the image or the package is not where Vertex AI reads,
+            --tune is wrong, or Google's messages do not describe the job.
     """
-    if "/" not in job.vertex.image:
-        raise UsageError(
-            f"--image={job.vertex.image} is in no registry: expected something like "
-            f"{job.vertex.region}-docker.pkg.dev/PROJECT/REPOSITORY/shardtune:0.1.0."
-        )
-    if job.vertex.tune:
+    _check(options)
+    if options.tune:
         if work.runs:
             raise UsageError("--tune does not go with --grid or --flag_files.")
-        return _tuning(job, work)
-    runs = work.runs or ((),)
+        return _render_tuning(common, options, work)
+    header = _HEADER_OF_JOB + _HEADER_OF_SPEC
     files, commands = {}, []
-    for number, run in enumerate(runs):
-        name = (
-            f"{job.common.name}-{number:03d}" if work.runs else job.common.name
-        )
+    for number, run in enumerate(work.runs or ((),)):
+        name = f"{common.name}-{number:03d}" if work.runs else common.name
         file = f"{name}.yaml" if work.runs else CONFIG
-        files[file] = render_lib.template(
-            "vertex_custom_job.yaml",
-            name=name,
-            region=job.vertex.region,
-            output_uri=job.vertex.output_uri,
-            spec=_spec(job, work, (*work.arguments, *run)),
-        )
+        spec = _job_spec(options, work.module, (*work.arguments, *run))
+        schemas.check_vertex(file, spec)
+        values = {**vars(options), "name": name}
+        files[file] = dump_yaml([spec], header.format(**values))
         commands.append(
             (
                 *("gcloud", "ai", "custom-jobs", "create"),
-                *(f"--region={job.vertex.region}", f"--display-name={name}"),
-                f"--config={job.common.folder / file}",
+                *(f"--region={options.region}", f"--display-name={name}"),
+                f"--config={common.folder / file}",
             )
         )
     return Rendered(
         files,
         tuple(commands),
-        f"Watch: gcloud ai custom-jobs stream-logs JOB --region={job.vertex.region}. "
+        "Watch: gcloud ai custom-jobs stream-logs JOB "
+        f"--region={options.region}. "
         "Stop: gcloud ai custom-jobs cancel JOB. Resume: the command above.",
     )
 
 
-def check(files: Mapping[str, str]) -> None:
-    """Refuses what Vertex AI would refuse, or take and not do.
+def _check(options: Vertex) -> None:
+    if "/" not in options.image:
+        raise UsageError(
+            f"--image={options.image} is in no registry: expected something "
+            f"like {options.region}-docker.pkg.dev/PROJECT/REPOSITORY/"
+            "shardtune:0.1.0."
+        )
+    if options.package_uri and not options.package_uri.startswith("gs://"):
+        raise UsageError(
+            f"--package_uri={options.package_uri} is nothing that Vertex AI "
+            "can read: expected gs://BUCKET/shardtune-0.1.0.tar.gz."
+        )
 
-    gcloud passes a misspelt key on; Google's own messages do not, so they
-    read it too where `pip install shardtune[vertex]` put them.
-    """
-    for file, text in files.items():
-        config = yaml.safe_load(text)
-        tuning = "studySpec" in config or "trialJobSpec" in config
-        _check_messages(file, config, tuning)
-        _check_pools(file, config["trialJobSpec"] if tuning else config)
 
-
-def _tuning(job: Job, work: Work) -> Rendered:
-    parameters = "\n".join(
-        _parameter(w, work) for w in shlex.split(job.vertex.tune)
-    )
+def _render_tuning(common: Common, options: Vertex, work: Work) -> Rendered:
     # A trial writes where Vertex AI gives it a folder of its own.
-    given = replaced(work.arguments, {"model_dir": None})
-    text = render_lib.template(
-        "vertex_tuning.yaml",
-        name=job.common.name,
-        region=job.vertex.region,
-        output_uri=job.vertex.output_uri,
-        trials=job.vertex.trials,
-        parallel=job.vertex.parallel_trials,
-        parameters=_indented(parameters, 2),
-        spec=_indented(_spec(job, work, given), 2),
+    given = arguments.replace(work.arguments, {"model_dir": None})
+    config = {
+        "studySpec": {
+            "metrics": [{"metricId": "accuracy", "goal": "MAXIMIZE"}],
+            "parameters": [
+                _parameter(word, work) for word in shlex.split(options.tune)
+            ],
+        },
+        "trialJobSpec": _job_spec(options, work.module, given),
+    }
+    schemas.check_vertex(CONFIG, config)
+    header = (_HEADER_OF_TUNING + _HEADER_OF_SPEC).format(
+        **{**vars(options), "name": common.name}
     )
     command = (
         *("gcloud", "ai", "hp-tuning-jobs", "create"),
-        *(f"--region={job.vertex.region}", f"--display-name={job.common.name}"),
-        f"--max-trial-count={job.vertex.trials}",
-        f"--parallel-trial-count={job.vertex.parallel_trials}",
-        f"--config={job.common.folder / CONFIG}",
+        *(f"--region={options.region}", f"--display-name={common.name}"),
+        f"--max-trial-count={options.trials}",
+        f"--parallel-trial-count={options.parallel_trials}",
+        f"--config={common.folder / CONFIG}",
     )
     return Rendered(
-        {CONFIG: text},
+        {CONFIG: dump_yaml([config], header)},
         (command,),
         "Watch: gcloud ai hp-tuning-jobs describe JOB "
-        f"--region={job.vertex.region}. Stop: gcloud ai hp-tuning-jobs cancel JOB.",
+        f"--region={options.region}. "
+        "Stop: gcloud ai hp-tuning-jobs cancel JOB.",
     )
 
 
-def _parameter(word: str, work: Work) -> str:
+def _parameter(word: str, work: Work) -> dict:
     """Returns one searched flag, such as dropout=0:0.5 or dropout=0:0.5:log."""
     name, _, bounds = word.removeprefix("--").partition("=")
     low, _, rest = bounds.partition(":")
@@ -138,184 +153,87 @@ def _parameter(word: str, work: Work) -> str:
             "reverse_log."
         )
     for value in (low, high):
-        arguments.check(work.module, [*work.arguments, f"--{name}={value}"])
-    whole = (
+        arguments.parse(work.module, [*work.arguments, f"--{name}={value}"])
+    is_whole = (
         low.isdigit() and high.isdigit() and not _takes_fractions(name, work)
     )
-    kind = "integerValueSpec" if whole else "doubleValueSpec"
-    return (
-        f"- parameterId: {name}\n  scaleType: {SCALES[scale]}\n  {kind}:\n"
-        f"    minValue: {_number(low)}\n    maxValue: {_number(high)}"
-    )
-
-
-def _number(text: str) -> str:
-    """Returns a number as YAML 1.1 reads it: 1e-5 would be a text there."""
-    mantissa, exponent, power = text.partition("e")
-    dot = ".0" if exponent and "." not in mantissa else ""
-    return f"{mantissa}{dot}{exponent}{power}"
+    number = int if is_whole else float
+    return {
+        "parameterId": name,
+        "scaleType": SCALES[scale],
+        "integerValueSpec" if is_whole else "doubleValueSpec": {
+            "minValue": number(low),
+            "maxValue": number(high),
+        },
+    }
 
 
 def _takes_fractions(name: str, work: Work) -> bool:
     try:
-        arguments.check(work.module, [*work.arguments, f"--{name}=0.5"])
+        arguments.parse(work.module, [*work.arguments, f"--{name}=0.5"])
     except UsageError:
         return False
     return True
 
 
-def _spec(job: Job, work: Work, given: tuple[str, ...]) -> str:
-    if work.module == "trainer.task":  # data_prep reads gs:// itself
-        given = _mounted(given)
-    default_machine = (
-        DEFAULT_MACHINE if job.vertex.gpus else DEFAULT_CPU_MACHINE
-    )
-    words = {
-        "image": render_lib.quoted(job.vertex.image),
-        "module": render_lib.quoted(work.module),
-        "arguments": render_lib.yaml_list(given, 2),
+def _job_spec(options: Vertex, module: str, given: tuple[str, ...]) -> dict:
+    program = _program(options, module, given)
+    pools = [_pool(options, 1, program)]  # the chief
+    if options.workers > 1:
+        pools.append(_pool(options, options.workers - 1, program))
+    spec: dict = {
+        "workerPoolSpecs": pools,
+        "scheduling": {
+            "timeout": f"{60 * options.time_limit}s",
+            "strategy": "SPOT" if options.spot else "STANDARD",
+            "restartJobOnWorkerRestart": options.workers > 1,
+        },
     }
-    if job.vertex.package_uri:
-        program = render_lib.template(
-            "vertex_package.yaml",
-            **words,
-            package=render_lib.quoted(job.vertex.package_uri),
-        )
-    else:
-        program = render_lib.template("vertex_container.yaml", **words)
-    accelerator = render_lib.quoted(job.vertex.accelerator)
+    if options.service_account:
+        spec["serviceAccount"] = options.service_account
+    spec["baseOutputDirectory"] = {"outputUriPrefix": options.output_uri}
+    return spec
 
-    def pool(replicas: int) -> str:
-        text = render_lib.template(
-            "vertex_pool.yaml",
-            machine_type=job.vertex.machine_type or default_machine,
-            accelerator=f"acceleratorType: {accelerator}"
-            if job.vertex.gpus
-            else "",
-            count=f"acceleratorCount: {job.vertex.gpus}"
-            if job.vertex.gpus
-            else "",
-            replicas=replicas,
-            program=program.rstrip("\n"),
-        )
-        return _indented(text, 2)
 
-    others = (
-        f"- {pool(job.vertex.workers - 1)}" if job.vertex.workers > 1 else ""
+def _pool(options: Vertex, replicas: int, program: dict) -> dict:
+    default = DEFAULT_MACHINE if options.gpus else DEFAULT_CPU_MACHINE
+    machine: dict = {"machineType": options.machine_type or default}
+    if options.gpus:
+        machine["acceleratorType"] = options.accelerator
+        machine["acceleratorCount"] = options.gpus
+    return {
+        "machineSpec": machine,
+        "replicaCount": replicas,
+        "diskSpec": {"bootDiskType": "pd-ssd", "bootDiskSizeGb": 200},
+        **program,
+    }
+
+
+def _program(options: Vertex, module: str, given: tuple[str, ...]) -> dict:
+    words = list(given)
+    if module == "trainer.task":  # data_prep reads gs:// itself
+        words = [_mounted(argument) for argument in given]
+    if options.package_uri:
+        return {
+            "pythonPackageSpec": {
+                "executorImageUri": options.image,
+                "packageUris": [options.package_uri],
+                "pythonModule": module,
+                "args": words,
+            }
+        }
+    return {
+        "containerSpec": {
+            "imageUri": options.image,
+            "command": ["python", "-m", module],
+            "args": words,
+        }
+    }
+
+
+def _mounted(argument: str) -> str:
+    """Returns an argument whose gs:// folder is where Vertex AI mounts it."""
+    name, _, value = argument.partition("=")
+    return (
+        f"{name}={gcs_mount(value)}" if value.startswith("gs://") else argument
     )
-    account = job.vertex.service_account
-    return render_lib.template(
-        "vertex_spec.yaml",
-        pool=pool(1),
-        others=others,
-        timeout=f"{60 * job.vertex.time_limit}s",
-        strategy="SPOT" if job.vertex.spot else "STANDARD",
-        restart="true" if job.vertex.workers > 1 else "false",
-        account=f"serviceAccount: {account}" if account else "",
-        output_uri=job.vertex.output_uri,
-    ).rstrip("\n")
-
-
-def _mounted(given: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns arguments with gs:// folders as Vertex AI mounts them."""
-    found = []
-    for argument in given:
-        name, _, value = argument.partition("=")
-        if value.startswith("gs://"):
-            environ = {"AIP_MODEL_DIR": value}
-            argument = f"{name}={platform_settings.find(environ).model_dir}"
-        found.append(argument)
-    return tuple(found)
-
-
-def _check_messages(file: str, config: dict, tuning: bool) -> None:
-    if not rules.installed(_GOOGLE):
-        return
-    from google.protobuf import json_format
-
-    if tuning:
-        kind = _types("hyperparameter_tuning_job").HyperparameterTuningJob
-    else:
-        kind = _types("custom_job").CustomJobSpec
-    message = kind.pb(kind())
-    try:
-        json_format.ParseDict(config, message, ignore_unknown_fields=False)
-    except json_format.ParseError as error:
-        raise UsageError(f"Vertex AI refuses {file}: {error}") from None
-
-
-def _types(module: str) -> types.ModuleType:
-    """Imports one of the modules of google.cloud.aiplatform_v1.types.
-
-    The packages around it import the clients of all services, which takes a
-    second. So they are there as what they are found by, and are not run.
-    """
-    for name in (_GOOGLE, f"{_GOOGLE}.types"):
-        if name not in sys.modules:
-            spec = importlib.util.find_spec(name)
-            sys.modules[name] = importlib.util.module_from_spec(spec)
-    return importlib.import_module(f"{_GOOGLE}.types.{module}")
-
-
-def _check_pools(file: str, spec: dict) -> None:
-    pools = spec.get("workerPoolSpecs", [])
-    rules.require(
-        1 <= len(pools) <= 2, file, "expected one or two worker pools"
-    )
-    replicas = [int(pool["replicaCount"]) for pool in pools]
-    rules.require(replicas[0] == 1, file, "the first pool is the one chief")
-    rules.require(all(replicas), file, "a worker pool has no replicas")
-    rules.require(
-        str(
-            spec.get("baseOutputDirectory", {}).get("outputUriPrefix")
-        ).startswith("gs://"),
-        file,
-        "without baseOutputDirectory in gs:// there is no AIP_MODEL_DIR",
-    )
-    scheduling = spec.get("scheduling", {})
-    rules.require(
-        scheduling.get("strategy") in ("STANDARD", "SPOT", "FLEX_START"),
-        file,
-        f"strategy {scheduling.get('strategy')!r} is none of STANDARD, SPOT "
-        "and FLEX_START",
-    )
-    rules.require(
-        len(pools) == 1 or scheduling.get("restartJobOnWorkerRestart") is True,
-        file,
-        "several workers restart together: restartJobOnWorkerRestart",
-    )
-    rules.require(
-        not scheduling.get("disableRetries"),
-        file,
-        "disableRetries overrides restartJobOnWorkerRestart",
-    )
-    for pool in pools:
-        container = pool.get("containerSpec")
-        package = pool.get("pythonPackageSpec")
-        rules.require(
-            (container is None) != (package is None),
-            file,
-            "expected one of containerSpec and pythonPackageSpec",
-        )
-        machine = pool["machineSpec"]
-        rules.require(
-            ("acceleratorType" in machine) == ("acceleratorCount" in machine),
-            file,
-            "acceleratorType and acceleratorCount go together",
-        )
-        if package:
-            module, words = package["pythonModule"], package["args"]
-            rules.require(
-                all(u.startswith("gs://") for u in package["packageUris"]),
-                file,
-                "packageUris are gs:// URIs",
-            )
-        else:
-            command, words = container["command"], container["args"]
-            module = rules.module_of(command, file)
-        given = ["--model_dir=/gcs/given/by/vertex"]
-        arguments.check(module, words, given * (module == "trainer.task"))
-
-
-def _indented(text: str, spaces: int) -> str:
-    return textwrap.indent(text, " " * spaces).strip()

@@ -21,7 +21,7 @@ def make_strategy(
 ) -> tf.distribute.Strategy:
     """Returns the strategy that a run trains under.
 
-    Must be called before TensorFlow uses any device.
+    Call it before TensorFlow uses any device.
 
     Args:
         strategy: "auto" is "multi_worker" where there is a cluster, else
@@ -31,62 +31,71 @@ def make_strategy(
         virtual_devices: Makes this many logical CPU devices and trains on
             them, to try several replicas without a GPU; 0 makes none.
         cluster: The processes that train together; None for one.
-        startup_timeout: Seconds to wait for the others, after which the
-            process ends with a traceback.
+        startup_timeout: Seconds to wait for the other workers, after which
+            the process ends with a traceback.
 
     Raises:
-        UsageError: If the devices have been used already, there is no cluster
-            for "multi_worker", or one with virtual devices.
+        UsageError: If the devices have been used already, "multi_worker" has
+            no cluster, or a cluster is combined with virtual devices.
     """
-    several = joined(cluster, strategy)
-    if several and virtual_devices:
+    workers = cluster_of(strategy, cluster)
+    if workers and virtual_devices:
         raise UsageError(
             f"--virtual_devices={virtual_devices} cannot be had by several "
             "workers: TensorFlow gives each of them its GPUs or one CPU. "
             "Leave it out, or start more workers."
         )
-    gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
-        # Without growth TensorFlow takes the whole memory of every GPU.
-        tf.config.experimental.set_memory_growth(gpu, True)
-    if virtual_devices:
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        try:
-            tf.config.set_logical_device_configuration(
-                cpu, [tf.config.LogicalDeviceConfiguration()] * virtual_devices
-            )
-        except RuntimeError as error:
-            raise UsageError(
-                f"--virtual_devices={virtual_devices} comes too late: {error}."
-            ) from None
-        devices = [f"CPU:{index}" for index in range(virtual_devices)]
-    else:
-        devices = [f"GPU:{index}" for index in range(len(gpus))] or ["CPU:0"]
+    devices = _prepare_devices(virtual_devices)
     if strategy == "multi_worker" and cluster is None:
         raise UsageError(
             "--strategy=multi_worker needs a cluster of at least two workers: "
             "set TF_CONFIG, or start the job by `python -m launch.submit`."
         )
-    if several:
+    if workers:
         return _multi_worker(cluster, startup_timeout)
     if strategy == "one_device" or (strategy == "auto" and len(devices) == 1):
-        # The default strategy places work on the first device without the
-        # detours of a distributed one.
+        # The default strategy runs on the first device without the overhead
+        # of a distributed one.
         return tf.distribute.get_strategy()
     return tf.distribute.MirroredStrategy(devices)
 
 
-def joined(cluster: Cluster | None, strategy: str) -> Cluster | None:
-    """Returns the cluster that a strategy takes part in, None for no other."""
+def _prepare_devices(virtual_devices: int) -> list[str]:
+    """Returns the names of the devices to train on, configured."""
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        # Without growth TensorFlow takes the whole memory of every GPU.
+        tf.config.experimental.set_memory_growth(gpu, True)
+    if not virtual_devices:
+        return [f"GPU:{index}" for index in range(len(gpus))] or ["CPU:0"]
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    try:
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * virtual_devices
+        )
+    except RuntimeError as error:
+        raise UsageError(
+            f"--virtual_devices={virtual_devices} comes too late: {error}."
+        ) from None
+    return [f"CPU:{index}" for index in range(virtual_devices)]
+
+
+def cluster_of(strategy: str, cluster: Cluster | None) -> Cluster | None:
+    """Returns the cluster that a strategy uses, None where it ignores it.
+
+    Args:
+        strategy: One of the choices of `--strategy`.
+        cluster: The processes that train together; None for one.
+    """
     return cluster if strategy in ("auto", "multi_worker") else None
 
 
-def compiles(jit_compile: str) -> bool:
-    """Returns whether XLA is to compile the model's step.
+def use_xla(jit_compile: str) -> bool:
+    """Returns whether XLA is to compile the training step.
 
     Args:
-        jit_compile: "true", "false", or "auto": on GPUs; on CPUs it is
-            slower.
+        jit_compile: "true", "false", or "auto": only on GPUs, as it is
+            slower on CPUs.
     """
     if jit_compile == "auto":
         return bool(tf.config.list_physical_devices("GPU"))
@@ -94,11 +103,11 @@ def compiles(jit_compile: str) -> bool:
 
 
 def steps_per_loop(steps: int) -> int:
-    """Returns how many steps each call of TensorFlow takes.
+    """Returns how many steps each call of TensorFlow runs.
 
     Args:
-        steps: As wished; 0 is 1, or 8 where GPUs are done so soon that
-            Python would hold them up.
+        steps: The number wanted; 0 stands for 1, or for 8 on GPUs, which
+            finish a step so soon that Python would slow them down.
     """
     return steps or (8 if tf.config.list_physical_devices("GPU") else 1)
 
@@ -108,7 +117,11 @@ def distribute(
 ) -> Iterable:
     """Returns the dataset's elements, one per replica at a time.
 
-    The next batches are copied to the accelerator while one is worked on.
+    The next batches are copied to the accelerator while one is processed.
+
+    Args:
+        strategy: The strategy of the model that gets them.
+        dataset: Elements of one replica each; consecutive ones are a step.
     """
     if strategy is not tf.distribute.get_strategy():
         # Prefetches to each replica's device by itself.
@@ -129,8 +142,8 @@ def _multi_worker(
             "task": {"type": "worker", "index": cluster.index},
         }
     )
-    # Its constructor waits for the others without end and without giving up
-    # the interpreter's lock: only a watchdog in C can end that.
+    # Its constructor waits for the others for ever and holds the
+    # interpreter's lock: only a watchdog in C can end that.
     faulthandler.dump_traceback_later(startup_timeout, exit=True)
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
@@ -155,7 +168,12 @@ def set_precision(precision: str) -> str:
 
 
 def set_seeds(seed: int, deterministic: bool) -> None:
-    """Seeds Python, NumPy and TensorFlow; makes operations repeatable."""
+    """Seeds Python, NumPy and TensorFlow.
+
+    Args:
+        seed: The run's seed.
+        deterministic: Whether to use only operations that repeat to the bit.
+    """
     keras.utils.set_random_seed(seed)
     if deterministic:
         tf.config.experimental.enable_op_determinism()

@@ -1,4 +1,4 @@
-"""What a platform is handed when a job ends: the model, a figure, or why not.
+"""What a platform gets when a job ends: the model, a metric, or an error.
 
 Imports nothing local and no TensorFlow.
 """
@@ -15,7 +15,7 @@ def publish(model_dir: str, publish_dir: str) -> None:
 
     Args:
         model_dir: What `trainer.run` wrote.
-        publish_dir: Gets every file, and DONE.json last.
+        publish_dir: Target folder; DONE.json is copied last.
     """
     source, target = pathlib.Path(model_dir), pathlib.Path(publish_dir)
     last = "DONE.json"
@@ -29,11 +29,11 @@ def publish(model_dir: str, publish_dir: str) -> None:
 
 
 def report_failure(path: pathlib.Path, error: BaseException) -> None:
-    """Writes why a job failed where the platform looks for it.
+    """Writes why a job failed to the file that the platform reads.
 
     Args:
         path: The platform's file.
-        error: What was raised.
+        error: The exception that ended the job.
     """
     text = f"{type(error).__name__}: {error}\n".encode()[:FAILURE_BYTES]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,13 +41,13 @@ def report_failure(path: pathlib.Path, error: BaseException) -> None:
 
 
 def report_trial(accuracy: float, step: int) -> None:
-    """Reports the figure that Vertex AI tunes hyper-parameters by.
+    """Reports the metric that Vertex AI tunes hyper-parameters by.
 
     Args:
-        accuracy: Of the validation split, 0 to 1.
-        step: The epoch that reached it.
+        accuracy: Validation accuracy, in [0, 1].
+        step: Number of the epoch that reached it.
     """
-    # Google's own writer: it knows where, and which lines to keep.
+    # Google's own package knows the file and its format.
     import hypertune
 
     hypertune.HyperTune().report_hyperparameter_tuning_metric(

@@ -1,9 +1,9 @@
-"""All workers of a cluster meet before TensorFlow connects them.
+"""All workers of a cluster report before TensorFlow connects them.
 
-MultiWorkerMirroredStrategy waits for its peers without end and holds the
-interpreter's lock while it does, so that no signal is answered. Here worker 0
-listens on its address until every other one has reported, and each says in
-time what is missing.
+The constructor of MultiWorkerMirroredStrategy waits for its peers for ever
+and holds the interpreter's lock meanwhile, so that no signal is handled. Here
+worker 0 listens on its address until every other worker has reported, and
+each of them says what is missing when the time is over.
 """
 
 import json
@@ -17,26 +17,26 @@ _PAUSE = 0.2  # seconds between two attempts
 
 
 def meet(
-    workers: tuple[str, ...], index: int, purpose: str, timeout: float
+    workers: tuple[str, ...], rank: int, purpose: str, timeout: float
 ) -> None:
-    """Returns when all workers are there and mean the same run.
+    """Waits until all workers have started with the same command.
 
     Args:
-        workers: "host:port" of each, by rank.
-        index: The rank of this one.
-        purpose: What this worker is about to do; has to be the same for all.
-        timeout: In seconds.
+        workers: "host:port" of each worker, by rank.
+        rank: The rank of this worker.
+        purpose: What this worker is about to do; the same text in all.
+        timeout: Seconds to wait.
 
     Raises:
-        Stopped: If one does not report within the timeout.
-        UsageError: If one is about to do something else, or worker 0 cannot
-            listen on its port.
+        Stopped: If a worker does not report within the timeout.
+        UsageError: If a worker has another purpose, or worker 0 cannot listen
+            on its port.
     """
     deadline = time.monotonic() + timeout
-    if index == 0:
+    if rank == 0:
         _gather(workers, purpose, deadline, timeout)
     else:
-        _report(workers[0], index, purpose, deadline, timeout)
+        _report(workers[0], rank, purpose, deadline, timeout)
 
 
 def _gather(
@@ -66,9 +66,9 @@ def _gather(
                     f"{', '.join(missing)} did not start within {timeout:g} s. "
                     "Start all workers again."
                 ) from None
-            hello = _hello(connection)
+            hello = _read_hello(connection)
             if hello is None:
-                continue  # no worker of ours: a port scan, a health check
+                continue  # not a worker: a port scan or a health check
             rank, theirs = hello
             if theirs != purpose:
                 _answer(connection, purpose)
@@ -88,7 +88,7 @@ def _gather(
         _answer(connection, purpose)
 
 
-def _hello(connection: socket.socket) -> tuple[int, str] | None:
+def _read_hello(connection: socket.socket) -> tuple[int, str] | None:
     connection.settimeout(5)
     try:
         hello = json.loads(connection.makefile().readline())
@@ -104,10 +104,10 @@ def _answer(connection: socket.socket, purpose: str) -> None:
 
 
 def _report(
-    chief: str, index: int, purpose: str, deadline: float, timeout: float
+    chief: str, rank: int, purpose: str, deadline: float, timeout: float
 ) -> None:
     host, _, port = chief.rpartition(":")
-    hello = json.dumps({"index": index, "purpose": purpose}) + "\n"
+    hello = json.dumps({"index": rank, "purpose": purpose}) + "\n"
     while True:
         left = deadline - time.monotonic()
         if left <= 0:
@@ -122,7 +122,7 @@ def _report(
                 theirs = json.loads(link.makefile().readline())["purpose"]
             break
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # not there yet, or TensorFlow of an earlier start is
+            pass  # not listening yet, or the port is still an earlier run's
         time.sleep(_PAUSE)
     if theirs != purpose:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Keras callbacks in a loop that is not Keras's, their state kept."""
+"""Keras callbacks, called by our own loop, and their state in checkpoints."""
 
 from collections.abc import Sequence
 
@@ -6,15 +6,16 @@ import keras
 
 
 class Callbacks:
-    """Calls Keras callbacks and carries their state over a resume.
+    """Calls Keras callbacks and keeps their state when a run is resumed.
 
-    Of the batches they hear the last one of each call of TensorFlow.
+    `on_train_batch_end` is called after each call of TensorFlow, which is for
+    the last of its steps only.
 
     Args:
-        callbacks: Objects of `keras.callbacks.Callback`.
-        model: Passed to them.
-        epochs: Of all phases.
-        steps: Of an epoch.
+        callbacks: The user's callbacks.
+        model: The model they are given.
+        epochs: Number of epochs of all phases.
+        steps: Number of steps of an epoch.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Callbacks:
         return bool(self._callbacks)
 
     def begin(self) -> None:
-        """Starts the run."""
+        """Calls them at the start of the run."""
         self._list.on_train_begin()
 
     def restore(self, state: list[dict]) -> None:
@@ -45,32 +46,33 @@ class Callbacks:
             vars(callback).update(values)
 
     def begin_phase(self, optimizer: keras.optimizers.Optimizer) -> None:
-        """Shows the phase's optimizer, whose rate a callback may set."""
+        """Gives them the phase's optimizer, whose rate a callback may set."""
         self._model.optimizer = optimizer
         self._model.stop_training = False
 
     def begin_epoch(self, epoch: int) -> None:
-        """Before an epoch, counted from 0 over all phases."""
+        """Calls them before an epoch, counted from 0 over all phases."""
         self._list.on_epoch_begin(epoch)
 
     def end_step(self, step: int, logs: dict) -> None:
-        """After a step, counted from 0 within the epoch."""
+        """Calls them after a step, counted from 0 within the epoch."""
         self._list.on_train_batch_end(step, logs)
 
     def end_epoch(self, epoch: int, logs: dict) -> bool:
-        """After an epoch; returns whether one asked to stop the phase."""
+        """Calls them after an epoch; returns whether one ends the phase."""
         numbers = {k: v for k, v in logs.items() if k not in ("phase", "epoch")}
         self._list.on_epoch_end(epoch, numbers)
         return bool(self._model.stop_training)
 
     def end(self) -> None:
-        """After the last phase."""
+        """Calls them after the last phase."""
         self._list.on_train_end()
 
     def state(self) -> list[dict]:
-        """Returns the numbers, texts and lists of each callback, for JSON.
+        """Returns the attributes of each callback that JSON can hold.
 
-        A best value, a patience used up; arrays and files are their own.
+        These are numbers, strings and lists, such as the best value so far
+        and the epochs waited. Arrays and files are the callback's own concern.
         """
         return [
             {

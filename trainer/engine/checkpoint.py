@@ -1,22 +1,24 @@
-"""What is saved and how it is restored: files that are whole or absent.
+"""Checkpoint files: how they are written, found and restored.
 
 A checkpoint is an uncompressed NumPy archive of variables by name, and a JSON
-text beside them. Its members carry CRC-32 sums, which NumPy checks, so
-a damaged file is noticed when it is read.
+text beside them. It is replaced by rename, so it is whole or absent. Its
+members carry CRC-32 sums, which NumPy checks, so a damaged file is noticed
+when it is read; a warning names it and an older one is used. A variable that
+is not finite is refused.
 
-`start.npz` holds all of the model's variables as the run found them. What is
+`start.npz` holds all of the model's variables at the start of the run. What is
 saved later holds only those that have learned since: of a frozen VGG16 that
 is kilobytes instead of 59 MB.
 """
 
 import json
 import pathlib
-import queue
 import sys
-import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -24,31 +26,75 @@ import numpy as np
 from data_prep.runtime import atomic
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import TrainingError
+from trainer.config import Phase
+from trainer.models.classifier import learning_layers
 
-KEPT = 2  # checkpoints that stay, so that one damaged file is not all
 START = "start.npz"
 _STATE = "state.json"
 
 
 class NotFinite(TrainingError):
-    """A loss or a variable has become infinite or no number at all."""
+    """A loss or a variable has become infinite or not a number."""
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint that was read.
+
+    Attributes:
+        path: Its file; `START` is in the same folder.
+        arrays: Values of variables, by name.
+        state: The fields of a `TrainingState`.
+    """
+
+    path: pathlib.Path
+    arrays: dict[str, np.ndarray]
+    state: dict
 
 
 def model_variables(model: keras.Model) -> dict[str, keras.Variable]:
-    """Returns all variables of a flat model by the names of their layers.
+    """Returns all variables of a flat model, by layer and name.
 
-    Keras numbers some paths anew in every model; a layer's name does not
-    change.
+    Args:
+        model: What `build_classifier` returned.
     """
+    return _by_name(model.layers)
+
+
+def learned_variables(
+    model: keras.Model, phases: Sequence[Phase]
+) -> dict[str, keras.Variable]:
+    """Returns the variables of all layers that learn in some phases, by name.
+
+    Args:
+        model: What `build_classifier` returned.
+        phases: The phases.
+    """
+    learning = {
+        layer.name
+        for phase in phases
+        for layer in learning_layers(model, phase.train_from)
+    }
+    variables = _by_name(x for x in model.layers if x.name in learning)
+    return dict(sorted(variables.items()))
+
+
+def _by_name(
+    layers: Iterable[keras.layers.Layer],
+) -> dict[str, keras.Variable]:
+    # Not by path: some of Keras's paths contain a number that counts the
+    # models of a process. A layer's name is fixed.
     return {
         f"{layer.name}/{variable.name}": variable
-        for layer in model.layers
+        for layer in layers
         for variable in layer.variables
     }
 
 
 def copy(variables: Mapping[str, keras.Variable]) -> dict[str, np.ndarray]:
-    """Returns the values of variables, by name, to be saved later.
+    """Returns copies of the values of variables, by name.
+
+    Args:
+        variables: The variables, by name.
 
     Raises:
         NotFinite: If one holds a number that is not finite.
@@ -66,9 +112,9 @@ def save(
     """Writes a checkpoint; a reader sees the old file or the whole new one.
 
     Args:
-        path: Where to.
+        path: The file.
         arrays: What to save, by name.
-        state: What else to save, as JSON can hold it.
+        state: What else to save, anything that JSON can hold.
     """
     text = np.frombuffer(json.dumps(state).encode(), np.uint8)
     with atomic.replacing(path) as incomplete, open(incomplete, "wb") as file:
@@ -77,6 +123,9 @@ def save(
 
 def load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
     """Reads a checkpoint.
+
+    Args:
+        path: The file.
 
     Returns:
         The arrays by name, and the state.
@@ -108,9 +157,9 @@ def assign(
     """Sets variables to what a checkpoint holds.
 
     Args:
-        variables: All of them must be in the checkpoint, with their shape.
-        arrays: What `load` returned.
-        path: Where from, for the message.
+        variables: Variables by name; the checkpoint must have all of them.
+        arrays: Values by name.
+        path: The checkpoint's file, for the error message.
 
     Raises:
         DataError: If one is missing or has another shape.
@@ -127,33 +176,15 @@ def assign(
         variable.assign(array)
 
 
-def load_model(model: keras.Model, path: pathlib.Path) -> dict:
-    """Sets all of a model's variables to what they were at a checkpoint.
-
-    Args:
-        model: Of the run.
-        path: Of the checkpoint; `START` lies beside it.
-
-    Returns:
-        The checkpoint's state.
-
-    Raises:
-        DataError: If one of the two is missing, damaged or of another model.
-    """
-    arrays, state = load(path)
-    assign_model(model, arrays, path)
-    return state
-
-
 def assign_model(
     model: keras.Model, arrays: Mapping[str, np.ndarray], path: pathlib.Path
 ) -> None:
     """Sets all of a model's variables to what a checkpoint and `START` hold.
 
     Args:
-        model: Of the run.
-        arrays: What `load` returned.
-        path: Where from; `START` lies beside it.
+        model: What `build_classifier` returned.
+        arrays: Values by name, what `load` returned.
+        path: The checkpoint's file; `START` is in the same folder.
 
     Raises:
         DataError: If `START` is missing, damaged or of another model.
@@ -163,17 +194,28 @@ def assign_model(
 
 
 def step_path(directory: pathlib.Path, step: int) -> pathlib.Path:
-    """Returns the name of the checkpoint after so many steps of a run."""
+    """Returns the path of the checkpoint after `step` steps of a run."""
     return directory / f"step-{step:09d}.npz"
 
 
-def newest(
-    directory: pathlib.Path,
-) -> tuple[pathlib.Path, dict[str, np.ndarray], dict] | None:
-    """Reads the newest checkpoint that is whole, and says what it passed over.
+def best_path(directory: pathlib.Path, best: dict) -> pathlib.Path:
+    """Returns the path of the checkpoint that will be exported.
+
+    Args:
+        directory: `checkpoints/` of the model directory.
+        best: The epoch's row of `metrics.jsonl`.
+    """
+    return directory / f"best-{best['epoch']:05d}.npz"
+
+
+def newest(directory: pathlib.Path) -> Checkpoint | None:
+    """Reads the newest checkpoint that is whole; warns of damaged ones.
+
+    Args:
+        directory: `checkpoints/` of the model directory.
 
     Returns:
-        Its path, arrays and state; None where there is no checkpoint at all.
+        The checkpoint; None where there is none at all.
 
     Raises:
         DataError: If there are some and none is whole.
@@ -181,7 +223,7 @@ def newest(
     paths = sorted(directory.glob("step-*.npz"), reverse=True)
     for path in paths:
         try:
-            return path, *load(path)
+            return Checkpoint(path, *load(path))
         except DataError as error:
             print(f"warning: {error} Trying an older one.", file=sys.stderr)
     if paths:
@@ -190,86 +232,3 @@ def newest(
             "Start again with another --model_dir, or remove this one."
         )
     return None
-
-
-class Writer:
-    """Writes checkpoints in a thread, beside the training, in order.
-
-    Args:
-        directory: Where to; what an earlier run left unfinished is removed.
-    """
-
-    def __init__(self, directory: pathlib.Path):
-        self._directory = directory
-        self._work: queue.Queue[Callable[[], None]] = queue.Queue(maxsize=2)
-        self._error: BaseException | None = None
-        atomic.sweep(directory)
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def save(
-        self, path: pathlib.Path, arrays: dict[str, np.ndarray], state: dict
-    ) -> None:
-        """Writes a file soon; waits while two others are still to be written.
-
-        Args:
-            path: Where to.
-            arrays: What `copy` returned.
-            state: What else to save, as JSON can hold it.
-
-        Raises:
-            TrainingError: If an earlier one could not be written.
-        """
-        # As text: what the caller changes afterwards is not saved.
-        state = json.loads(json.dumps(state))
-        self._put(lambda: save(path, arrays, state))
-
-    def keep_only(self, best: pathlib.Path | None) -> None:
-        """Removes, after what was to be saved before, all that is not needed.
-
-        Args:
-            best: The epoch to be exported, which stays beside the last
-                `KEPT` checkpoints; None where there is none yet.
-        """
-
-        def remove() -> None:
-            for path in sorted(self._directory.glob("step-*.npz"))[:-KEPT]:
-                path.unlink()
-            for path in self._directory.glob("best-*.npz"):
-                if path != best:
-                    path.unlink()
-
-        self._put(remove)
-
-    def wait(self) -> None:
-        """Returns when everything is on disk.
-
-        Raises:
-            TrainingError: If something could not be written.
-        """
-        self._work.join()
-        self._raise()
-
-    def _put(self, work: Callable[[], None]) -> None:
-        self._raise()
-        self._work.put(work)
-
-    def _raise(self) -> None:
-        if isinstance(self._error, OSError):
-            raise TrainingError(
-                f"a checkpoint could not be written to {self._directory}: "
-                f"{self._error}. What was saved before is whole: make room, "
-                "and run the same command again."
-            )
-        if self._error:
-            raise self._error
-
-    def _run(self) -> None:
-        while True:
-            work = self._work.get()
-            try:
-                if not self._error:
-                    work()
-            except BaseException as error:
-                self._error = error
-            finally:
-                self._work.task_done()

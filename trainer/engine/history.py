@@ -1,4 +1,4 @@
-"""What the epochs of a run gave: the rows of `metrics.jsonl`, and the best."""
+"""The metrics of the epochs of a run: `metrics.jsonl` and what is said of it."""
 
 import json
 import pathlib
@@ -6,7 +6,7 @@ import pathlib
 import tensorflow as tf
 
 from data_prep.runtime import atomic
-from trainer.engine.loop import Totals
+from trainer.engine.results import Totals
 
 
 def row(
@@ -17,15 +17,15 @@ def row(
     learning_rate: float,
     memory_mb: float,
 ) -> dict:
-    """Returns the line of `metrics.jsonl` for an epoch.
+    """Returns the row of `metrics.jsonl` for an epoch.
 
     Args:
-        phase: Its name.
-        epoch: Counted from 1 over all phases.
-        trained: Of the training split.
-        validated: Of the validation split.
-        learning_rate: At the epoch's first step.
-        memory_mb: Of this process, in MiB.
+        phase: Name of the phase.
+        epoch: Number of the epoch, counted from 1 over all phases.
+        trained: Totals of the training split.
+        validated: Totals of the validation split.
+        learning_rate: Learning rate of the epoch's first step.
+        memory_mb: Resident memory of this process, in MiB.
     """
     return {
         "phase": phase,
@@ -43,25 +43,26 @@ def row(
     }
 
 
-def rank(epoch: dict) -> tuple[float, float]:
-    """Returns what is greater for a better epoch.
+def score(epoch: dict) -> tuple[float, float]:
+    """Returns the key that compares epochs; the greatest is the best epoch's.
 
-    The validation accuracy; of two equal ones, the lower loss decides.
+    The higher validation accuracy wins; the lower validation loss breaks a
+    tie.
     """
     return epoch["val_accuracy"], -epoch["val_loss"]
 
 
 def epochs_without_gain(epochs: list[dict]) -> int:
-    """Returns how many epochs at the end came to no better validation."""
-    best = max(range(len(epochs)), key=lambda n: rank(epochs[n]))
+    """Returns how many epochs have passed since the best of them."""
+    best = max(range(len(epochs)), key=lambda n: score(epochs[n]))
     return len(epochs) - 1 - best
 
 
-def line(what: str, epoch: dict) -> str:
-    """Returns an epoch's figures as one line for people."""
+def epoch_summary(title: str, epoch: dict) -> str:
+    """Returns an epoch's figures as one line of text."""
     skipped = epoch["skipped_steps"]
     return (
-        f"{what}: loss {epoch['loss']:.4f}, accuracy {epoch['accuracy']:.4f}, "
+        f"{title}: loss {epoch['loss']:.4f}, accuracy {epoch['accuracy']:.4f}, "
         f"validation loss {epoch['val_loss']:.4f}, "
         f"validation accuracy {epoch['val_accuracy']:.4f}, "
         f"{epoch['images_per_second']:.1f} images/s, "
@@ -71,8 +72,8 @@ def line(what: str, epoch: dict) -> str:
     )
 
 
-def head_line(classifier: str, row: dict) -> str:
-    """Returns what a fitted head reached as one line for people."""
+def fitted_head_summary(classifier: str, row: dict) -> str:
+    """Returns the figures of a fitted head as one line of text."""
     return (
         f"{classifier}: C={row['C']:.2g}, {row['scaling']} scaling, validation "
         f"loss {row['val_loss']:.4f}, validation accuracy "
@@ -80,12 +81,12 @@ def head_line(classifier: str, row: dict) -> str:
     )
 
 
-def why(epochs: list[dict], best: dict) -> str:
-    """Says which epoch is exported, and what each phase reached."""
+def export_summary(epochs: list[dict], best: dict) -> str:
+    """Returns which epoch is exported, and each phase's best, as text."""
     reached: dict[str, dict] = {}
     for epoch in epochs:
         other = reached.get(epoch["phase"])
-        if other is None or rank(epoch) > rank(other):
+        if other is None or score(epoch) > score(other):
             reached[epoch["phase"]] = epoch
     figures = "; ".join(
         f"{phase} phase {epoch['val_accuracy']:.4f} "
@@ -106,7 +107,7 @@ def write_metrics(model_dir: pathlib.Path, epochs: list[dict]) -> None:
 
 
 def write_tensorboard(log_dir: pathlib.Path, epoch: dict) -> None:
-    """Adds an epoch's figures to TensorBoard's events."""
+    """Adds an epoch's figures to TensorBoard's event files."""
     # One writer per epoch: a resumed run adds to what is there.
     writer = tf.summary.create_file_writer(str(log_dir))
     with writer.as_default(step=epoch["epoch"]):

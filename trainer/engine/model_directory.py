@@ -1,7 +1,7 @@
-"""What a model directory is of: flags, data set, software; and its best epoch.
+"""Which run a model directory belongs to, and its best epoch.
 
-A directory belongs to one set of flags and one data set. What may differ
-between its runs is where things lie and on how many devices.
+A directory belongs to one set of flags and one data set. Only paths and
+devices may differ between the runs that continue in it.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from data_prep.dataset import manifest as manifest_lib
 from data_prep.dataset.manifest import Manifest
+from data_prep.runtime import atomic
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import UsageError
 from data_prep.runtime.settings import RUN
@@ -25,10 +26,19 @@ from trainer.config import Config
 from trainer.engine import checkpoint
 
 CONFIG = "config.json"
+ENVIRONMENT = "environment.json"
 
 
 def identity(config: Config, manifest: Manifest) -> dict:
-    """Returns what `config.json` says: all flags, and of which data set."""
+    """Returns the content of `config.json`.
+
+    Args:
+        config: All settings of the run.
+        manifest: The data set's manifest.
+
+    Returns:
+        All flags, and the fingerprint of the data set.
+    """
     return {
         **config.values(),
         "data_fingerprint": manifest.fingerprint,
@@ -36,20 +46,31 @@ def identity(config: Config, manifest: Manifest) -> dict:
 
 
 def purpose(config: Config, manifest: Manifest) -> str:
-    """Returns what all workers of a run must have in common, in short."""
+    """Returns a text that is equal in all workers of the same run.
+
+    Args:
+        config: All settings of the run.
+        manifest: The data set's manifest.
+    """
     common = config.identity(RUN, START)
     text = json.dumps([common, manifest.fingerprint], sort_keys=True)
-    return f"{config.run.model_dir} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f"{config.run.model_dir} {digest[:12]}"
 
 
 def check_same_run(
     config: Config, manifest: Manifest, model_dir: pathlib.Path
 ) -> None:
-    """Refuses a model directory that another run or data set has begun.
+    """Refuses a model directory that belongs to another run.
+
+    Args:
+        config: All settings of the run.
+        manifest: The data set's manifest.
+        model_dir: The model directory; it need not exist.
 
     Raises:
         UsageError: If it was begun with other flags.
-        DataError: If it is of another data set, or no model directory.
+        DataError: If it is of another data set, or not a model directory.
     """
     path = model_dir / CONFIG
     if not path.exists():
@@ -63,8 +84,8 @@ def check_same_run(
     if begun["data_fingerprint"] != manifest.fingerprint:
         raise DataError(
             f"{model_dir} was trained on another data set: its fingerprint is "
-            f"{begun['data_fingerprint'][:12]}..., that of {config.data.data_dir} "
-            f"is {manifest.fingerprint[:12]}.... Pass that data set, or "
+            f"{begun['data_fingerprint'][:12]}..., that of "
+            f"{config.data.data_dir} is {manifest.fingerprint[:12]}.... Pass that data set, or "
             "another --model_dir."
         )
     # A setting that an older version did not know had its default then.
@@ -82,11 +103,39 @@ def check_same_run(
         )
 
 
+def claim(
+    config: Config,
+    manifest: Manifest,
+    model_dir: pathlib.Path,
+    strategy: tf.distribute.Strategy,
+) -> None:
+    """Makes a model directory this run's; one process only may do so.
+
+    Warns where a run goes on with other software than it was begun with, and
+    removes unfinished files.
+
+    Args:
+        config: All settings of the run.
+        manifest: The data set's manifest.
+        model_dir: The model directory; it need not exist.
+        strategy: The strategy that the model was made under.
+    """
+    found = environment(strategy)
+    warn_of_changes(model_dir / ENVIRONMENT, found)
+    atomic.write_json(model_dir / CONFIG, identity(config, manifest))
+    atomic.sweep(model_dir)
+    atomic.write_json(model_dir / ENVIRONMENT, found)
+
+
 def load(model_dir: str) -> tuple[Config, Manifest]:
-    """Returns what a model directory was begun with.
+    """Returns the config and the data set that a model directory belongs to.
+
+    Args:
+        model_dir: What `trainer.task` wrote.
 
     Raises:
-        DataError: If it is no model directory, or its data set has changed.
+        DataError: If it is not a model directory, or its data set has
+            changed.
     """
     path = pathlib.Path(model_dir, CONFIG)
     try:
@@ -108,7 +157,11 @@ def load(model_dir: str) -> tuple[Config, Manifest]:
 
 
 def restore_best(model: keras.Model, model_dir: pathlib.Path) -> None:
-    """Sets a model to the best epoch of a model directory.
+    """Sets a model's variables to the best epoch of a model directory.
+
+    Args:
+        model: What `build_classifier` returned, of the same run.
+        model_dir: The model directory.
 
     Raises:
         DataError: If there is none, or it is damaged.
@@ -119,11 +172,19 @@ def restore_best(model: keras.Model, model_dir: pathlib.Path) -> None:
             f"{model_dir} holds no finished epoch yet: expected "
             "checkpoints/best-*.npz. Run trainer.task to its end first."
         )
-    checkpoint.load_model(model, found[-1])
+    arrays, _ = checkpoint.load(found[-1])
+    checkpoint.assign_model(model, arrays, found[-1])
 
 
 def environment(strategy: tf.distribute.Strategy) -> dict:
-    """Returns what `environment.json` says: software, devices, precision."""
+    """Returns the content of `environment.json`.
+
+    Args:
+        strategy: The strategy that the model was made under.
+
+    Returns:
+        Versions of the software, devices and precision.
+    """
     return {
         "versions": {
             "python": platform.python_version(),
@@ -141,10 +202,10 @@ def environment(strategy: tf.distribute.Strategy) -> dict:
 
 
 def warn_of_changes(path: pathlib.Path, found: dict) -> None:
-    """Says in what a resumed run differs that may change its numbers.
+    """Warns of changes since the run was begun that may change its numbers.
 
     Args:
-        path: Of `environment.json`, as an earlier run wrote it.
+        path: `environment.json`, as an earlier run wrote it.
         found: What `environment` returns now.
     """
     if not path.exists():

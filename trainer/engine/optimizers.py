@@ -8,6 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainer.config import Optimisation
+from trainer.config import Phase
+
 
 def learning_rates(
     schedule: str,
@@ -20,16 +23,16 @@ def learning_rates(
 ) -> np.ndarray:
     """Returns the learning rates of some steps of a phase.
 
-    A function of the step alone, not of the optimizer's own counter, which
-    stands still where float16 overflows and a step is left out.
+    They depend on the step alone, not on the optimizer's own counter, which
+    does not count a step that is left out because float16 overflowed.
 
     Args:
         schedule: "constant"; "cosine" falls to 0 along a half cosine; "step"
             falls to a tenth at half of the steps and again at three quarters.
         peak: Rate after the warm-up.
-        first: First step wanted, counted from 0 within the phase.
-        last: Step behind the last one wanted.
-        total: Steps of the phase.
+        first: Index of the first step, counted from 0 within the phase.
+        last: Index after that of the last step.
+        total: Number of steps of the phase.
         warmup: Steps in which the rate rises from 0 to `peak`.
 
     Returns:
@@ -49,6 +52,26 @@ def learning_rates(
     return (peak * factors).astype(np.float32)
 
 
+def for_phase(
+    settings: Optimisation, phase: Phase, model: keras.Model
+) -> keras.optimizers.Optimizer:
+    """Makes the optimizer of a phase; call it under the strategy's scope.
+
+    Args:
+        settings: Momentum, weight decay and layer decay.
+        phase: Its name is part of the names of the optimizer's variables.
+        model: The whole classifier, with the phase's layers unfrozen.
+    """
+    return create(
+        phase.optimizer,
+        phase.name,
+        model.trainable_variables,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        factors=layer_factors(model, settings.layer_decay),
+    )
+
+
 def create(
     name: str,
     phase: str,
@@ -58,17 +81,18 @@ def create(
     weight_decay: float,
     factors: Mapping[str, float],
 ) -> keras.optimizers.Optimizer:
-    """Makes an optimizer and its variables; under the strategy's scope.
+    """Makes an optimizer and its variables; call it under the strategy's scope.
 
     Args:
         name: "adam", "adamw", "rmsprop" or "sgd".
-        phase: Of training; part of the names of its variables. Keras would
-            number each phase's optimizer, and a resumed run makes fewer.
+        phase: Name of the phase; part of the names of its variables. Keras
+            would number the optimizers of a process, and a resumed run makes
+            fewer of them.
         variables: What it is to train.
-        momentum: Of "sgd".
-        weight_decay: Of "adamw".
+        momentum: In [0, 1); used by "sgd".
+        weight_decay: At least 0; used by "adamw".
         factors: Share of the learning rate that a variable gets, by its path;
-            1 where it does not stand here.
+            1 for a variable that is not in it.
     """
     base, options = {
         "adam": (keras.optimizers.Adam, {}),
@@ -102,7 +126,7 @@ def layer_factors(model: keras.Model, decay: float) -> dict[str, float]:
     "Universal language model fine-tuning", 2018, there by 1/2.6).
 
     Args:
-        model: With its head behind the layer "pool".
+        model: A classifier whose head follows the layer "pool".
         decay: In (0, 1]; 1 is no decay.
     """
     layers = list(model.layers)
@@ -116,16 +140,19 @@ def layer_factors(model: keras.Model, decay: float) -> dict[str, float]:
 
 
 class Averages:
-    """Exponential moving averages of variables; made under the strategy.
+    """Exponential moving averages of variables.
+
+    Make them under the strategy's scope.
 
     Args:
         variables: What to average.
-        decay: Share that an average keeps per step, in (0, 1); less in the
-            first steps, min(decay, (1 + t) / (10 + t)), as in TensorFlow's
-            `ExponentialMovingAverage`, so that the start is soon forgotten.
+        decay: Share that an average keeps per step, in (0, 1). In the first
+            steps it is less, min(decay, (1 + t) / (10 + t)), as in
+            TensorFlow's `ExponentialMovingAverage`, so that the initial
+            values soon stop mattering.
 
     Attributes:
-        averages: keras.Variable by name, one per variable.
+        averages: One keras.Variable per variable, by name.
     """
 
     def __init__(self, variables: Sequence[keras.Variable], decay: float):
@@ -139,11 +166,11 @@ class Averages:
         }
 
     def update(self, strategy: tf.distribute.Strategy, step: tf.Tensor) -> None:
-        """Moves the averages; in cross-replica context.
+        """Updates the averages; call it in cross-replica context.
 
         Args:
-            strategy: That all variables were made under.
-            step: Integer scalar, counted from 0 within the phase.
+            strategy: The strategy that all variables were made under.
+            step: Integer scalar, index of the step within the phase.
         """
         step = tf.cast(step, tf.float32)
         decay = tf.minimum(self._decay, (1.0 + step) / (10.0 + step))

@@ -1,12 +1,9 @@
 """One phase: its epochs, each trained, validated and saved."""
 
 import contextlib
-import dataclasses
 import math
-from collections.abc import Callable
 from collections.abc import Iterator
 
-import keras
 import numpy as np
 import psutil
 import tensorflow as tf
@@ -15,253 +12,193 @@ from data_prep.dataset import splits
 from data_prep.runtime import signals
 from data_prep.runtime.errors import Stopped
 from data_prep.runtime.progress import Progress
-from trainer.config import Config
 from trainer.config import Phase
 from trainer.distribution import devices
 from trainer.engine import checkpoint
 from trainer.engine import history
 from trainer.engine import loop
-from trainer.engine import optimizers
-from trainer.engine.callbacks import Callbacks
-from trainer.engine.checkpointer import Checkpointer
-from trainer.engine.checkpointer import State
-from trainer.engine.stage import Stage
-from trainer.engine.stage import make_optimizer
+from trainer.engine.optimizers import Averages
+from trainer.engine.phase_setup import PhaseSetup
+from trainer.engine.phase_setup import learning_rates
+from trainer.engine.results import StepResult
+from trainer.engine.results import Totals
+from trainer.engine.training import Training
+from trainer.engine.training import finish_saving
+from trainer.engine.training import save
+from trainer.engine.training_state import TrainingState
 
 
-class PhaseRun:
-    """A phase under way; its layers are unfrozen and its optimizer is made.
+class _StopRequested(Exception):
+    """A worker was asked to stop; the state is still to be saved."""
+
+
+def train_phase(training: Training, setup: PhaseSetup) -> None:
+    """Trains the epochs of a phase that are left.
 
     Args:
-        config: Of the run.
-        phase: One of its phases.
-        strategy: That the model was made under.
-        model: With the phase's layers unfrozen.
-        on: What the phase works on.
-        options: How a batch becomes a step.
-        callbacks: Of Keras.
-        saved: What this goes on from and saves to.
-        say: Takes a line for people.
+        training: What all phases share.
+        setup: What `set_up` returned.
+
+    Raises:
+        Stopped: If a signal asked to stop; the state is saved.
+        NotFinite: If a loss or a variable is not a finite number.
     """
-
-    def __init__(
-        self,
-        config: Config,
-        phase: Phase,
-        strategy: tf.distribute.Strategy,
-        model: keras.Model,
-        on: Stage,
-        options: loop.StepOptions,
-        callbacks: Callbacks,
-        saved: Checkpointer,
-        say: Callable[[str], None],
-    ):
-        self._config = config
-        self._phase = phase
-        self._strategy = strategy
-        self._feed = on.feed
-        self._callbacks = callbacks
-        self._saved = saved
-        self._say = say
-        self._steps_per_loop = devices.steps_per_loop(
-            config.devices.steps_per_loop
-        )
-        with strategy.scope():
-            self._optimizer = make_optimizer(config, phase, model)
-            self._averages = None
-            if config.optimisation.average_decay:
-                self._averages = optimizers.Averages(
-                    model.trainable_variables, config.optimisation.average_decay
-                )
-        self._evaluate = loop.make_evaluate(strategy, on.served)
-        self._step = loop.make_train(
-            strategy,
-            on.network,
-            self._optimizer,
-            on.augment,
-            options,
-            self._averages,
-        )
-        self._optimizer.learning_rate.assign(self.peak)
-        callbacks.begin_phase(self._optimizer)
-        if saved.resumed:
-            self._restore(model)
-
-    @property
-    def peak(self) -> float:
-        """The highest learning rate, halved by every retry."""
-        return self._phase.learning_rate * 0.5**self._state.retries
-
-    def run_epoch(self) -> dict:
-        """Trains, validates and saves; returns the row of `metrics.jsonl`.
-
-        Raises:
-            Stopped: If a signal asked to stop; the state is saved.
-            NotFinite: If a loss or a variable is no number any more.
-        """
-        state, phase, callbacks = self._state, self._phase, self._callbacks
-        epoch = len(state.epochs)
-        what = f"{phase.name} {state.phase_epoch + 1}/{phase.epochs}"
-        rate = float(self._rates(0, 1)[0])
-        callbacks.begin_epoch(epoch)
-        trained = self._train(what)
-        with self._averaged():
-            validated = self._validate(what)
-            if validated:
-                memory_mb = psutil.Process().memory_info().rss / 2**20
-                row = history.row(
-                    phase.name, epoch + 1, trained, validated, rate, memory_mb
-                )
-                self._saved.keep_if_best(row)
-                stops = callbacks.end_epoch(epoch, row)
-        if not validated:
-            self._save_and_stop()
-        self._say(history.line(what, row))
-        state.epochs.append(row)
-        state.phase_epoch += 1
-        state.step, state.totals = 0, {}
-        in_phase = state.epochs[-state.phase_epoch :]
-        patience = self._config.optimisation.early_stopping
-        if patience and history.epochs_without_gain(in_phase) >= patience:
-            stops = True
-        if stops and state.phase_epoch < phase.epochs:
-            self._say(f"{phase.name} ends after {state.phase_epoch} epochs")
-        if stops or state.phase_epoch == phase.epochs:
-            state.phase, state.phase_epoch = state.phase + 1, 0
-            if self._averages:
-                self._averages.swap()  # what was validated is what goes on
-        self._saved.save(self._variables())
-        return row
-
-    @property
-    def _state(self) -> State:
-        return self._saved.state
-
-    def _restore(self, model: keras.Model) -> None:
-        """Sets everything to what the newest checkpoint holds."""
-        path, arrays, state = self._saved.resumed
-        checkpoint.assign_model(model, arrays, path)
-        if state["phase_epoch"] or state["step"]:
-            checkpoint.assign(self._variables(), arrays, path)
-        elif self._averages:
-            self._averages.restart()
-        self._callbacks.restore(state["callbacks"])
-        self._saved.resumed = None
-
-    def _train(self, what: str) -> loop.Totals:
-        """Trains what is left of an epoch, saving when it is time to."""
-        state, config, feed = self._state, self._config, self._feed
-        steps, images = feed.steps[splits.TRAIN], feed.counts[splits.TRAIN]
-        epoch = len(state.epochs)
-        totals = loop.Totals(**state.totals)
-        dataset = feed.training(epoch, state.step)
-        batches = iter(devices.distribute(self._strategy, dataset))
-        with Progress(what, images) as progress:
-            progress.update(
-                min(images, state.step * config.optimisation.batch_size)
-            )
-            for count in loop.calls(steps - state.step, self._steps_per_loop):
-                number = state.phase_epoch * steps + state.step
-                rows, seconds = loop.timed(
-                    self._step,
-                    batches,
-                    tf.constant(epoch, tf.int64),
-                    tf.constant(number, tf.int64),
-                    tf.constant(self._rates(state.step, count)),
-                    _asked(),
-                )
-                self._check_losses(rows)
-                totals.add(rows, seconds)
-                state.totals = dataclasses.asdict(totals)
-                state.step += count
-                progress.update(int(rows[:, loop.IMAGES].sum()))
-                if self._callbacks:
-                    logs = {"loss": totals.loss, "accuracy": totals.accuracy}
-                    self._callbacks.end_step(state.step - 1, logs)
-                if rows[:, loop.ASKED].any():
-                    self._save_and_stop()
-                if state.step < steps and self._saved.is_time(count):
-                    self._saved.save(self._variables())
-        return totals
-
-    def _validate(self, what: str) -> loop.Totals | None:
-        """Measures validation; None where a signal cut it short."""
-        feed = self._feed
-        images = feed.counts[splits.VALIDATION]
-        totals = loop.Totals()
-        batches = iter(devices.distribute(self._strategy, feed.validation()))
-        with Progress(f"{what} validation", images) as progress:
-            for count in loop.calls(
-                feed.steps[splits.VALIDATION], self._steps_per_loop
-            ):
-                rows, seconds = loop.timed(
-                    self._evaluate, batches, tf.constant(count), _asked()
-                )
-                totals.add(rows, seconds)
-                progress.update(int(rows[:, loop.IMAGES].sum()))
-                if rows[:, loop.ASKED].any():
-                    return None
-        if not math.isfinite(totals.loss):
-            raise checkpoint.NotFinite(
-                f"the validation loss is {totals.loss} after epoch "
-                f"{len(self._state.epochs) + 1} ({self._phase.name} phase)"
-            )
-        return totals
-
-    def _rates(self, step: int, count: int) -> np.ndarray:
-        """Returns the rates of some steps of the epoch under way, float32."""
-        config = self._config
-        if self._callbacks and config.optimisation.schedule == "constant":
-            # A callback may have changed it.
-            rate = self._optimizer.learning_rate.numpy()
-            return np.full(count, rate, np.float32)
-        steps = self._feed.steps[splits.TRAIN]
-        first = self._state.phase_epoch * steps + step
-        return optimizers.learning_rates(
-            config.optimisation.schedule,
-            self.peak,
-            first,
-            first + count,
-            total=self._phase.epochs * steps,
-            warmup=round(config.optimisation.warmup_epochs * steps),
-        )
-
-    def _check_losses(self, rows: np.ndarray) -> None:
-        bad = np.flatnonzero(~np.isfinite(rows[:, loop.LOSS]))
-        if len(bad):
-            raise checkpoint.NotFinite(
-                f"the loss is {rows[bad[0], loop.LOSS]} at step "
-                f"{self._state.step + bad[0] + 1} of epoch "
-                f"{len(self._state.epochs) + 1} ({self._phase.name} phase)"
-            )
-
-    def _variables(self) -> dict[str, keras.Variable]:
-        """Returns what a phase needs beside the model, by name."""
-        result = {v.path: v for v in self._optimizer.variables}
-        if self._averages:
-            result.update(self._averages.averages)
-        return result
-
-    def _save_and_stop(self) -> None:
-        self._saved.save(self._variables())
-        self._saved.settle()
+    state, index = training.state, training.state.phase
+    model_dir = training.checkpointer.directory.parent
+    try:
+        while state.phase == index:
+            row = _run_epoch(training, setup)
+            if training.workers.is_first:
+                history.write_metrics(model_dir, state.epochs)
+                history.write_tensorboard(training.log_dir, row)
+    except _StopRequested:
+        save(training, setup.learned | setup.own)
+        finish_saving(training)
         raise Stopped(
             f"stopped by {signals.requested() or 'another worker'} after epoch "
-            f"{len(self._state.epochs)} and {self._state.step} steps, the "
+            f"{len(state.epochs)} and {state.step} steps, the "
             "state is saved. Run the same command again."
+        ) from None
+
+
+def _run_epoch(training: Training, setup: PhaseSetup) -> dict:
+    """Trains, validates and saves; returns the row of `metrics.jsonl`."""
+    state, phase = training.state, setup.phase
+    epoch = len(state.epochs)
+    title = f"{phase.name} {state.phase_epoch + 1}/{phase.epochs}"
+    rate = float(learning_rates(training, setup, 0, 1)[0])
+    training.callbacks.begin_epoch(epoch)
+    trained = train_epoch(training, setup, title)
+    with _averaged_weights(setup.averages):
+        validated = validate(training, setup, title)
+        memory_mb = psutil.Process().memory_info().rss / 2**20
+        row = history.row(
+            phase.name, epoch + 1, trained, validated, rate, memory_mb
+        )
+        if state.keep_if_best(row):
+            training.checkpointer.save_best(row, setup.learned)
+        stops = training.callbacks.end_epoch(epoch, row)
+    training.workers.print_once(history.epoch_summary(title, row))
+    state.end_epoch(row)
+    patience = training.config.optimisation.early_stopping
+    if patience and history.epochs_without_gain(state.phase_rows) >= patience:
+        stops = True
+    if stops and state.phase_epoch < phase.epochs:
+        training.workers.print_once(
+            f"{phase.name} ends after {state.phase_epoch} epochs"
+        )
+    if stops or state.phase_epoch == phase.epochs:
+        state.end_phase()
+        if setup.averages:
+            setup.averages.swap()  # the next phase starts from the averages
+    save(training, setup.learned | setup.own)
+    return row
+
+
+def train_epoch(training: Training, setup: PhaseSetup, title: str) -> Totals:
+    """Trains what is left of an epoch, saving when it is due.
+
+    Args:
+        training: What all phases share.
+        setup: What `set_up` returned.
+        title: Name of the epoch, for the progress shown.
+
+    Raises:
+        NotFinite: If a loss or a variable is not a finite number.
+    """
+    state, loader = training.state, training.loader
+    steps, images = loader.steps[splits.TRAIN], loader.counts[splits.TRAIN]
+    epoch = len(state.epochs)
+    totals = Totals(**state.totals)
+    dataset = loader.training(setup.part.train_source(epoch), epoch, state.step)
+    batches = iter(devices.distribute(training.strategy, dataset))
+    with Progress(title, images) as progress:
+        progress.update(min(images, state.step * loader.batch_size))
+        for count in _call_sizes(training, steps - state.step):
+            result, seconds = loop.timed(
+                setup.train,
+                batches,
+                tf.constant(epoch, tf.int64),
+                tf.constant(state.phase_epoch * steps + state.step, tf.int64),
+                tf.constant(learning_rates(training, setup, state.step, count)),
+                _stop_flag(),
+            )
+            _check_losses(result, state, setup.phase)
+            totals.add(result, seconds)
+            state.end_steps(count, totals)
+            progress.update(int(result.images.sum()))
+            if training.callbacks:
+                logs = {"loss": totals.loss, "accuracy": totals.accuracy}
+                training.callbacks.end_step(state.step - 1, logs)
+            if result.stop_requested.any():
+                raise _StopRequested
+            due = training.checkpointer.is_due(state.step, count)
+            if due and state.step < steps:
+                save(training, setup.learned | setup.own)
+    return totals
+
+
+def validate(training: Training, setup: PhaseSetup, title: str) -> Totals:
+    """Measures the validation split.
+
+    Args:
+        training: What all phases share.
+        setup: What `set_up` returned.
+        title: Name of the epoch, for the progress shown.
+
+    Raises:
+        NotFinite: If the loss is not a finite number.
+    """
+    loader = training.loader
+    totals = Totals()
+    dataset = loader.validation(setup.part.validation_source)
+    batches = iter(devices.distribute(training.strategy, dataset))
+    images = loader.counts[splits.VALIDATION]
+    with Progress(f"{title} validation", images) as progress:
+        for count in _call_sizes(training, loader.steps[splits.VALIDATION]):
+            result, seconds = loop.timed(
+                setup.evaluate, batches, tf.constant(count), _stop_flag()
+            )
+            totals.add(result, seconds)
+            progress.update(int(result.images.sum()))
+            if result.stop_requested.any():
+                raise _StopRequested
+    if not math.isfinite(totals.loss):
+        raise checkpoint.NotFinite(
+            f"the validation loss is {totals.loss} after epoch "
+            f"{len(training.state.epochs) + 1} ({setup.phase.name} phase)"
+        )
+    return totals
+
+
+def _call_sizes(training: Training, steps: int) -> Iterator[int]:
+    per_call = devices.steps_per_loop(training.config.devices.steps_per_loop)
+    return loop.call_sizes(steps, per_call)
+
+
+def _check_losses(
+    result: StepResult, state: TrainingState, phase: Phase
+) -> None:
+    bad = np.flatnonzero(~np.isfinite(result.loss_sum))
+    if len(bad):
+        raise checkpoint.NotFinite(
+            f"the loss is {result.loss_sum[bad[0]]} at step "
+            f"{state.step + bad[0] + 1} of epoch "
+            f"{len(state.epochs) + 1} ({phase.name} phase)"
         )
 
-    @contextlib.contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """Puts the averaged weights in the place of the trained ones."""
-        if self._averages:
-            self._averages.swap()
-        try:
-            yield
-        finally:
-            if self._averages:
-                self._averages.swap()
+
+@contextlib.contextmanager
+def _averaged_weights(averages: Averages | None) -> Iterator[None]:
+    """Replaces the trained weights by their averages for a while."""
+    if averages:
+        averages.swap()
+    try:
+        yield
+    finally:
+        if averages:
+            averages.swap()
 
 
-def _asked() -> tf.Tensor:
+def _stop_flag() -> tf.Tensor:
     return tf.constant(1.0 if signals.requested() else 0.0, tf.float64)

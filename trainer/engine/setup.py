@@ -1,15 +1,26 @@
-"""Devices set up and the model made, its base's weights loaded."""
+"""What a run begins with: devices, model and data loader."""
+
+import pathlib
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 
+from data_prep.dataset import splits
 from data_prep.dataset.manifest import Manifest
 from data_prep.runtime.errors import UsageError
 from trainer.config import Config
 from trainer.distribution import devices
 from trainer.distribution.cluster import Cluster
+from trainer.distribution.worker_group import WorkerGroup
+from trainer.feature_extraction import head_init
+from trainer.feature_extraction import views
+from trainer.feature_extraction.extractor import Extractor
+from trainer.feature_extraction.head_init import ViewedSplit
 from trainer.models import weights
 from trainer.models.classifier import build_classifier
+from trainer.pipeline.data_loader import DataLoader
+from trainer.pipeline.reader import Reader
 
 
 def make_model(
@@ -18,9 +29,9 @@ def make_model(
     """Sets up the devices and makes the model, its base's weights loaded.
 
     Args:
-        config: Of the run.
-        manifest: Of its data set.
-        cluster: Of the processes that train together; None for one.
+        config: All settings of the run.
+        manifest: The data set's manifest.
+        cluster: The processes that train together; None for one.
 
     Returns:
         The strategy, and the model made under it.
@@ -37,41 +48,100 @@ def make_model(
     )
     devices.set_precision(config.devices.precision)
     devices.set_seeds(config.run.seed, config.run.deterministic)
-    replicas, pieces = (
+    _check_batch_size(
+        config.optimisation.batch_size,
         strategy.num_replicas_in_sync,
         config.optimisation.accumulation,
     )
-    shares = replicas * pieces
-    if config.optimisation.batch_size % shares:
-        nearest = (
-            max(1, round(config.optimisation.batch_size / shares)) * shares
-        )
-        in_pieces = f" in {pieces} pieces each" if pieces > 1 else ""
-        raise UsageError(
-            f"--batch_size={config.optimisation.batch_size} cannot be shared evenly by "
-            f"{replicas} replicas{in_pieces}. Use --batch_size={nearest}."
-        )
     # Read before anything is written, so that a bad file leaves no trace.
-    found = (
+    loaded = (
         {}
         if config.model.weights == "none"
         else weights.load_base(config.model.weights, config.model.base)
     )
     with strategy.scope():
-        model = build(config, manifest)
-    for name, arrays in found.items():
+        model = build_classifier(
+            len(manifest.classes), config.data.image_size, config.model
+        )
+    for name, arrays in loaded.items():
         model.get_layer(name).set_weights(arrays)
     return strategy, model
 
 
-def build(config: Config, manifest: Manifest) -> keras.Model:
-    """Builds the network with random weights, as a config describes it."""
-    return build_classifier(
-        len(manifest.classes),
-        config.data.image_size,
-        base=config.model.base,
-        preprocessing=config.model.preprocessing,
-        head=config.model.head,
-        head_units=config.model.head_units,
-        dropout=config.model.dropout,
+def make_loader(
+    config: Config,
+    manifest: Manifest,
+    workers: WorkerGroup,
+    wanted: Sequence[str] = (splits.TRAIN, splits.VALIDATION),
+) -> DataLoader:
+    """Opens splits; decodes them now where decoded images are kept.
+
+    Args:
+        config: All settings of the run.
+        manifest: The data set's manifest.
+        workers: The workers that train together.
+        wanted: Names of the splits.
+    """
+    return DataLoader(
+        config.data,
+        {
+            split: Reader(config.data.data_dir, manifest, split)
+            for split in wanted
+        },
+        batch_size=config.optimisation.batch_size,
+        seed=config.run.seed,
+        replicas=workers.replicas,
+        rank=workers.rank,
+        workers=workers.count,
+    )
+
+
+def _check_batch_size(batch_size: int, replicas: int, pieces: int) -> None:
+    shares = replicas * pieces
+    if batch_size % shares:
+        nearest = max(1, round(batch_size / shares)) * shares
+        in_pieces = f" in {pieces} micro-batches each" if pieces > 1 else ""
+        raise UsageError(
+            f"--batch_size={batch_size} cannot be shared evenly by "
+            f"{replicas} replicas{in_pieces}. Use --batch_size={nearest}."
+        )
+
+
+def fit_head(
+    config: Config,
+    model: keras.Model,
+    loader: DataLoader,
+    extractor: Extractor,
+) -> dict:
+    """Sets the model's head to a linear classifier fitted on features.
+
+    Args:
+        config: The run's settings; `head_init` names the classifier.
+        model: What `build_classifier` returned, without a hidden layer.
+        loader: The readers and the images of both splits.
+        extractor: Extracts features by the model's base.
+
+    Returns:
+        The row of epoch 0 in `metrics.jsonl`: what the head reached.
+    """
+    fitted_on = views.for_head_fit(
+        config.augmentation, config.features, config.run.seed
+    )
+    chosen_on = views.for_inference(config.model.flip_average)
+    train, validation = (
+        ViewedSplit(loader.readers[split], loader.images[split], seen)
+        for split, seen in (
+            (splits.TRAIN, fitted_on),
+            (splits.VALIDATION, chosen_on),
+        )
+    )
+    return head_init.initialise(
+        model,
+        train,
+        validation,
+        extractor,
+        pathlib.Path(config.run.model_dir),
+        classifier=config.features.head_init,
+        class_weights=config.optimisation.class_weights,
+        seed=config.run.seed,
     )

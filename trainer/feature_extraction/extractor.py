@@ -31,7 +31,7 @@ from trainer.augmentation import policies
 from trainer.config import Config
 from trainer.config import Model
 from trainer.distribution import devices
-from trainer.distribution.workers import Workers
+from trainer.distribution.worker_group import WorkerGroup
 from trainer.feature_extraction import identity as identity_lib
 from trainer.feature_extraction import store
 from trainer.feature_extraction.layout import Layout
@@ -70,7 +70,7 @@ class Extractor:
         network: Model,
         manifest: Manifest,
         strategy: tf.distribute.Strategy,
-        workers: Workers,
+        workers: WorkerGroup,
         batch_size: int,
     ):
         self._root = root
@@ -123,10 +123,10 @@ class Extractor:
         )
         writer.write_share(
             lambda batches: self._features(reader, images, view, batches),
-            self.workers.index,
+            self.workers.rank,
             self.workers.count,
         )
-        self.workers.wait_for_others()
+        self.workers.wait_until_all_finish()
         if self.workers.is_first:
             writer.finish(
                 ids=reader.ids,
@@ -154,13 +154,13 @@ class Extractor:
         epoch = tf.constant(view.epoch or 0, tf.int64)
         title = f"features {reader.split}{view}"
         if self.workers.count > 1:
-            title += f", worker {self.workers.index}"
+            title += f", worker {self.workers.rank}"
         with Progress(title, int((plan.weights > 0).sum())) as progress:
             for batch in self._distribute(dataset, len(batches)):
                 features = self._real_rows(step(batch, epoch), batch.weight)
                 progress.update(len(features))
                 yield features
-                self.workers.at_work()
+                self.workers.poll_stop()
 
     def _distribute(
         self, dataset: tf.data.Dataset, steps: int
@@ -233,7 +233,7 @@ def create(
     manifest: Manifest,
     strategy: tf.distribute.Strategy,
     model: keras.Model,
-    workers: Workers,
+    workers: WorkerGroup,
 ) -> Extractor:
     """Returns the extractor of a run; for the arguments see `Extractor`.
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from data_prep.runtime import atomic
 from data_prep.runtime.errors import DataError
-from trainer.distribution.workers import Workers
+from trainer.distribution.worker_group import WorkerGroup
 from trainer.feature_extraction import linear_head
 from trainer.feature_extraction.extractor import Extractor
 from trainer.feature_extraction.linear_head import LinearHead
@@ -98,7 +98,9 @@ def _extract(extractor: Extractor, split: ViewedSplit) -> list[FeatureSet]:
     ]
 
 
-def _set_head(model: keras.Model, head: LinearHead, workers: Workers) -> None:
+def _set_head(
+    model: keras.Model, head: LinearHead, workers: WorkerGroup
+) -> None:
     """Gives all workers the first one's weights.
 
     Each has fitted its own; the last bits of a machine's linear algebra must

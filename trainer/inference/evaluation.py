@@ -1,90 +1,85 @@
-"""Measures a model on a split: figures, confusion matrix, predictions."""
+"""Measures a model on a split: metrics, confusion matrix, predictions."""
 
 import json
 import pathlib
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 from data_prep.dataset import manifest as manifest_lib
 from data_prep.dataset import splits
 from data_prep.runtime import atomic
 from data_prep.runtime.progress import Progress
-from trainer.distribution.cluster import Cluster
+from trainer.distribution.worker_group import WorkerGroup
 from trainer.engine import loop
 from trainer.pipeline import input_pipeline
 from trainer.pipeline.reader import Reader
 
 
 def evaluate(
-    config,
-    manifest,
-    strategy,
-    model,
-    split: str,
+    reader: Reader,
+    strategy: tf.distribute.Strategy,
+    model: keras.Model,
+    workers: WorkerGroup,
+    *,
+    image_size: int,
+    batch_size: int,
     output_dir: str,
-    cluster: Cluster | None = None,
 ) -> dict:
-    """Predicts every image of a split once and writes what came of it.
+    """Predicts every image of a split once and writes the results.
 
-    Writes `evaluation.json` and `predictions.csv`.
+    The first worker writes `evaluation.json` and `predictions.csv`.
 
     Args:
-        config: The run's `Config`.
-        manifest: Of its data set.
-        strategy: That the model was made under.
+        reader: Reader of the split.
+        strategy: The strategy that the model was made under.
         model: From images to float32 logits.
-        split: Name of the split.
-        output_dir: Where to write.
-        cluster: Of the processes that work together, the first of which
-            writes; None for one.
+        workers: The workers that predict together.
+        image_size: S, in pixels.
+        batch_size: Images per step, over all replicas of all workers.
+        output_dir: Folder to write to.
 
     Returns:
         The content of `evaluation.json`.
     """
-    reader = Reader(config.data.data_dir, manifest, split)
-    plan = input_pipeline.plan_evaluation(
-        reader.count, config.optimisation.batch_size
-    )
-    worker, workers = 0, 1
-    if cluster:
-        worker, workers = cluster.index, len(cluster.workers)
+    plan = input_pipeline.plan_evaluation(reader.count, batch_size)
     dataset = input_pipeline.create(
         reader,
-        plan.of_worker(worker, workers),
-        input_pipeline.decoded_exactly(reader, config.data.image_size),
-        replicas=strategy.num_replicas_in_sync // workers,
+        plan.of_worker(workers.rank, workers.count),
+        input_pipeline.decoded_exactly(reader, image_size),
+        replicas=workers.replicas,
     )
     with Progress("evaluate", reader.count) as progress:
         probabilities = loop.predict(
             strategy, model, dataset, plan.weights, progress.update
         )
-    labels = reader.labels
+    classes, labels = reader.manifest.classes, reader.labels
     result = {
-        "split": split,
-        **measure(labels, probabilities, manifest.classes),
+        "split": reader.split,
+        **measure(labels, probabilities, classes),
     }
-    if worker:
-        return result
-    write_predictions(
-        pathlib.Path(output_dir, "predictions.csv"),
-        manifest.classes,
-        reader.files(),
-        [manifest.classes[label] for label in labels],
-        probabilities,
-    )
-    atomic.write_json(pathlib.Path(output_dir, "evaluation.json"), result)
+    if workers.is_first:
+        write_predictions(
+            pathlib.Path(output_dir, "predictions.csv"),
+            classes,
+            reader.files(),
+            [classes[label] for label in labels],
+            probabilities,
+        )
+        atomic.write_json(pathlib.Path(output_dir, "evaluation.json"), result)
     return result
 
 
 def choose_split(manifest: manifest_lib.Manifest) -> str:
-    """Returns "test", or "validation" for a data set without a test split."""
+    """Returns "test", or "validation" if the data set has no test split."""
     return splits.TEST if splits.TEST in manifest.splits else splits.VALIDATION
 
 
 def measure(
     labels: np.ndarray, probabilities: np.ndarray, classes: list[str]
 ) -> dict:
-    """Computes the figures of a classifier.
+    """Computes the metrics of a classifier.
 
     Args:
         labels: int32 `[N]`.
@@ -136,10 +131,10 @@ def write_predictions(
     Columns: `file,label,predicted`, then `probability_CLASS` in class order.
 
     Args:
-        path: Where to.
+        path: The file.
         classes: K names.
         files: N paths.
-        labels: N names of true classes; "" where the class is not known.
+        labels: N names of true classes; "" for a class that is not known.
         probabilities: float32 `[N, K]`.
     """
     with atomic.open_csv(path) as writer:
@@ -167,10 +162,10 @@ def write_json_lines(
     Keys: `file`, `label`, `predicted` and `probabilities`, an object by class.
 
     Args:
-        path: Where to.
+        path: The file.
         classes: K names.
         files: N paths.
-        labels: N names of true classes; "" where the class is not known.
+        labels: N names of true classes; "" for a class that is not known.
         probabilities: float32 `[N, K]`.
     """
     lines = []
@@ -187,7 +182,11 @@ def write_json_lines(
 
 
 def table(result: dict) -> str:
-    """Returns the figures of `measure` as a short table."""
+    """Returns an evaluation as a short table.
+
+    Args:
+        result: What `evaluate` returned.
+    """
     width = max(len(name) for name in (*result["classes"], "class"))
     lines = [f"{'class':<{width}}  precision  recall      f1  images"]
     for name, figures in result["classes"].items():

@@ -10,7 +10,9 @@ from data_prep.runtime import atomic
 from trainer.pipeline.decode import decode_image
 
 
-def export(model, classes: list[str], resize: str, output_dir: str) -> None:
+def export(
+    model: keras.Model, classes: list[str], resize: str, output_dir: str
+) -> None:
     """Exports a classifier.
 
     `model.keras` goes from RGB images `[B, S, S, 3]` in [0, 255] to
@@ -20,17 +22,38 @@ def export(model, classes: list[str], resize: str, output_dir: str) -> None:
     it decodes and resizes as training and evaluation do.
 
     Args:
-        model: From images to float32 logits, made under no strategy.
+        model: From images to float32 logits, made outside of any strategy.
         classes: K names, in the order of the logits.
-        resize: How the data set fits pictures to a square.
-        output_dir: Where to; what is there is replaced.
+        resize: How the data set fits images to a square.
+        output_dir: Folder to write to; files of these names are replaced.
     """
     output = pathlib.Path(output_dir)
-    image_size = model.input_shape[1]
     probabilities = keras.layers.Softmax(dtype="float32", name="probabilities")(
         model.output
     )
-    served = keras.Model(model.input, probabilities, name="classifier")
+    classifier = keras.Model(model.input, probabilities, name="classifier")
+
+    labels = "".join(f"{name}\n" for name in classes)
+    atomic.write_text(output / "labels.txt", labels)
+
+    with atomic.replacing(output / "model.keras") as incomplete:
+        classifier.save(incomplete)
+
+    module = tf.Module()
+    module.model = classifier
+    signatures = {"serving_default": _make_serve(classifier, classes, resize)}
+    incomplete = output / "incomplete.saved_model"
+    shutil.rmtree(incomplete, ignore_errors=True)
+    tf.saved_model.save(module, incomplete, signatures)
+    shutil.rmtree(output / "saved_model", ignore_errors=True)
+    incomplete.rename(output / "saved_model")
+
+
+def _make_serve(
+    classifier: keras.Model, classes: list[str], resize: str
+) -> tf.types.experimental.PolymorphicFunction:
+    """Returns the function from the bytes of image files to predictions."""
+    image_size = classifier.input_shape[1]
 
     @tf.function(
         input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")]
@@ -43,22 +66,10 @@ def export(model, classes: list[str], resize: str, output_dir: str) -> None:
                 [image_size, image_size, 3], tf.uint8
             ),
         )
-        result = served(images, training=False)
+        result = classifier(images, training=False)
         return {
             "probabilities": result,
             "label": tf.gather(tf.constant(classes), tf.argmax(result, 1)),
         }
 
-    labels = "".join(f"{name}\n" for name in classes)
-    atomic.write_text(output / "labels.txt", labels)
-
-    with atomic.replacing(output / "model.keras") as incomplete:
-        served.save(incomplete)
-
-    module = tf.Module()
-    module.model = served
-    incomplete = output / "incomplete.saved_model"
-    shutil.rmtree(incomplete, ignore_errors=True)
-    tf.saved_model.save(module, incomplete, {"serving_default": serve})
-    shutil.rmtree(output / "saved_model", ignore_errors=True)
-    incomplete.rename(output / "saved_model")
+    return serve

@@ -1,29 +1,42 @@
-"""A finished model directory: measured and exported again."""
+"""Exports or evaluates the best epoch of a model directory."""
 
 import pathlib
 
 from trainer.distribution import devices
+from trainer.distribution.worker_group import WorkerGroup
 from trainer.engine import model_directory
-from trainer.engine import setup
-from trainer.engine.stage import served
 from trainer.inference import evaluation
 from trainer.inference import exporting
+from trainer.models.classifier import build_classifier
+from trainer.models.classifier import inference_model
+from trainer.pipeline.reader import Reader
 
 
 def export(model_dir: str) -> None:
     """Exports the best epoch of a model directory.
 
+    Args:
+        model_dir: What `trainer.task` wrote.
+
     Raises:
-        DataError: If there is none.
+        DataError: If there is no finished epoch.
     """
     config, manifest = model_directory.load(model_dir)
     devices.set_precision(config.devices.precision)
-    # Made anew, under no strategy, so that nothing of one is exported.
-    # Without dropout, which does nothing there and is no layer of Keras.
-    model = setup.build(config.replace(dropout=0.0), manifest)
+    # A new model, outside of any strategy, so that nothing of a strategy is
+    # exported. Without dropout, which has no variables and is not a layer of
+    # Keras, so that whoever loads the export does not need this package.
+    model = build_classifier(
+        len(manifest.classes),
+        config.data.image_size,
+        config.replace(dropout=0.0).model,
+    )
     model_directory.restore_best(model, pathlib.Path(model_dir))
     exporting.export(
-        served(config, model), manifest.classes, manifest.resize, model_dir
+        inference_model(model, config.model.flip_average),
+        manifest.classes,
+        manifest.resize,
+        model_dir,
     )
 
 
@@ -34,6 +47,9 @@ def evaluate(model_dir: str, split: str) -> dict:
         model_dir: What `trainer.task` wrote.
         split: Name of a split; "" chooses as `trainer.task` does.
 
+    Returns:
+        The content of `evaluation.json`.
+
     Raises:
         DataError: If there is no finished epoch, or the data set has changed.
     """
@@ -43,9 +59,17 @@ def evaluate(model_dir: str, split: str) -> dict:
         config.devices.strategy, config.devices.virtual_devices
     )
     with strategy.scope():
-        model = setup.build(config, manifest)
+        model = build_classifier(
+            len(manifest.classes), config.data.image_size, config.model
+        )
     model_directory.restore_best(model, pathlib.Path(model_dir))
     split = split or evaluation.choose_split(manifest)
     return evaluation.evaluate(
-        config, manifest, strategy, served(config, model), split, model_dir
+        Reader(config.data.data_dir, manifest, split),
+        strategy,
+        inference_model(model, config.model.flip_average),
+        WorkerGroup(strategy, None),
+        image_size=config.data.image_size,
+        batch_size=config.optimisation.batch_size,
+        output_dir=model_dir,
     )

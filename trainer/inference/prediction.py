@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from data_prep.images import audit
+from data_prep.images import encoding
 from data_prep.runtime.progress import Progress
 
 BATCH = 32  # images that are decoded and classified at once
@@ -15,8 +15,8 @@ def predict(model_dir: str, paths: list[str]) -> np.ndarray:
     """Classifies image files by the exported `saved_model`.
 
     Args:
-        model_dir: The model directory that `trainer.task` wrote.
-        paths: N files that `audit.inspect` found no problem with.
+        model_dir: What `trainer.task` wrote.
+        paths: N files that `inspection.inspect` found no problem with.
 
     Returns:
         Probabilities float32 `[N, K]`, in class order.
@@ -28,7 +28,7 @@ def predict(model_dir: str, paths: list[str]) -> np.ndarray:
     with Progress("predict", len(paths)) as progress:
         for start in range(0, len(paths), BATCH):
             part = paths[start : start + BATCH]
-            contents = [audit.encode(p, 0, "", "original")[0] for p in part]
+            contents = [encoding.encode(p, 0, "", "original")[0] for p in part]
             result.append(
                 classify(image_bytes=tf.constant(contents))["probabilities"]
             )

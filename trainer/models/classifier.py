@@ -4,6 +4,7 @@ import re
 
 import keras
 
+from trainer.config import Model
 from trainer.models.bases import BASES
 from trainer.models.dropout import Dropout
 
@@ -15,44 +16,34 @@ TORCH_DEVIATIONS = (0.229, 0.224, 0.225)
 
 
 def build_classifier(
-    num_classes: int,
-    image_size: int,
-    *,
-    base: str = "vgg16",
-    preprocessing: str,
-    head: str,
-    head_units: int,
-    dropout: float,
+    num_classes: int, image_size: int, settings: Model
 ) -> keras.Model:
     """Builds the network with random weights, under the global dtype policy.
 
     Args:
         num_classes: K, at least 2.
         image_size: S, in pixels.
-        base: Name of one of `BASES`.
-        preprocessing: One of `bases.PREPROCESSINGS`, or "auto": what the
-            ImageNet weights of the base expect.
-        head: "gap" (global average pooling) or "flatten".
-        head_units: Size of the hidden layer, 0 for none.
-        dropout: Fraction in [0, 1).
+        settings: Base, preprocessing, head and dropout. A preprocessing of
+            "auto" is what the ImageNet weights of the base expect.
 
     Returns:
         A model from RGB images `[B, S, S, 3]` in [0, 255] to float32 logits
-        `[B, K]`. The base's layers stand in it by their own names, the head's
-        are `pool`, `hidden`, `dropout` and `logits`.
+        `[B, K]`. It is flat: the base's layers stand in it by their own
+        names, the head's are `pool`, `hidden`, `dropout` and `logits`.
     """
     image = keras.Input((image_size, image_size, 3), name="image")
+    preprocessing = settings.preprocessing
     if preprocessing == "auto":
-        preprocessing = BASES[base].preprocessing
-    x = build_base(base, _preprocess(image, preprocessing)).output
-    if head == "gap":
+        preprocessing = BASES[settings.base].preprocessing
+    x = build_base(settings.base, _preprocess(image, preprocessing)).output
+    if settings.head == "gap":
         x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     else:
         x = keras.layers.Flatten(name="pool")(x)
-    if head_units:
-        x = keras.layers.Dense(head_units, "relu", name="hidden")(x)
-    if dropout:
-        x = Dropout(dropout, name="dropout")(x)
+    if settings.head_units:
+        x = keras.layers.Dense(settings.head_units, "relu", name="hidden")(x)
+    if settings.dropout:
+        x = Dropout(settings.dropout, name="dropout")(x)
     # From zero the first gradient points straight at the classes, and few
     # steps from zero are a regulariser: measured 0.5 points better than
     # random values after 3 epochs.
@@ -100,6 +91,21 @@ def build_base(
 def set_trainable(model: keras.Model, train_from: str | None) -> None:
     """Chooses which layers learn: the head, and the base from a layer on.
 
+    Args:
+        model: What `build_classifier` returned.
+        train_from: Name of the base's first layer that learns; None freezes
+            the whole base.
+    """
+    learning = {id(layer) for layer in learning_layers(model, train_from)}
+    for layer in model.layers:
+        layer.trainable = id(layer) in learning
+
+
+def learning_layers(
+    model: keras.Model, train_from: str | None
+) -> list[keras.layers.Layer]:
+    """Returns the layers that `set_trainable` would let learn, in order.
+
     Batch normalisation learns only where the whole base does: the statistics
     of small batches would undo what the layers before it were trained on
     (keras, guide "Transfer learning and fine-tuning").
@@ -109,17 +115,19 @@ def set_trainable(model: keras.Model, train_from: str | None) -> None:
         train_from: Name of the base's first layer that learns; None freezes
             the whole base.
     """
-    learns, in_base, whole = False, True, False
-    before = 0  # layers with weights that the base keeps frozen
+    result = []
+    in_base, reached, whole_base = True, False, False
+    frozen = 0  # layers with weights before the first that learns
     for layer in model.layers:
         in_base = in_base and layer.name != "pool"
         if layer.name == train_from:
-            learns, whole = True, before == 0
-        before += bool(layer.weights)
+            reached, whole_base = True, frozen == 0
+        frozen += bool(layer.weights)
         keeps_statistics = isinstance(layer, keras.layers.BatchNormalization)
-        layer.trainable = (
-            learns and (whole or not keeps_statistics) if in_base else True
-        )
+        base_learns = reached and (whole_base or not keeps_statistics)
+        if base_learns or not in_base:
+            result.append(layer)
+    return result
 
 
 def base_of(model: keras.Model) -> keras.Model:
@@ -139,7 +147,9 @@ def base_of(model: keras.Model) -> keras.Model:
 def head_of(model: keras.Model) -> keras.Model:
     """Returns the part from features to logits; its layers are shared.
 
-    So training it trains `model`, and names and paths of weights are one.
+    It calls the model's own last layers on features. So training it trains
+    `model`, names and paths of weights are the same, and checkpoints,
+    averages and export need not know of it.
 
     Args:
         model: What `build_classifier` returned.
@@ -150,6 +160,32 @@ def head_of(model: keras.Model) -> keras.Model:
     for layer in model.layers[first:]:
         x = layer(x)
     return keras.Model(features, x, name="head")
+
+
+def inference_model(model: keras.Model, flip_average: bool) -> keras.Model:
+    """Returns what is validated, evaluated and exported.
+
+    Args:
+        model: From images `[B, S, S, 3]` to float32 logits `[B, K]`.
+        flip_average: Whether to average the logits of an image and its
+            mirror image.
+    """
+    return flip_averaged(model) if flip_average else model
+
+
+def inference_head(head: keras.Model, flip_average: bool) -> keras.Model:
+    """Returns what `inference_model` is, from features to logits.
+
+    Args:
+        head: What `head_of` returned.
+        flip_average: Whether the input is `[B, 2, ...]`, the features of an
+            image and of its mirror image, whose logits are averaged.
+    """
+    if not flip_average:
+        return head
+    both = keras.Input((2, *head.input.shape[1:]), name="both")
+    logits = (head(both[:, 0]) + head(both[:, 1])) / 2.0
+    return keras.Model(both, logits, name="averaged_head")
 
 
 def flip_averaged(model: keras.Model) -> keras.Model:

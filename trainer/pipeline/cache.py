@@ -1,7 +1,7 @@
 """Decoded images kept in memory, or in a file, as one array.
 
-TensorFlow reads the array where it lies: gathering a batch from it is one copy
-of the pixels, in any order, without Python.
+TensorFlow reads the array in place: gathering a batch, in any order, is one
+copy of the pixels, without Python. A file is the same array, memory-mapped.
 """
 
 import mmap
@@ -28,8 +28,8 @@ def memory_for_cache(cache_mb: int) -> int:
     """Returns how many bytes of memory decoded images may take.
 
     Args:
-        cache_mb: In MiB; -1 measures: half of what the machine, or the
-            container, has left.
+        cache_mb: The limit in MiB; -1 takes half of the memory that the
+            machine, or the container, has left.
     """
     if cache_mb >= 0:
         return cache_mb * MIB
@@ -52,11 +52,11 @@ def fill(
     """Decodes a whole split.
 
     Args:
-        reader: Of the split.
-        dataset: Batches of it in record order; the last one may be filled.
+        reader: Reader of the split.
+        dataset: Its batches in record order; the last one may be padded.
         image_size: S, in pixels.
-        path: File to keep the pixels in, or to take them from where it is
-            there already; None keeps them in memory.
+        path: File to keep the pixels in; one that exists already is used as
+            it is. None keeps them in memory.
 
     Returns:
         uint8 `[N, S, S, 3]`, in record order.
@@ -71,7 +71,9 @@ def fill(
             atomic.replacing(path) as incomplete,
             open(incomplete, "w+b") as file,
         ):
-            os.posix_fallocate(file.fileno(), 0, size)  # a full disk: now
+            os.posix_fallocate(
+                file.fileno(), 0, size
+            )  # fails here if the disk is full
             with mmap.mmap(file.fileno(), size) as memory:
                 _decode(dataset, memory, shape, reader.split)
                 memory.flush()

@@ -1,118 +1,126 @@
-"""Which batches a run trains on and validates with, kept where they fit."""
+"""The batches that a run trains on and validates with."""
 
-import copy
 import pathlib
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import tensorflow as tf
 
 from data_prep.dataset import splits
-from trainer.config import Config
+from trainer.config import Data
 from trainer.pipeline import cache
 from trainer.pipeline import input_pipeline
+from trainer.pipeline.input_pipeline import Plan
+from trainer.pipeline.input_pipeline import Source
 from trainer.pipeline.reader import Reader
 
 
-class Feed:
-    """The training and the validation split of a run, as batches.
+class DataLoader:
+    """Batches of the training and the validation split.
+
+    What a batch holds for an image, its pixels or its features, comes from
+    the source that is passed for a pass over a split.
 
     Args:
-        config: Of the run.
-        readers: Of the splits it is to serve, by name.
-        replicas: Of this process.
-        worker: Rank of this process.
-        workers: Number of processes.
+        settings: Image size and cache of decoded images.
+        readers: Readers of the splits, by split.
+        batch_size: Images per step, over all replicas of all workers.
+        seed: The run's seed, for the order of training.
+        replicas: Number of replicas of this worker.
+        rank: Index of this worker, counted from 0.
+        workers: Number of workers.
 
     Attributes:
-        steps: Global batches of an epoch, by split.
-        counts: Images of each split, by name.
-        readers: Of both splits, by name.
-        images: Where each split's pixels come from, by name.
+        readers: Readers of the splits, by split.
+        images: Sources of the splits' pixels, by split.
+        counts: Number of images, by split.
+        steps: Number of global batches of an epoch, by split.
+        batch_size: Images per step, over all replicas of all workers.
     """
 
     def __init__(
         self,
-        config: Config,
-        readers: dict[str, Reader],
+        settings: Data,
+        readers: Mapping[str, Reader],
         *,
+        batch_size: int,
+        seed: int,
         replicas: int,
-        worker: int = 0,
+        rank: int = 0,
         workers: int = 1,
     ):
-        self._config = config
         self.readers = readers
-        self._replicas = replicas
-        self._worker, self._workers = worker, workers
-        self.images = images = _sources(config, readers)
-        self._source = lambda split, epoch: images[split]
-        self.counts = {name: r.count for name, r in readers.items()}
+        self.batch_size = batch_size
+        self.images = _make_sources(settings, readers, batch_size)
+        self.counts = {split: r.count for split, r in readers.items()}
         self.steps = {
-            name: -(-count // config.optimisation.batch_size)
-            for name, count in self.counts.items()
+            split: -(-count // batch_size)
+            for split, count in self.counts.items()
         }
+        self._seed = seed
+        self._replicas = replicas
+        self._rank, self._workers = rank, workers
 
-    def training(self, epoch: int, first_step: int = 0) -> tf.data.Dataset:
-        """Returns this process's share of an epoch, from a step on."""
-        plan = input_pipeline.plan_training(
-            self.counts[splits.TRAIN],
-            self._config.optimisation.batch_size,
-            self._config.run.seed,
-            epoch,
-        )
-        source = self._source(splits.TRAIN, epoch)
-        return self._create(splits.TRAIN, plan.from_step(first_step), source)
-
-    def validation(self) -> tf.data.Dataset:
-        """Returns this process's share of the validation split."""
-        plan = input_pipeline.plan_evaluation(
-            self.counts[splits.VALIDATION], self._config.optimisation.batch_size
-        )
-        source = self._source(splits.VALIDATION, 0)
-        return self._create(splits.VALIDATION, plan, source)
-
-    def on(self, source: Callable[[str, int], Callable]) -> "Feed":
-        """Returns the same batches of something else than pixels.
+    def training(
+        self, source: Source, epoch: int, first_step: int = 0
+    ) -> tf.data.Dataset:
+        """Returns this worker's share of the batches of an epoch.
 
         Args:
-            source: Of a split in an epoch, see `input_pipeline.create`.
+            source: What the batches hold for an image.
+            epoch: Counted from 0 over all phases.
+            first_step: Step of the epoch to begin at.
         """
-        other = copy.copy(self)
-        other._source = source
-        return other
+        plan = input_pipeline.plan_training(
+            self.counts[splits.TRAIN], self.batch_size, self._seed, epoch
+        )
+        return self._create(splits.TRAIN, plan.from_step(first_step), source)
+
+    def validation(self, source: Source) -> tf.data.Dataset:
+        """Returns this worker's share of the validation split.
+
+        Args:
+            source: What the batches hold for an image.
+        """
+        plan = input_pipeline.plan_evaluation(
+            self.counts[splits.VALIDATION], self.batch_size
+        )
+        return self._create(splits.VALIDATION, plan, source)
 
     def _create(
-        self, split: str, plan: input_pipeline.Plan, source: Callable
+        self, split: str, plan: Plan, source: Source
     ) -> tf.data.Dataset:
         return input_pipeline.create(
             self.readers[split],
-            plan.of_worker(self._worker, self._workers),
+            plan.of_worker(self._rank, self._workers),
             source,
             replicas=self._replicas,
         )
 
 
-def _sources(config: Config, readers: dict[str, Reader]) -> dict[str, Callable]:
-    """Returns where each split's pixels come from, cached where they fit.
+def _make_sources(
+    settings: Data, readers: Mapping[str, Reader], batch_size: int
+) -> dict[str, Source]:
+    """Returns the source of each split's pixels, cached where they fit.
 
-    Training decodes the fast way; validation decodes as the exported model
-    does, since it decides what is exported.
+    Training uses the fast decoder. Validation decodes as the exported model
+    does, since it decides which epoch is exported.
     """
     decoders = {
         splits.TRAIN: input_pipeline.decoded_fast,
         splits.VALIDATION: input_pipeline.decoded_exactly,
     }
-    memory = cache.memory_for_cache(config.data.cache_mb)
+    memory = cache.memory_for_cache(settings.cache_mb)
     result = {}
     for split, reader in readers.items():
-        decoded = decoders[split](reader, config.data.image_size)
-        size = cache.decoded_bytes(reader, config.data.image_size)
+        decoded = decoders[split](reader, settings.image_size)
+        size = cache.decoded_bytes(reader, settings.image_size)
         path = None
-        if config.data.cache_dir:
+        if settings.cache_dir:
             name = (
                 f"{reader.manifest.fingerprint[:16]}-{split}-"
-                f"{config.data.image_size}.uint8"
+                f"{settings.image_size}.uint8"
             )
-            path = pathlib.Path(config.data.cache_dir, name)
+            path = pathlib.Path(settings.cache_dir, name)
         elif size <= memory:
             memory -= size
         else:
@@ -123,11 +131,9 @@ def _sources(config: Config, readers: dict[str, Reader]) -> dict[str, Callable]:
             f"{size / cache.MIB:.0f} MiB, in {path or 'memory'}",
             flush=True,
         )
-        plan = input_pipeline.plan_evaluation(
-            reader.count, config.optimisation.batch_size
-        )
+        plan = input_pipeline.plan_evaluation(reader.count, batch_size)
         in_order = input_pipeline.create(reader, plan, decoded)
         result[split] = input_pipeline.cached(
-            cache.fill(reader, in_order, config.data.image_size, path)
+            cache.fill(reader, in_order, settings.image_size, path)
         )
     return result

@@ -1,9 +1,9 @@
 """Manifest -> batches, in an order that is a pure function of seed and epoch.
 
-A plan says which record stands at which place of which step; the images are
-then fetched by position. So shuffling mixes the whole split at every epoch,
-resuming at a step decodes nothing of what came before, and another number of
-replicas or workers changes nothing.
+A plan holds the indices of the records of every step; the images are then
+read by index. So shuffling mixes the whole split in every epoch, resuming at a
+step decodes nothing of the steps before it, and the number of replicas or
+workers changes nothing.
 """
 
 import os
@@ -18,17 +18,22 @@ from trainer.pipeline.decode import decode_image
 from trainer.pipeline.decode import fit
 from trainer.pipeline.reader import Reader
 
+# What a batch holds for images: a function of their indices, int64 `[b]`, to a
+# tensor `[b, ...]`; pixels are uint8 `[b, S, S, 3]`, features float16.
+Source = Callable[[tf.Tensor], tf.Tensor]
+
 
 class Batch(NamedTuple):
-    """What one replica gets in one step; b images of S x S pixels.
+    """What one replica gets in one step: b images of S x S pixels.
 
     Attributes:
-        image: uint8 `[b, S, S, 3]`, RGB in [0, 255].
-        label: int32 `[b]`, position in the class list.
+        image: uint8 `[b, S, S, 3]`, RGB in [0, 255]; or what another source
+            than one of pixels returns.
+        label: int32 `[b]`, index into the class list.
         id: int64 `[b]`, see `data_prep.dataset.records.image_id`.
         weight: float32 `[b]`. The m real images of a global batch weigh 1/m
             each, so that a weighted sum over all replicas is a mean over
-            images; 0 marks the filling of an incomplete batch.
+            images; 0 marks the padding of an incomplete batch.
     """
 
     image: tf.Tensor
@@ -38,44 +43,46 @@ class Batch(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Which records make up the steps of an epoch; T steps of B images.
+    """Which records make up the steps of an epoch: T steps of B images.
 
     Attributes:
-        positions: int64 `[T, B]`, positions of records in their split.
+        indices: int64 `[T, B]`, indices of records in their split.
         weights: float32 `[T, B]`, see `Batch.weight`.
     """
 
-    positions: np.ndarray
+    indices: np.ndarray
     weights: np.ndarray
 
     def from_step(self, step: int) -> "Plan":
         """Returns the plan without its first steps."""
-        return Plan(self.positions[step:], self.weights[step:])
+        return Plan(self.indices[step:], self.weights[step:])
 
     def of_steps(self, numbers: Sequence[int]) -> "Plan":
-        """Returns the plan of some steps, in the order of their numbers."""
+        """Returns the plan of the steps with these indices, in their order."""
         steps = np.asarray(numbers, np.int64)
-        return Plan(self.positions[steps], self.weights[steps])
+        return Plan(self.indices[steps], self.weights[steps])
 
-    def of_worker(self, worker: int, workers: int) -> "Plan":
+    def of_worker(self, rank: int, workers: int) -> "Plan":
         """Returns a worker's slice of every global batch.
 
         Args:
-            worker: Counted from 0.
-            workers: Their number; the batch size is a multiple of it.
+            rank: Index of the worker, counted from 0.
+            workers: Number of workers; the batch size is a multiple of it.
         """
-        share = self.positions.shape[1] // workers
-        part = slice(worker * share, (worker + 1) * share)
-        return Plan(self.positions[:, part], self.weights[:, part])
+        share = self.indices.shape[1] // workers
+        part = slice(rank * share, (rank + 1) * share)
+        return Plan(self.indices[:, part], self.weights[:, part])
 
 
 def plan_training(count: int, batch_size: int, seed: int, epoch: int) -> Plan:
-    """Plans an epoch in which every image stands once, in random order.
+    """Plans an epoch in which every image occurs once, in random order.
+
+    The order depends on the seed and the epoch only.
 
     Args:
         count: Images in the split.
         batch_size: Images per step over all replicas.
-        seed: With `epoch`, what the order depends on; nothing else does.
+        seed: The run's seed.
         epoch: Counted from 0 over all phases.
     """
     generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
@@ -83,55 +90,61 @@ def plan_training(count: int, batch_size: int, seed: int, epoch: int) -> Plan:
 
 
 def plan_evaluation(count: int, batch_size: int) -> Plan:
-    """Plans a pass in which every image stands once, in record order."""
+    """Plans a pass in which every image occurs once, in record order.
+
+    Args:
+        count: Images in the split.
+        batch_size: Images per step over all replicas.
+    """
     return _plan(np.arange(count), batch_size)
 
 
 def _plan(order: np.ndarray, batch_size: int) -> Plan:
     steps = -(-len(order) // batch_size)
-    # The last batch is filled with records that weigh nothing: every step has
-    # the same shape, and no image is left out.
-    positions = np.resize(order, (steps, batch_size)).astype(np.int64)
-    real = np.arange(steps * batch_size).reshape(positions.shape) < len(order)
+    # The last batch is padded with records of weight 0, not dropped: every
+    # step has the same shape, and every image counts once.
+    indices = np.resize(order, (steps, batch_size)).astype(np.int64)
+    real = np.arange(steps * batch_size).reshape(indices.shape) < len(order)
     weights = real / real.sum(axis=1, keepdims=True)
-    return Plan(positions, weights.astype(np.float32))
+    return Plan(indices, weights.astype(np.float32))
 
 
 def create(
     reader: Reader,
     plan: Plan,
-    images: Callable[[tf.Tensor], tf.Tensor],
+    source: Source,
     *,
     replicas: int = 1,
 ) -> tf.data.Dataset:
     """Returns the batches of a plan, one element per replica and step.
 
     Args:
-        reader: Of the split that was planned.
+        reader: Reader of the split that was planned.
         plan: What to read; the batch size is a multiple of `replicas`.
-        images: Where the pixels come from: what `decoded_fast`,
-            `decoded_exactly` or `cached` returned.
+        source: What the batches hold for an image, such as what
+            `decoded_fast`, `decoded_exactly` or `cached` returned.
         replicas: Number of elements that make up a step. Replica r of step t
             takes element `t * replicas + r`.
 
     Returns:
         Dataset of `Batch`, each of `batch_size / replicas` images.
     """
-    size = plan.positions.shape[1] // replicas
+    size = plan.indices.shape[1] // replicas
     labels, ids = tf.constant(reader.labels), tf.constant(reader.ids)
 
-    def assemble(positions: tf.Tensor, weights: tf.Tensor) -> Batch:
+    def assemble(indices: tf.Tensor, weights: tf.Tensor) -> Batch:
         return Batch(
-            images(positions),
-            tf.gather(labels, positions),
-            tf.gather(ids, positions),
+            source(indices),
+            tf.gather(labels, indices),
+            tf.gather(ids, indices),
             weights,
         )
 
     dataset = tf.data.Dataset.from_tensor_slices(
-        (plan.positions.reshape(-1, size), plan.weights.reshape(-1, size))
+        (plan.indices.reshape(-1, size), plan.weights.reshape(-1, size))
     )
-    # Each call makes a whole batch in one thread. Two more calls than
+    # Each call makes a whole batch in one thread: per image, the overhead of
+    # Python and tf.data cost a third of the rate. Two more calls than
     # processors keep those busy while a finished batch waits for its turn.
     processors = len(os.sched_getaffinity(0))
     dataset = dataset.map(assemble, num_parallel_calls=processors + 2)
@@ -147,22 +160,32 @@ def create(
     return dataset.prefetch(2).with_options(options)
 
 
-def decoded_fast(reader: Reader, image_size: int) -> Callable:
-    """Returns the source of pixels for training: OpenCV, image by image."""
+def decoded_fast(reader: Reader, image_size: int) -> Source:
+    """Returns the source of pixels for training, decoded by OpenCV.
 
-    def images(positions: tf.Tensor) -> tf.Tensor:
+    Args:
+        reader: Reader of the split.
+        image_size: S, in pixels.
+    """
+
+    def images(indices: tf.Tensor) -> tf.Tensor:
         result = tf.numpy_function(
-            lambda p: reader.pixels(p, image_size), [positions], tf.uint8
+            lambda p: reader.pixels(p, image_size), [indices], tf.uint8
         )
         return tf.ensure_shape(
-            result, [positions.shape[0], image_size, image_size, 3]
+            result, [indices.shape[0], image_size, image_size, 3]
         )
 
     return images
 
 
-def decoded_exactly(reader: Reader, image_size: int) -> Callable:
-    """Returns the source of pixels for evaluation: as the exported model."""
+def decoded_exactly(reader: Reader, image_size: int) -> Source:
+    """Returns the source of pixels that the exported model would see.
+
+    Args:
+        reader: Reader of the split.
+        image_size: S, in pixels.
+    """
     manifest = reader.manifest
     stored = (manifest.image_size, manifest.image_size, 3)
 
@@ -172,9 +195,9 @@ def decoded_exactly(reader: Reader, image_size: int) -> Callable:
             return fit(image, image_size, manifest.resize)
         return decode_image(content, image_size, manifest.resize)
 
-    def images(positions: tf.Tensor) -> tf.Tensor:
-        contents = tf.numpy_function(reader.contents, [positions], tf.string)
-        contents.set_shape(positions.shape)
+    def images(indices: tf.Tensor) -> tf.Tensor:
+        contents = tf.numpy_function(reader.contents, [indices], tf.string)
+        contents.set_shape(indices.shape)
         shape = [image_size, image_size, 3]
         return tf.map_fn(
             decode, contents, fn_output_signature=tf.TensorSpec(shape, tf.uint8)
@@ -183,10 +206,10 @@ def decoded_exactly(reader: Reader, image_size: int) -> Callable:
     return images
 
 
-def cached(pixels: tf.Tensor) -> Callable:
+def cached(pixels: tf.Tensor) -> Source:
     """Returns the source that gathers from decoded images.
 
     Args:
         pixels: uint8 `[N, S, S, 3]`, what `cache.fill` returned.
     """
-    return lambda positions: tf.gather(pixels, positions)
+    return lambda indices: tf.gather(pixels, indices)

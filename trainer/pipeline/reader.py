@@ -1,4 +1,11 @@
-"""Fetches the records of one split by position, from several threads."""
+"""Reads the records of one split by index, from several threads.
+
+The index file of a split holds shard, offset, length, id and label of each
+record. So an epoch is a permutation of all records, for splits of any size on
+a local disk; records are not streamed. At the start only sizes, indices and
+the first and last record of every shard are checked, and the checksum of each
+record when it is read; `data_prep.verify` reads everything.
+"""
 
 import os
 import pathlib
@@ -7,22 +14,22 @@ import numpy as np
 
 from data_prep.dataset import records
 from data_prep.dataset.manifest import Manifest
-from data_prep.dataset.manifest import check_ends
 from data_prep.dataset.manifest import load_index
+from data_prep.dataset.verification import check_ends
 from data_prep.runtime.errors import DataError
 from trainer.pipeline import decode
 
 
 class Reader:
-    """Reads images of one split by position.
+    """Reads images of one split by index.
 
     Args:
         data_dir: The data set's folder.
-        manifest: Its manifest.
-        split: Name of a split.
+        manifest: The data set's manifest.
+        split: Name of the split.
 
     Attributes:
-        manifest: Of the data set.
+        manifest: The data set's manifest.
         split: Name of the split.
         count: Number of records, N.
         labels: int32 `[N]`.
@@ -56,41 +63,41 @@ class Reader:
         for file in getattr(self, "_files", ()):
             os.close(file)
 
-    def contents(self, positions: np.ndarray) -> np.ndarray:
-        """Returns the stored images at `positions`.
+    def contents(self, indices: np.ndarray) -> np.ndarray:
+        """Returns the stored bytes of images.
 
         Args:
-            positions: int64 `[b]`.
+            indices: int64 `[b]`, indices of records in the split.
 
         Returns:
-            Array `[b]` of bytes objects: files, or the pixels of a data set
-            of encoding "raw".
+            Array `[b]` of bytes objects: image files, or pixels where the
+            data set's encoding is "raw".
 
         Raises:
-            DataError: If a record's checksum does not fit its content.
+            DataError: If a record's checksum does not match its content.
         """
-        result = np.empty(len(positions), object)
-        for place, row in enumerate(self._index[positions]):
-            result[place] = self._image(row).tobytes()
+        result = np.empty(len(indices), object)
+        for n, row in enumerate(self._index[indices]):
+            result[n] = self._image(row).tobytes()
         return result
 
-    def pixels(self, positions: np.ndarray, image_size: int) -> np.ndarray:
-        """Returns the images at `positions`, decoded by OpenCV.
+    def pixels(self, indices: np.ndarray, image_size: int) -> np.ndarray:
+        """Returns images, decoded by OpenCV.
 
         Args:
-            positions: int64 `[b]`.
+            indices: int64 `[b]`, indices of records in the split.
             image_size: S, width and height of the result in pixels.
 
         Returns:
             uint8 `[b, S, S, 3]`, RGB.
 
         Raises:
-            DataError: If a record's checksum does not fit its content, or its
+            DataError: If a record's checksum does not match its content, or its
                 image cannot be decoded.
         """
         resize = self.manifest.resize
-        result = np.empty((len(positions), image_size, image_size, 3), np.uint8)
-        for out, row in zip(result, self._index[positions], strict=True):
+        result = np.empty((len(indices), image_size, image_size, 3), np.uint8)
+        for out, row in zip(result, self._index[indices], strict=True):
             image = self._image(row)
             height, width = int(row["height"]), int(row["width"])
             if self.manifest.encoding == "raw":

@@ -1,0 +1,360 @@
+"""The objects of a manifest, as data; the keys stand as people read them."""
+
+from collections.abc import Mapping
+
+from data_prep.runtime.errors import EXIT_DATA
+from data_prep.runtime.errors import EXIT_STOPPED
+from data_prep.runtime.errors import EXIT_USAGE
+from launch.job import Common
+from launch.job import Kubernetes
+from launch.targets.rendering import flag_files
+from launch.work import Work
+from trainer.distribution.cluster import WORKERS_VARIABLE
+
+PORT = 2222  # of every worker
+RUNS = "/etc/shardtune/runs"
+SHARED_MEMORY = "/dev/shm"
+SCRATCH = "/scratch"
+OWN_MOUNTS = (RUNS, SHARED_MEMORY, SCRATCH)
+
+# Operators look for their container by its name.
+_CONTAINERS = {"trainjob": "node", "tfjob": "tensorflow"}
+# Running it again cannot help.
+_FATAL = [EXIT_USAGE, EXIT_DATA]
+_JOBSET_FAILURE_RULES = [
+    {
+        "name": "fatal",
+        "action": "FailJobSet",
+        "onJobFailureReasons": ["PodFailurePolicy"],
+    }
+]
+# Not ready, too: workers wait for each other.
+_NETWORK = {"enableDNSHostnames": True, "publishNotReadyAddresses": True}
+
+
+def manifest(
+    common: Common,
+    options: Kubernetes,
+    work: Work,
+    volumes: Mapping[str, str],
+) -> list[dict]:
+    """Returns the objects of a job.
+
+    Args:
+        common: Name of the job.
+        options: The kind of the job and its pods.
+        work: What runs in the pods.
+        volumes: The PersistentVolumeClaim of each mounted path.
+    """
+    metadata = {"name": common.name, "namespace": options.namespace}
+    pod = _pod(common.name, options, work, volumes)
+    if options.kind == "jobset":
+        return [_jobset(metadata, options, pod)]
+    if options.kind == "trainjob":
+        return [_runtime(metadata, options, pod), _trainjob(metadata, options)]
+    if options.kind == "tfjob":
+        return [_tfjob(metadata, options, pod)]
+    if work.runs:
+        return [
+            _config_map(metadata, work),
+            _sweep(metadata, work, options, pod),
+        ]
+    job = _indexed_job(
+        metadata,
+        options.workers,
+        {"backoffLimit": options.restarts},
+        "FailJob",
+        pod,
+    )
+    return [_service(metadata), job] if options.workers > 1 else [job]
+
+
+def _service(metadata: dict) -> dict:
+    """Gives each worker a name that the others find it by."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata,
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": {"batch.kubernetes.io/job-name": metadata["name"]},
+        },
+    }
+
+
+def _config_map(metadata: dict, work: Work) -> dict:
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {**metadata, "name": f"{metadata['name']}-runs"},
+        "data": {
+            name.removeprefix("runs/"): text
+            for name, text in flag_files(work.runs).items()
+        },
+    }
+
+
+def _sweep(metadata: dict, work: Work, options: Kubernetes, pod: dict) -> dict:
+    # A wrong run does not end the others.
+    backoff = {"backoffLimitPerIndex": options.restarts}
+    return _indexed_job(metadata, len(work.runs), backoff, "FailIndex", pod)
+
+
+def _indexed_job(
+    metadata: dict, count: int, backoff: dict, fatal: str, pod: dict
+) -> dict:
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": metadata,
+        "spec": {
+            "completionMode": "Indexed",
+            "completions": count,
+            "parallelism": count,
+            **backoff,
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": {
+                "rules": [
+                    # Evicted, preempted, or its node drained.
+                    {
+                        "action": "Ignore",
+                        "onPodConditions": [
+                            {"type": "DisruptionTarget", "status": "True"}
+                        ],
+                    },
+                    _on_exit("Ignore", "trainer", [EXIT_STOPPED]),
+                    _on_exit(fatal, "trainer", _FATAL),
+                ]
+            },
+            "template": {
+                "metadata": {
+                    "labels": {"app.kubernetes.io/name": metadata["name"]}
+                },
+                "spec": pod,
+            },
+        },
+    }
+
+
+def _on_exit(action: str, container: str, codes: list[int]) -> dict:
+    return {
+        "action": action,
+        "onExitCodes": {
+            "containerName": container,
+            "operator": "In",
+            "values": codes,
+        },
+    }
+
+
+def _jobset(metadata: dict, options: Kubernetes, pod: dict) -> dict:
+    count = options.workers
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": metadata,
+        "spec": {
+            "network": _NETWORK,
+            "failurePolicy": {
+                "maxRestarts": options.restarts,
+                "rules": _JOBSET_FAILURE_RULES,
+            },
+            "replicatedJobs": [
+                {
+                    "name": "workers",
+                    "replicas": 1,
+                    "template": {
+                        "spec": {
+                            "completionMode": "Indexed",
+                            "completions": count,
+                            "parallelism": count,
+                            **_fails_as_a_whole("trainer"),
+                            "template": {"spec": pod},
+                        }
+                    },
+                }
+            ],
+        },
+    }
+
+
+def _fails_as_a_whole(container: str) -> dict:
+    """Returns what ends a Job with any of its pods, for others to restart."""
+    return {
+        "backoffLimit": 0,
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": {"rules": [_on_exit("FailJob", container, _FATAL)]},
+    }
+
+
+def _runtime(metadata: dict, options: Kubernetes, pod: dict) -> dict:
+    return {
+        "apiVersion": "trainer.kubeflow.org/v1alpha1",
+        "kind": "TrainingRuntime",
+        "metadata": metadata,
+        "spec": {
+            "mlPolicy": {"numNodes": options.workers},
+            "template": {
+                "spec": {
+                    "network": _NETWORK,
+                    "failurePolicy": {
+                        "maxRestarts": options.restarts,
+                        "rules": _JOBSET_FAILURE_RULES,
+                    },
+                    "replicatedJobs": [_nodes(pod)],
+                }
+            },
+        },
+    }
+
+
+def _nodes(pod: dict) -> dict:
+    return {
+        "name": "node",
+        "replicas": 1,
+        "template": {
+            "metadata": {
+                "labels": {
+                    "trainer.kubeflow.org/trainjob-ancestor-step": "trainer"
+                }
+            },
+            "spec": {
+                "completionMode": "Indexed",
+                **_fails_as_a_whole("node"),
+                "template": {"spec": pod},
+            },
+        },
+    }
+
+
+def _trainjob(metadata: dict, options: Kubernetes) -> dict:
+    return {
+        "apiVersion": "trainer.kubeflow.org/v1alpha1",
+        "kind": "TrainJob",
+        "metadata": metadata,
+        "spec": {
+            "runtimeRef": {
+                "apiGroup": "trainer.kubeflow.org",
+                "kind": "TrainingRuntime",
+                "name": metadata["name"],
+            },
+            "trainer": {"numNodes": options.workers},
+        },
+    }
+
+
+def _tfjob(metadata: dict, options: Kubernetes, pod: dict) -> dict:
+    return {
+        "apiVersion": "kubeflow.org/v1",
+        "kind": "TFJob",
+        "metadata": metadata,
+        "spec": {
+            "runPolicy": {
+                "cleanPodPolicy": "Running",
+                "backoffLimit": options.restarts,
+            },
+            "tfReplicaSpecs": {
+                "Worker": {
+                    "replicas": options.workers,
+                    # ExitCode would take 75 for the end.
+                    "restartPolicy": "OnFailure",
+                    "template": {"spec": pod},
+                }
+            },
+        },
+    }
+
+
+def _pod(
+    name: str, options: Kubernetes, work: Work, volumes: Mapping[str, str]
+) -> dict:
+    found: dict = {}
+    if options.kind == "job" and options.workers > 1:
+        found["subdomain"] = name
+    is_tfjob = options.kind == "tfjob"
+    found["restartPolicy"] = "OnFailure" if is_tfjob else "Never"
+    if options.service_account:
+        found["serviceAccountName"] = options.service_account
+    mounts = _mounts(name, work, volumes)
+    return {
+        **found,
+        "terminationGracePeriodSeconds": options.grace_seconds,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 1000,
+            "fsGroup": 1000,
+        },
+        "containers": [
+            _container(name, options, work)
+            | {
+                "volumeMounts": [
+                    {"name": volume["name"], "mountPath": path}
+                    for path, volume in mounts.items()
+                ]
+            }
+        ],
+        "volumes": list(mounts.values()),
+    }
+
+
+def _container(name: str, options: Kubernetes, work: Work) -> dict:
+    module, *before = work.program
+    arguments = [*before, *work.arguments]
+    if work.runs:
+        arguments.append(f"--flagfile={RUNS}/$(JOB_COMPLETION_INDEX).flags")
+    memory = f"{options.memory_gb}Gi"
+    limits: dict = {"memory": memory}
+    if options.gpus:
+        limits["nvidia.com/gpu"] = options.gpus
+    return {
+        "name": _CONTAINERS.get(options.kind, "trainer"),
+        "image": options.image,
+        # No shell, which would keep SIGTERM from Python.
+        "command": ["python", "-m", module],
+        "args": arguments,
+        "env": [
+            # Files are cached here; the image's user has no other home.
+            {"name": "HOME", "value": SCRATCH},
+            {"name": "TMPDIR", "value": SCRATCH},
+            *_workers(name, options),
+        ],
+        "ports": [{"containerPort": PORT}],
+        "resources": {
+            "requests": {"cpu": options.cpus, "memory": memory},
+            "limits": limits,
+        },
+    }
+
+
+def _workers(name: str, options: Kubernetes) -> list[dict]:
+    """Returns the variable that names all workers, where there are several."""
+    host = {
+        "job": f"{name}-{{}}.{name}",
+        "jobset": f"{name}-workers-0-{{}}.{name}",
+        "trainjob": f"{name}-node-0-{{}}.{name}",
+    }.get(options.kind)  # of a tfjob, the operator sets TF_CONFIG
+    if options.workers == 1 or host is None:
+        return []
+    hosts = [f"{host.format(n)}:{PORT}" for n in range(options.workers)]
+    return [{"name": WORKERS_VARIABLE, "value": ",".join(hosts)}]
+
+
+def _mounts(
+    name: str, work: Work, volumes: Mapping[str, str]
+) -> dict[str, dict]:
+    """Returns the volume of each mounted path."""
+    shared = {"medium": "Memory", "sizeLimit": "8Gi"}
+    found: dict[str, dict] = {
+        SHARED_MEMORY: {"name": "shm", "emptyDir": shared},
+        SCRATCH: {"name": "scratch", "emptyDir": {}},
+    }
+    for number, (path, claim) in enumerate(volumes.items()):
+        found[path] = {
+            "name": f"volume-{number}",
+            "persistentVolumeClaim": {"claimName": claim},
+        }
+    if work.runs:
+        config_map = {"name": f"{name}-runs"}
+        found[RUNS] = {"name": "runs", "configMap": config_map}
+    return found

@@ -1,0 +1,116 @@
+"""What runs inside of a job: a module, its arguments, the runs of a sweep."""
+
+import dataclasses
+from collections.abc import Iterator
+from collections.abc import Sequence
+
+from data_prep.runtime import settings
+from data_prep.runtime.errors import UsageError
+from launch import arguments
+from launch.job import MODULES
+from launch.job import Cloud
+from launch.job import Job
+from launch.job import Sweep
+from trainer.distribution import platform_settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What runs inside of a job.
+
+    Attributes:
+        module: Run as `python -m MODULE`.
+        arguments: Its flags, each `--name=value`, checked.
+        runs: The flags that each run of a sweep adds; empty for one run.
+        staged: Whether `launch.staged` runs the module, because it takes
+            local folders and was given some in object storage.
+    """
+
+    module: str
+    arguments: tuple[str, ...]
+    runs: tuple[tuple[str, ...], ...] = ()
+    staged: bool = False
+
+    @property
+    def program(self) -> tuple[str, ...]:
+        """The words before the arguments, after `python -m`."""
+        return ("launch.staged", "--") if self.staged else (self.module,)
+
+    @property
+    def local_paths(self) -> Iterator[tuple[settings.Setting, str, str]]:
+        """The paths that any run names, but for addresses in object storage.
+
+        Yields:
+            The setting, what stands before the path ("csv:"), and the path.
+        """
+        for words in (self.arguments, *self.runs):
+            for one, prefix, path in arguments.paths(self.module, words):
+                if "://" not in path:
+                    yield one, prefix, path
+
+
+def plan(job: Job, words: Sequence[str]) -> Work:
+    """Returns what runs inside of a job, every run of its sweep checked.
+
+    Args:
+        job: What is to be launched.
+        words: The command line of the trainer or of data_prep.
+
+    Raises:
+        UsageError: If a flag among the words, or the grid, is wrong.
+    """
+    module = MODULES[job.common.job]
+    common = arguments.parse(module, words, _platform_defaults(job))
+    runs: list[tuple[str, ...]] = []
+    if variants := _variants(job.options):
+        if module != "trainer.task":
+            raise UsageError("--grid and --flag_files are for --job=trainer.")
+        base = arguments.value_of(common, "model_dir").rstrip("/")
+        whole = [
+            arguments.parse(
+                module, [*common, *variant, f"--model_dir={base}/{number:03d}"]
+            )
+            for number, variant in enumerate(variants)
+        ]
+        common = tuple(a for a in whole[0] if all(a in run for run in whole))
+        runs = [tuple(a for a in run if a not in common) for run in whole]
+    return Work(
+        module, common, tuple(runs), _is_staged(job, module, (common, *runs))
+    )
+
+
+def gcs_mount(uri: str) -> str:
+    """Returns the path at which Vertex AI mounts a gs:// folder."""
+    return platform_settings.find({"AIP_MODEL_DIR": uri}).model_dir or ""
+
+
+def _variants(options: settings.Group) -> list[list[str]]:
+    if not isinstance(options, Sweep):
+        return []
+    grid = arguments.expand_grid(options.grid)
+    return grid + arguments.name_flag_files(options.flag_files)
+
+
+def _is_staged(job: Job, module: str, runs: Sequence[Sequence[str]]) -> bool:
+    # Vertex AI and SageMaker bring folders of a bucket themselves, and
+    # data_prep reads and writes object storage itself.
+    if job.common.target in ("vertex", "sagemaker") or module != "trainer.task":
+        return False
+    return any(
+        "://" in path
+        for words in runs
+        for _, _, path in arguments.paths(module, words)
+    )
+
+
+def _platform_defaults(job: Job) -> list[str]:
+    """Returns the flags that the platform will give where the words do not."""
+    options = job.options
+    if job.common.job != "trainer" or not isinstance(options, Cloud):
+        return []
+    uri = options.output_uri.rstrip("/")
+    if not uri:
+        return []
+    if job.common.target == "vertex":
+        return [f"--model_dir={gcs_mount(f'{uri}/model/')}"]
+    return [f"--model_dir={uri}/{job.common.name}"]

@@ -1,0 +1,86 @@
+"""Which runs may go on with a model directory."""
+
+import json
+import types
+
+import pytest
+
+from data_prep.runtime.errors import UsageError
+from trainer.config import Config
+
+
+@pytest.fixture
+def begun(tf, tmp_path):
+    """A model directory that a run has begun; returns it and its config."""
+    from trainer.engine import model_directory
+
+    config = Config("data", str(tmp_path), dropout=0.25, recipe="fast")
+    content = model_directory.identity(config, MANIFEST)
+    (tmp_path / model_directory.CONFIG).write_text(json.dumps(content))
+    return tmp_path, config
+
+
+MANIFEST = types.SimpleNamespace(fingerprint="0123456789abcdef")
+
+
+def check(config, model_dir):
+    from trainer.engine import model_directory
+
+    model_directory.check_same_run(config, MANIFEST, model_dir)
+
+
+def forget(model_dir, *names):
+    """Leaves settings out, as an older version did that knew none of them."""
+    path = model_dir / "config.json"
+    content = json.loads(path.read_text())
+    path.write_text(
+        json.dumps({k: v for k, v in content.items() if k not in names})
+    )
+
+
+def test_a_setting_that_was_not_known_had_its_default(begun):
+    model_dir, config = begun
+    forget(model_dir, "augment_strength", "cutmix", "recipe")
+    check(config, model_dir)
+    with pytest.raises(UsageError, match=r"--cutmix=1.0 \(was 0.0\)"):
+        check(config.replace(cutmix=1.0), model_dir)
+
+
+def test_what_a_run_is_may_not_change_but_how_it_runs_may(begun):
+    """Every setting, by its declared scope."""
+    model_dir, config = begun
+    others = {
+        "data_dir": "elsewhere",
+        "model_dir": str(model_dir),
+        "recipe": "",
+        "cache_dir": "cache",
+        "feature_dir": "features",
+        "strategy": "one_device",
+    }
+    for one in config.settings():
+        if one.scope == "run":
+            continue
+        value = others.get(one.name)
+        if value is None:
+            value = one.default + 1 if one.high is None else one.high
+        check(config.replace(**{one.name: value}), model_dir)
+    for name, value in (
+        ("dropout", 0.5),
+        ("seed", 1),
+        ("precision", "float32"),
+    ):
+        with pytest.raises(UsageError, match=f"--{name}={value}"):
+            check(config.replace(**{name: value}), model_dir)
+
+
+def test_workers_agree_on_what_they_compute_and_may_differ_in_places(begun):
+    from trainer.engine import model_directory
+
+    _, config = begun
+
+    def purpose(**changes):
+        return model_directory.purpose(config.replace(**changes), MANIFEST)
+
+    assert purpose(cache_dir="here", checkpoint_minutes=1.0) == purpose()
+    for name in ("steps_per_loop", "nan_retries", "seed"):
+        assert purpose(**{name: 2}) != purpose()

@@ -1,0 +1,176 @@
+"""The group of workers that train together, as one of them uses it."""
+
+import contextlib
+import functools
+import os
+import sys
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from data_prep.runtime import signals
+from data_prep.runtime.errors import EXIT_STOPPED
+from data_prep.runtime.errors import Stopped
+from trainer.distribution.cluster import Cluster
+
+_POLL_SECONDS = 2.0  # of independent work between two exchanges of status
+
+# The errors that TensorFlow raises when another worker is gone.
+_PEER_ERRORS = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
+
+
+class WorkerGroup:
+    """The workers of a run; a single process is a group of one.
+
+    Args:
+        strategy: The strategy that all of them use, each with the same number
+            of replicas.
+        cluster: The processes that train together; None for one process.
+
+    Attributes:
+        rank: Index of this worker, counted from 0.
+        count: Number of workers.
+        is_first: Whether this worker writes files and prints.
+        replicas: Number of replicas of each worker.
+    """
+
+    def __init__(
+        self, strategy: tf.distribute.Strategy, cluster: Cluster | None
+    ):
+        self.rank = cluster.index if cluster else 0
+        self.count = len(cluster.workers) if cluster else 1
+        self.is_first = is_first(cluster)
+        self.replicas = strategy.num_replicas_in_sync // self.count
+        self._strategy = strategy
+        self._exchanged_at = time.monotonic()
+
+    def print_once(self, message: str) -> None:
+        """Prints a line, in the first worker only."""
+        if self.is_first:
+            print(message, flush=True)
+
+    def sum(self, values: np.ndarray | float) -> np.ndarray:
+        """Sums values over all workers; a collective that all must call.
+
+        Args:
+            values: This worker's values, of the same shape in all workers.
+
+        Returns:
+            The sum, float64, of that shape.
+        """
+        values = np.asarray(values, np.float64)
+        if self.count == 1:
+            return values
+        share = tf.constant(values / self.replicas)
+        return self._sum_over_replicas(share).numpy()
+
+    def barrier(self) -> None:
+        """Waits until all workers have called this."""
+        self.sum(0.0)
+
+    def poll_stop(self) -> None:
+        """Stops all workers if one of them received a signal.
+
+        Call it after each piece of independent work. Every few seconds it
+        exchanges status with the others.
+
+        Raises:
+            Stopped: If one was asked to stop.
+        """
+        waited = time.monotonic() - self._exchanged_at
+        if self.count == 1 or waited >= _POLL_SECONDS:
+            self._any_working(working=True)
+
+    def wait_until_all_finish(self) -> None:
+        """Waits, after independent work, until all workers have done theirs.
+
+        Raises:
+            Stopped: If one was asked to stop.
+        """
+        while self._any_working(working=False):
+            pass
+
+    def _any_working(self, *, working: bool) -> bool:
+        """Exchanges status; returns whether a worker is still working."""
+        stop_requests, still_working = self.sum(
+            [float(bool(signals.requested())), float(working)]
+        )
+        self._exchanged_at = time.monotonic()
+        if stop_requests:
+            raise Stopped(
+                f"stopped by {signals.requested() or 'another worker'}. What is "
+                "finished is kept. Run the same command again."
+            )
+        return bool(still_working)
+
+    @functools.cached_property
+    def _sum_over_replicas(self) -> tf.types.experimental.PolymorphicFunction:
+        @tf.function
+        def add(share: tf.Tensor) -> tf.Tensor:
+            parts = self._strategy.run(lambda n: n * 1.0, (share,))
+            return self._strategy.reduce(
+                tf.distribute.ReduceOp.SUM, parts, axis=None
+            )
+
+        return add
+
+
+def is_first(cluster: Cluster | None) -> bool:
+    """Returns whether this worker writes files and prints."""
+    return cluster is None or cluster.index == 0
+
+
+@contextlib.contextmanager
+def stop_when_worker_lost(cluster: Cluster | None) -> Iterator[None]:
+    """Turns TensorFlow's errors about a lost worker into `Stopped`.
+
+    Args:
+        cluster: The processes that train together; None for one process,
+            whose errors are left as they are.
+
+    Raises:
+        Stopped: If another worker is gone.
+    """
+    try:
+        yield
+    except _PEER_ERRORS as error:
+        if not cluster:
+            raise
+        raise Stopped(
+            f"another worker is gone ({_reason(str(error))}). What was saved before is "
+            "kept; start all workers again with the same command."
+        ) from None
+
+
+def _reason(text: str) -> str:
+    """Returns the message of an error without the place of its trace."""
+    where = ("Graph execution error", "Detected at node", "File ", "[[")
+    lines = [line.strip() for line in text.splitlines()]
+    message = [line for line in lines if line and not line.startswith(where)]
+    return " ".join(message[:2])
+
+
+@contextlib.contextmanager
+def exit_at_once_when_stopped(cluster: Cluster | None) -> Iterator[None]:
+    """Ends the process where `Stopped` is raised in one of several workers.
+
+    TensorFlow's own shutdown would wait for workers that are gone.
+
+    Args:
+        cluster: The processes that train together; None for one process,
+            where `Stopped` is raised as usual.
+    """
+    try:
+        yield
+    except Stopped as error:
+        if cluster is None:
+            raise
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(EXIT_STOPPED)

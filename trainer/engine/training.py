@@ -1,0 +1,168 @@
+"""What all phases of a run share, and how a run is found and saved."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from data_prep.dataset import splits
+from data_prep.runtime.errors import DataError
+from trainer.config import Config
+from trainer.distribution.worker_group import WorkerGroup
+from trainer.engine import checkpoint
+from trainer.engine.callbacks import Callbacks
+from trainer.engine.checkpoint import Checkpoint
+from trainer.engine.checkpointer import Checkpointer
+from trainer.engine.training_state import TrainingState
+from trainer.pipeline.data_loader import DataLoader
+
+
+class Training(NamedTuple):
+    """What all phases of a run share.
+
+    Attributes:
+        config: The run's settings.
+        strategy: The strategy that the model was made under.
+        model: The classifier.
+        loader: The batches of both splits.
+        workers: The workers that train together.
+        callbacks: The user's Keras callbacks.
+        checkpointer: Saves the run.
+        state: How far the run has come.
+        log_dir: Folder for TensorBoard.
+    """
+
+    config: Config
+    strategy: tf.distribute.Strategy
+    model: keras.Model
+    loader: DataLoader
+    workers: WorkerGroup
+    callbacks: Callbacks
+    checkpointer: Checkpointer
+    state: TrainingState
+    log_dir: pathlib.Path
+
+
+def start(
+    config: Config,
+    strategy: tf.distribute.Strategy,
+    model: keras.Model,
+    loader: DataLoader,
+    workers: WorkerGroup,
+    callbacks: Sequence[keras.callbacks.Callback],
+    log_dir: str,
+) -> tuple[Training, Checkpoint | None]:
+    """Finds out where a run goes on, without changing the model.
+
+    Args:
+        config: The run's settings.
+        strategy: The strategy that the model was made under.
+        model: The classifier, with the base's weights in place.
+        loader: The batches of both splits.
+        workers: The workers that train together.
+        callbacks: Keras callbacks; to them all phases are one training.
+        log_dir: Folder for TensorBoard; "" is in the model directory.
+
+    Returns:
+        What all phases share, and the checkpoint that the run goes on from;
+        None for a new run.
+
+    Raises:
+        DataError: If no checkpoint can be read, or the workers found
+            different ones.
+    """
+    model_dir = pathlib.Path(config.run.model_dir)
+    steps = loader.steps[splits.TRAIN]
+    callback_list = Callbacks(
+        callbacks,
+        model,
+        epochs=sum(phase.epochs for phase in config.phases),
+        steps=steps,
+    )
+    callback_list.begin()
+    checkpointer = Checkpointer(
+        model_dir / "checkpoints", config.checkpoints, writes=workers.is_first
+    )
+    state = TrainingState()
+    found = checkpoint.newest(checkpointer.directory)
+    if found:
+        state.restore(found.state)
+        workers.print_once(
+            f"resuming after epoch {len(state.epochs)} and {state.step} steps"
+        )
+    _check_same_everywhere(
+        workers, state.steps_done(steps), checkpointer.directory
+    )
+    training = Training(
+        config,
+        strategy,
+        model,
+        loader,
+        workers,
+        callback_list,
+        checkpointer,
+        state,
+        pathlib.Path(log_dir or model_dir / "tensorboard"),
+    )
+    return training, found
+
+
+def save_start(training: Training, fitted_head: dict | None) -> None:
+    """Saves what a new run starts from.
+
+    Args:
+        training: What all phases share.
+        fitted_head: The row of a head that was fitted before any epoch, which
+            is the best so far; None without one.
+    """
+    state, checkpointer = training.state, training.checkpointer
+    checkpointer.save_start(checkpoint.model_variables(training.model))
+    if fitted_head:
+        state.keep_if_best(fitted_head)
+        checkpointer.save_best(fitted_head, {})  # it is in what was saved
+    save(training, {})
+
+
+def save(training: Training, variables: Mapping[str, keras.Variable]) -> None:
+    """Saves how far the run has come.
+
+    Args:
+        training: What all phases share.
+        variables: All variables that the run needs to go on, by name.
+
+    Raises:
+        NotFinite: If one holds a number that is not finite.
+    """
+    state = dataclasses.replace(
+        training.state, callbacks=training.callbacks.state()
+    )
+    steps = training.loader.steps[splits.TRAIN]
+    training.checkpointer.save(state, state.steps_done(steps), variables)
+
+
+def finish_saving(training: Training) -> None:
+    """Returns, in every worker, when everything is on disk.
+
+    Raises:
+        TrainingError: If something could not be written.
+    """
+    training.checkpointer.wait()
+    training.workers.barrier()
+
+
+def _check_same_everywhere(
+    workers: WorkerGroup, steps_done: int, directory: pathlib.Path
+) -> None:
+    """Refuses workers that found different checkpoints."""
+    total = round(float(workers.sum(steps_done)))
+    if total != steps_done * workers.count:
+        raise DataError(
+            f"the workers found different checkpoints in {directory}: "
+            f"this one stands at step {steps_done}, the mean is "
+            f"{total / workers.count:g}. --model_dir has to be a folder that "
+            "all workers share."
+        )
