@@ -6,9 +6,13 @@ import io
 import json
 import os
 import re
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from conftest import hash_tree
 from conftest import write_classes
 from conftest import write_image
@@ -401,3 +405,49 @@ def test_manifest_says_how_it_was_made(run, tmp_path):
         set(content["flags"])
         == {one.name for one in PrepareConfig.settings()} - how
     )
+
+
+# What `shardtune[train]` brings and preparing a data set does without.
+TRAINING = (
+    "keras keras_cv matplotlib psutil scipy sklearn tensorboard tensorflow "
+    "tensorflow_datasets"
+)
+
+
+def run_without(libraries, module, *arguments):
+    """Runs a command where some libraries are not installed."""
+    code = (
+        f"import runpy, sys; sys.modules.update(dict.fromkeys("
+        f"{libraries.split()})); sys.argv[0] = {module!r}; "
+        f"runpy.run_module({module!r}, run_name='__main__')"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+def test_no_library_of_the_training_is_needed(tmp_path):
+    source = write_classes(tmp_path / "photos", count=10)
+    data = tmp_path / "data"
+    words = (f"--source={source}", f"--output_dir={data}", "--workers=1")
+    job = (f"--output_dir={tmp_path / 'job'}", "--target=slurm", "--dry_run")
+    for command in (
+        ("data_prep.task", *words),
+        ("data_prep.verify", f"--data_dir={data}"),
+        ("launch.submit", *job, "--", "--data_dir=/d", "--model_dir=/m"),
+    ):
+        done = run_without(TRAINING, *command)
+        assert done.returncode == 0, done.stderr
+    # The control: what needs them says so.
+    for command in (
+        ("data_prep.task", "--source=tfds:mnist", *words[1:]),
+        ("trainer.task", f"--data_dir={data}", f"--model_dir={tmp_path}/m"),
+    ):
+        shutil.rmtree(data, ignore_errors=True)
+        done = run_without(TRAINING, *command)
+        assert done.returncode == 64, done.stderr
+        assert "pip install 'shardtune[train]'" in done.stderr
+        assert "Traceback" not in done.stderr
