@@ -2,7 +2,7 @@
 
 What the Job controller and the kubelet do with the fields that matter here:
 one process per index with its environment, arguments expanded, exit codes
-read by podFailurePolicy, pods made anew until all indexes have succeeded.
+read by podFailurePolicy, pods replaced until all indexes have succeeded.
 Volumes become folders, and the pods' host names loopback addresses.
 """
 

@@ -80,12 +80,13 @@ def test_workers_start_beside_a_trainer_of_the_users(folder_with_a_trainer):
         [sys.executable, "-P", "-m", "launch.workers", "--workers=1", "--"]
         + ["--data_dir=absent", "--model_dir=model"],
         cwd=folder_with_a_trainer,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        # What ours says at once, before it imports TensorFlow.
+        env={**os.environ, "PYTHONPATH": str(ROOT), "SM_HOSTS": "none"},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 65, done.stderr
-    assert "manifest.json" in done.stderr
+    assert done.returncode
+    assert "the variable SM_HOSTS cannot be read" in done.stderr
     assert "not ours" not in done.stderr
 
 

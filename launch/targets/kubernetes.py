@@ -4,6 +4,7 @@ from data_prep.runtime.errors import UsageError
 from launch.job import Common
 from launch.job import Kubernetes
 from launch.targets import kubernetes_objects
+from launch.targets import kubernetes_pod
 from launch.targets import schemas
 from launch.targets.rendering import Rendered
 from launch.targets.rendering import dump_yaml
@@ -120,7 +121,7 @@ def _parse_volumes(text: str) -> dict[str, str]:
                 "a PersistentVolumeClaim and where to mount it."
             )
         if path.rstrip("/") in (
-            *kubernetes_objects.OWN_MOUNTS,
+            *kubernetes_pod.OWN_MOUNTS,
             *(taken.rstrip("/") for taken in claims),
         ):
             raise UsageError(

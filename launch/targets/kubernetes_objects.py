@@ -7,18 +7,10 @@ from data_prep.runtime.errors import EXIT_STOPPED
 from data_prep.runtime.errors import EXIT_USAGE
 from launch.job import Common
 from launch.job import Kubernetes
+from launch.targets import kubernetes_pod
 from launch.targets.rendering import flag_files
 from launch.work import Work
-from trainer.distribution.cluster import WORKERS_VARIABLE
 
-PORT = 2222  # of every worker
-RUNS = "/etc/shardtune/runs"
-SHARED_MEMORY = "/dev/shm"
-SCRATCH = "/scratch"
-OWN_MOUNTS = (RUNS, SHARED_MEMORY, SCRATCH)
-
-# Operators look for their container by its name.
-_CONTAINERS = {"trainjob": "node", "tfjob": "tensorflow"}
 # Running it again cannot help.
 _FATAL = [EXIT_USAGE, EXIT_DATA]
 _JOBSET_FAILURE_RULES = [
@@ -47,7 +39,7 @@ def manifest(
         volumes: The PersistentVolumeClaim of each mounted path.
     """
     metadata = {"name": common.name, "namespace": options.namespace}
-    pod = _pod(common.name, options, work, volumes)
+    pod = kubernetes_pod.pod_spec(common.name, options, work, volumes)
     if options.kind == "jobset":
         return [_jobset(metadata, options, pod)]
     if options.kind == "trainjob":
@@ -264,97 +256,3 @@ def _tfjob(metadata: dict, options: Kubernetes, pod: dict) -> dict:
             },
         },
     }
-
-
-def _pod(
-    name: str, options: Kubernetes, work: Work, volumes: Mapping[str, str]
-) -> dict:
-    found: dict = {}
-    if options.kind == "job" and options.workers > 1:
-        found["subdomain"] = name
-    is_tfjob = options.kind == "tfjob"
-    found["restartPolicy"] = "OnFailure" if is_tfjob else "Never"
-    if options.service_account:
-        found["serviceAccountName"] = options.service_account
-    mounts = _mounts(name, work, volumes)
-    return {
-        **found,
-        "terminationGracePeriodSeconds": options.grace_seconds,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": 1000,
-            "fsGroup": 1000,
-        },
-        "containers": [
-            _container(name, options, work)
-            | {
-                "volumeMounts": [
-                    {"name": volume["name"], "mountPath": path}
-                    for path, volume in mounts.items()
-                ]
-            }
-        ],
-        "volumes": list(mounts.values()),
-    }
-
-
-def _container(name: str, options: Kubernetes, work: Work) -> dict:
-    module, *before = work.program
-    arguments = [*before, *work.arguments]
-    if work.runs:
-        arguments.append(f"--flagfile={RUNS}/$(JOB_COMPLETION_INDEX).flags")
-    memory = f"{options.memory_gb}Gi"
-    limits: dict = {"memory": memory}
-    if options.gpus:
-        limits["nvidia.com/gpu"] = options.gpus
-    return {
-        "name": _CONTAINERS.get(options.kind, "trainer"),
-        "image": options.image,
-        # No shell, which would keep SIGTERM from Python.
-        "command": ["python", "-m", module],
-        "args": arguments,
-        "env": [
-            # Files are cached here; the image's user has no other home.
-            {"name": "HOME", "value": SCRATCH},
-            {"name": "TMPDIR", "value": SCRATCH},
-            *_workers(name, options),
-        ],
-        "ports": [{"containerPort": PORT}],
-        "resources": {
-            "requests": {"cpu": options.cpus, "memory": memory},
-            "limits": limits,
-        },
-    }
-
-
-def _workers(name: str, options: Kubernetes) -> list[dict]:
-    """Returns the variable that names all workers, where there are several."""
-    host = {
-        "job": f"{name}-{{}}.{name}",
-        "jobset": f"{name}-workers-0-{{}}.{name}",
-        "trainjob": f"{name}-node-0-{{}}.{name}",
-    }.get(options.kind)  # of a tfjob, the operator sets TF_CONFIG
-    if options.workers == 1 or host is None:
-        return []
-    hosts = [f"{host.format(n)}:{PORT}" for n in range(options.workers)]
-    return [{"name": WORKERS_VARIABLE, "value": ",".join(hosts)}]
-
-
-def _mounts(
-    name: str, work: Work, volumes: Mapping[str, str]
-) -> dict[str, dict]:
-    """Returns the volume of each mounted path."""
-    shared = {"medium": "Memory", "sizeLimit": "8Gi"}
-    found: dict[str, dict] = {
-        SHARED_MEMORY: {"name": "shm", "emptyDir": shared},
-        SCRATCH: {"name": "scratch", "emptyDir": {}},
-    }
-    for number, (path, claim) in enumerate(volumes.items()):
-        found[path] = {
-            "name": f"volume-{number}",
-            "persistentVolumeClaim": {"claimName": claim},
-        }
-    if work.runs:
-        config_map = {"name": f"{name}-runs"}
-        found[RUNS] = {"name": "runs", "configMap": config_map}
-    return found

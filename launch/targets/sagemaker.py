@@ -1,4 +1,9 @@
-"""SageMaker: CreateTrainingJob, by the AWS command line."""
+"""SageMaker: CreateTrainingJob, by the AWS command line.
+
+The model directory is /opt/ml/checkpoints, as only that folder comes back
+after a spot interruption. The finished model is copied to /opt/ml/model, which
+becomes model.tar.gz.
+"""
 
 import datetime
 import json
@@ -27,9 +32,8 @@ def render(common: Common, options: SageMaker, work: Work) -> Rendered:
 
     JSON has no comments, so what is not obvious in it: ContainerEntrypoint
     makes Python process 1, which the default (bash) keeps SIGTERM from;
-    CheckpointConfig's folder is copied to S3 all the while and back before a
-    restart, so the whole model directory lies there; a finished model is
-    copied to /opt/ml/model, which becomes model.tar.gz.
+    CheckpointConfig's folder is copied to S3 while the job runs, and back
+    before a restart.
 
     Args:
         common: Name and folder of the job.

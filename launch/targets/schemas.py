@@ -71,8 +71,8 @@ def check_vertex(name: str, config: dict) -> None:
     """
     if not _is_installed("google.cloud.aiplatform_v1"):
         return
-    # A second of processor time: the messages come with the clients of all
-    # services. Only --target=vertex pays, and only where it is installed.
+    # One to two seconds of processor time: the messages come with the clients
+    # of all services. Only --target=vertex pays, where they are installed.
     from google.cloud.aiplatform_v1 import types
     from google.protobuf import json_format
 

@@ -1,4 +1,9 @@
-"""Slurm: one task per node, requeued where it left off."""
+"""Slurm: one task per node, requeued where it left off.
+
+srun waits for the other tasks (`--kill-on-bad-exit=0 --wait`): a worker that
+has saved its state and left with 75 must not have its peers killed while they
+save theirs.
+"""
 
 import pathlib
 import re

@@ -1,4 +1,8 @@
-"""Vertex AI: CustomJob and HyperparameterTuningJob, by gcloud."""
+"""Vertex AI: CustomJob and HyperparameterTuningJob, by gcloud.
+
+It mounts buckets at /gcs, so nothing is staged. Its managed data sets
+(AIP_TRAINING_DATA_URI) are not read: they are no data sets of data_prep.
+"""
 
 import math
 import shlex

@@ -1,5 +1,5 @@
 #!/bin/bash
-# $name, on this machine. Run it again after a stop: it goes on where it was.
+# $name, on this machine. Run it again after a stop: it resumes.
 # Exit codes: 0 done, 64 wrong command, 65 wrong data, 75 stopped with its
 # state saved (run it again), 1 anything else.
 set -u

@@ -1,6 +1,6 @@
 #!/bin/bash
 # $name, on this machine: the runs of a sweep, one after the other. Run it
-# again after a stop: finished runs are passed over, the stopped one goes on.
+# again after a stop: finished runs are skipped, the stopped one resumes.
 set -u
 cd $directory || exit 64
 $setup
@@ -14,7 +14,7 @@ for number in $numbers; do
   child=$$!
   wait "$$child"; code=$$?
   if [ "$$stopped" -eq 1 ]; then
-    # The signal ended that wait early; 127: no, the training was over.
+    # The signal may have ended that wait early. 127: the training had ended.
     wait "$$child"; last=$$?
     [ "$$last" -ne 127 ] && code=$$last
     [ "$$code" -eq 0 ] && code=75

@@ -1,0 +1,222 @@
+"""Settings of `launch.submit`: each has an effect, or is refused.
+
+And what the paths among the settings of the work mean to a target: mounted,
+refused, or staged.
+"""
+
+import re
+
+import launch_jobs
+import launch_rules
+import pytest
+
+from data_prep.runtime.errors import UsageError
+from launch import arguments
+from launch import submit
+from launch.job import TARGETS
+from launch.job import Job
+
+PLACES = ["--data_dir=data", "--model_dir=model"]
+
+
+def render(target, words=PLACES, **fields):
+    """Renders a job, and checks it by our rules."""
+    rendered = submit.render(Job(target=target, **fields), list(words))
+    launch_rules.check(target, rendered.files)
+    return rendered
+
+
+# A value of each setting that is not its default.
+OTHER = {
+    "job": "data_prep",
+    "name": "other",
+    "output_dir": "elsewhere",
+    "workers": 2,
+    "gpus": 2,
+    "cpus": 3,
+    "memory_gb": 5,
+    "image": "registry.io/other/image:2",
+    "grace_seconds": 77,
+    "restarts": 3,
+    "time_limit": 90,
+    "grid": "seed=1,2",
+    "python": "/opt/python",
+    "setup": "module load cuda",
+    "volumes": "claim:/mnt,/host:/inside",
+    "service_account": "somebody@project.iam",
+    "region": "us-east-2",
+    "machine_type": "ml.p3.2xlarge",
+    "output_uri": "gs://other/place",
+    "spot": True,
+    "slurm_options": "--partition=gpu",
+    "kind": "jobset",
+    "namespace": "science",
+    "accelerator": "NVIDIA_TESLA_T4",
+    "package_uri": "gs://bucket/shardtune.tar.gz",
+    "tune": launch_jobs.TUNE,
+    "trials": 7,
+    "parallel_trials": 2,
+    "role_arn": "arn:aws:iam::123456789012:role/other",
+}
+
+
+def other_value(target, name, tmp_path):
+    if name == "flag_files":
+        path = tmp_path / "a.flags"
+        path.write_text("--seed=5\n")
+        return str(path)
+    if (target, name) == ("sagemaker", "output_uri"):
+        return "s3://other/place"
+    if (target, name) == ("kubernetes", "volumes"):
+        return "claim:/mnt,other:/inside"
+    return OTHER[name]
+
+
+SETTINGS = {s.name: s for s in Job.settings()}
+TAKEN = {
+    target: {s.name for s in Job.groups()[target].settings()}
+    for target in TARGETS
+}
+
+
+@pytest.mark.parametrize(
+    "target, name", [(t, name) for t in TARGETS for name in sorted(TAKEN[t])]
+)
+def test_every_setting_of_a_target_has_an_effect(target, name, tmp_path):
+    least, words = launch_jobs.LEAST[target]
+    least = dict(least)
+    if name in ("trials", "parallel_trials"):
+        least["tune"] = launch_jobs.TUNE
+    changed = {**least, name: other_value(target, name, tmp_path)}
+    assert changed[name] != SETTINGS[name].default
+
+    def content(fields):
+        rendered = submit.render(Job(**fields), list(words))
+        launch_rules.check(target, rendered.files)
+        stamp = r"\d{8}-\d{6}"  # of SageMaker's names
+        return re.sub(stamp, "", repr((rendered.files, rendered.commands)))
+
+    # What a comment says is no effect.
+    def effect(fields):
+        return re.sub(r"(?<=\\n)#(?!SBATCH)[^\\]*", "", content(fields))
+
+    assert effect(changed) != effect(least)
+
+
+@pytest.mark.parametrize("name", ["name", "output_dir", "job"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_common_setting_has_an_effect(target, name):
+    least, words = launch_jobs.LEAST[target]
+    changed = {**least, name: OTHER[name]}
+    if name == "job":
+        local = ["--source=/mnt/photos", "--output_dir=/mnt/data"]
+        words = launch_jobs.PREPARE.get(target, local)
+        assert "data_prep.task" in repr(render(words=words, **changed).files)
+        return
+    found = render(words=words, **changed)
+    assert found.commands != render(words=words, **least).commands
+
+
+@pytest.mark.parametrize(
+    "target, name",
+    [
+        (target, name)
+        for target in TARGETS
+        for name in sorted(set.union(*TAKEN.values()) - TAKEN[target])
+    ],
+)
+def test_settings_of_other_targets_are_refused(target, name, tmp_path):
+    users = [other for other in TARGETS if name in TAKEN[other]]
+    value = other_value(target, name, tmp_path)
+    least, _ = launch_jobs.LEAST[target]
+    with pytest.raises(UsageError) as caught:
+        Job(**{**least, name: value})
+    message = str(caught.value)
+    assert message.startswith(f"--{name}={value} is for --target=")
+    assert f"--target={' or '.join(users)}: --target={target} " in message
+    # A flag that is given, at its default, asks for nothing.
+    assert Job(**{**least, name: SETTINGS[name].default})
+
+
+def test_a_refused_setting_exits_with_64(run):
+    words = ("--target=docker", "--dry_run", "--grid=seed=1,2", "--", *PLACES)
+    done = run("launch.submit", *words)
+    assert done.returncode == 64
+    assert "local or slurm or kubernetes or vertex or sagemaker" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+PATHS_OF_DOCKER = [
+    ("--cache_dir=/a/cache", "/a:/job/cache_dir", "/job/cache_dir/cache"),
+    ("--feature_dir=/a/kept", "/a:/job/feature_dir", "/job/feature_dir/kept"),
+    ("--weights=/a/w.h5", "/a/w.h5:/job/weights/w.h5:ro", "/job/weights/w.h5"),
+    ("--data_dir=/a/data", "/a/data:/job/data_dir:ro", "/job/data_dir"),
+    ("--model_dir=/a/model", "/a:/job/model_dir", "/job/model_dir/model"),
+    ("--splits_from=/a/old", "/a/old:/job/splits_from:ro", "/job/splits_from"),
+]
+
+
+@pytest.mark.parametrize("flag, volume, inside", PATHS_OF_DOCKER)
+def test_docker_mounts_every_path(flag, volume, inside):
+    name = flag.partition("=")[0]
+    fields = {}
+    words = [*PLACES, flag]
+    if name == "--splits_from":
+        fields["job"] = "data_prep"
+        words = ["--source=photos", "--output_dir=out", flag]
+    text = render("docker", words, **fields).files["run.sh"]
+    assert f"--volume={volume} " in text
+    assert re.search(rf"^  {name}={inside}( |$)", text, re.MULTILINE)
+    assert flag not in text
+
+
+def test_docker_mounts_every_setting_that_is_a_path():
+    """The list above is whole: a new setting with a path belongs in it."""
+    listed = {flag.partition("=")[0] for flag, *_ in PATHS_OF_DOCKER}
+    declared = {
+        f"--{one.name}"
+        for config_class in arguments.CONFIGS.values()
+        for one in config_class.settings()
+        if one.path
+    }
+    # Tests of their own.
+    assert declared - {"--source", "--output_dir"} == listed
+
+
+def test_words_that_are_no_path_are_not_mounted():
+    words = [*PLACES, "--weights=imagenet"]
+    text = render("docker", words).files["run.sh"]
+    assert "--weights=imagenet" in text and "/job/weights" not in text
+
+
+@pytest.mark.parametrize("target", ["local", "docker", "slurm", "kubernetes"])
+@pytest.mark.parametrize(
+    "words, staged",
+    [
+        ([], False),
+        (["--weights=s3://b/w.h5"], True),
+        (["--data_dir=gs://b/data"], True),
+        (["--model_dir=s3://b/model"], True),
+    ],
+)
+def test_addresses_in_a_store_are_staged(target, words, staged):
+    least, places = launch_jobs.LEAST[target]
+    text = repr(render(words=[*places, *words], **least).files)
+    assert ("launch.staged" in text) == staged
+    assert (
+        "-m trainer.task" in text or "'trainer.task'" in text
+    ) != staged or (target == "kubernetes")
+
+
+def test_a_store_in_one_run_of_a_sweep_is_staged():
+    grid = "weights=s3://b/w.h5,imagenet"
+    assert "launch.staged" in render("slurm", grid=grid).files["job.sbatch"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_folders_that_cannot_be_in_a_store_are_refused(target):
+    least, words = launch_jobs.LEAST[target]
+    for name in ("cache_dir", "feature_dir"):
+        given = [*words, f"--{name}=gs://b/c"]
+        with pytest.raises(UsageError, match=f"--{name}=gs://b/c"):
+            render(words=given, **least)
