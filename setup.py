@@ -33,9 +33,10 @@ setup(
         include=["data_prep*", "trainer*", "launch*", "shardtune*"]
     ),
     package_data={
-        "launch": ["templates/*"],
+        "data_prep": ["py.typed"],
+        "launch": ["py.typed", "templates/*"],
         "shardtune": ["py.typed"],
-        "trainer.recipes": ["*.flags"],
+        "trainer": ["py.typed", "recipes/*.flags"],
     },
     entry_points={"console_scripts": ["shardtune = shardtune.cli:main"]},
     # What prepares data and submits jobs; no TensorFlow.
