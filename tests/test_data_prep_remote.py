@@ -5,7 +5,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import object_stores
 import pytest
@@ -13,6 +12,9 @@ from conftest import ROOT
 from conftest import hash_tree
 from conftest import write_classes
 from conftest import write_image
+from test_data_prep_faults import held
+from test_data_prep_faults import start
+from test_data_prep_faults import wait_for
 
 from data_prep.config import PrepareConfig
 from data_prep.dataset import verification
@@ -229,10 +231,9 @@ def test_killed_and_run_again(bucket, tmp_path):
     data = f"{bucket}/data"
     command = [sys.executable, "-m", "data_prep.task", f"--source={source}"]
     command += [f"--output_dir={data}"]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
-    while not names(data):
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.01)
+    marker = tmp_path / "at work"
+    process = start(source, data, code=held(marker))
+    wait_for(marker.name, tmp_path, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     left = names(data)
