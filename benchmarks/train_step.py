@@ -38,13 +38,13 @@ def make(
 
     from data_prep.dataset import manifest as manifest_lib
     from trainer.augmentation import policies
-    from trainer.config import Data
-    from trainer.config import Model
     from trainer.distribution import devices
     from trainer.engine import loop
     from trainer.engine import optimizers
     from trainer.engine import results
     from trainer.engine import train_step
+    from trainer.groups import Data
+    from trainer.groups import Model
     from trainer.models.classifier import build_classifier
     from trainer.models.classifier import set_trainable
     from trainer.pipeline.data_loader import DataLoader

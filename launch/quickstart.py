@@ -22,7 +22,7 @@ from data_prep.runtime import subprocesses
 from data_prep.runtime.errors import EXIT_DATA
 from data_prep.runtime.errors import UsageError
 from data_prep.runtime.settings import setting
-from trainer import config as config_lib
+from trainer import groups
 
 IMAGE_SIZE = 48  # pixels; the smallest that leaves VGG16 more than one
 
@@ -53,7 +53,7 @@ class Quickstart(settings.Group):
     output_dir: str = setting(
         "shardtune-quickstart", "Folder for everything that it makes."
     )
-    weights: str = settings.same_as(config_lib.Model, "weights")
+    weights: str = settings.same_as(groups.Model, "weights")
 
 
 class QuickstartConfig(settings.Config):

@@ -272,7 +272,7 @@ def test_type_shape_and_range(tf, name, policy):
 
 
 def test_policies_are_those_of_the_flag():
-    from trainer.config import AUGMENTS
+    from trainer.groups import AUGMENTS
 
     assert sorted(AUGMENTS) == sorted(NAMES)
 

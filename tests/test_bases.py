@@ -28,7 +28,7 @@ def float32(tf):
 
 
 def build(name, image_size=0, **options):
-    from trainer.config import Model
+    from trainer.groups import Model
     from trainer.models.classifier import build_classifier
 
     defaults = dict(preprocessing="auto", head="gap", head_units=0, dropout=0.0)

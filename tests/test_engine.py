@@ -320,7 +320,7 @@ class TestDropout:
     @pytest.mark.parametrize("part", ["model", "head"])
     def test_training_without_a_key_is_an_error(self, tf, float32, part):
         """Not silently no dropout, in a graph neither; inference needs none."""
-        from trainer.config import Model
+        from trainer.groups import Model
         from trainer.models.classifier import build_classifier
         from trainer.models.classifier import head_of
         from trainer.models.dropout import mask_key

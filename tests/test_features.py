@@ -13,9 +13,7 @@ from conftest import write_noise
 from data_prep.dataset import manifest as manifest_lib
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import UsageError
-from trainer.config import Augmentation
 from trainer.config import Config
-from trainer.config import Features
 from trainer.feature_extraction import layout as feature_layout
 from trainer.feature_extraction import store as feature_store
 from trainer.feature_extraction import views
@@ -23,6 +21,8 @@ from trainer.feature_extraction import writer as feature_writer
 from trainer.feature_extraction.layout import Layout
 from trainer.feature_extraction.views import PLAIN
 from trainer.feature_extraction.views import View
+from trainer.groups import Augmentation
+from trainer.groups import Features
 
 SIZE = 62  # the small network gives maps of 2 x 2 x 128
 SMALL = (
@@ -812,7 +812,7 @@ def test_a_classical_head_is_served(data, run, tmp_path):
 def test_the_exported_model_averages_over_the_mirror(tf, tmp_path):
     import keras
 
-    from trainer.config import Model
+    from trainer.groups import Model
     from trainer.inference.exporting import export
     from trainer.models.classifier import build_classifier
     from trainer.models.classifier import flip_averaged

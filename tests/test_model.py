@@ -10,7 +10,7 @@ BASE_LAYERS = BASES["vgg16"].layers
 
 
 def build(**options):
-    from trainer.config import Model
+    from trainer.groups import Model
     from trainer.models.classifier import build_classifier
 
     defaults = dict(

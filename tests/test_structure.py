@@ -87,6 +87,7 @@ ROOMS = {
 CONFIGS = {
     "data_prep.config",
     "trainer.config",
+    "trainer.groups",
     "launch.arguments",
     "launch.job",
     "launch.work",

@@ -10,7 +10,7 @@ from data_prep.runtime import command
 from data_prep.runtime import settings
 from data_prep.runtime import startup
 from data_prep.runtime.settings import setting
-from trainer import config as config_lib
+from trainer import groups
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Evaluation(settings.Group):
     """Evaluation."""
 
     model_dir: str = settings.same_as(
-        config_lib.Run, "model_dir", help="What trainer.task wrote."
+        groups.Run, "model_dir", help="What trainer.task wrote."
     )
     split: str = setting(
         "",

@@ -8,7 +8,7 @@ import dataclasses
 from data_prep.runtime import command
 from data_prep.runtime import settings
 from data_prep.runtime import startup
-from trainer import config as config_lib
+from trainer import groups
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Export(settings.Group):
     """Export."""
 
     model_dir: str = settings.same_as(
-        config_lib.Run, "model_dir", help="What trainer.task wrote."
+        groups.Run, "model_dir", help="What trainer.task wrote."
     )
 
 

@@ -15,7 +15,7 @@ from data_prep.runtime import startup
 from data_prep.runtime.errors import EXIT_DATA
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.settings import setting
-from trainer import config as config_lib
+from trainer import groups
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Prediction(settings.Group):
     """Prediction."""
 
     model_dir: str = settings.same_as(
-        config_lib.Run, "model_dir", help="What trainer.task wrote."
+        groups.Run, "model_dir", help="What trainer.task wrote."
     )
     format: str = setting(
         "csv",

@@ -15,7 +15,7 @@ from data_prep.runtime import command
 from data_prep.runtime import settings
 from data_prep.runtime import startup
 from data_prep.runtime.settings import setting
-from trainer import config as config_lib
+from trainer import groups
 
 GAP = 4  # pixels between images
 
@@ -24,28 +24,28 @@ GAP = 4  # pixels between images
 class Preview(settings.Group):
     """The preview."""
 
-    data_dir: str = settings.same_as(config_lib.Data, "data_dir")
+    data_dir: str = settings.same_as(groups.Data, "data_dir")
     output: str = setting(
         "preview.png",
         "The image file to write.",
         path=settings.Path(settings.WRITTEN),
     )
     image_size: int = settings.same_as(
-        config_lib.Data,
+        groups.Data,
         "image_size",
         default=150,
         help="Width and height of an image, in pixels.",
     )
     images: int = setting(6, "Number of images, one per row.", low=1)
     views: int = setting(6, "Augmented versions beside each image.", low=1)
-    seed: int = settings.same_as(config_lib.Run, "seed")
+    seed: int = settings.same_as(groups.Run, "seed")
 
 
 class PreviewConfig(settings.Config):
     """The flags of `trainer.preview`."""
 
     preview: Preview
-    augmentation: config_lib.Augmentation
+    augmentation: groups.Augmentation
 
 
 def grid(images: np.ndarray) -> np.ndarray:

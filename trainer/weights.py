@@ -8,7 +8,7 @@ import dataclasses
 from data_prep.runtime import command
 from data_prep.runtime import settings
 from data_prep.runtime import startup
-from trainer import config as config_lib
+from trainer import groups
 from trainer.models.bases import BASES
 
 
@@ -17,7 +17,7 @@ class Weights(settings.Group):
     """Weights."""
 
     base: str = settings.same_as(
-        config_lib.Model,
+        groups.Model,
         "base",
         help="Whose weights.",
         choices=tuple(name for name, one in BASES.items() if one.application),

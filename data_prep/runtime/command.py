@@ -2,6 +2,7 @@
 
 import errno
 import importlib.metadata
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -88,10 +89,20 @@ def _answer_questions(
         print(f"shardtune {version()}")
         sys.exit(0)
     if config_class is not None and _HELP & set(own):
-        print((sys.modules[main.__module__].__doc__ or "").strip())
-        print(f"\n{settings.help_text(config_class)}")
-        print("\nFlags can stand in a file: --flagfile=FILE")
+        intro = (sys.modules[main.__module__].__doc__ or "").strip()
+        _print_to_reader(
+            f"{intro}\n\n{settings.help_text(config_class)}\n\n"
+            "Flags can stand in a file: --flagfile=FILE"
+        )
         sys.exit(0)
+
+
+def _print_to_reader(text: str) -> None:
+    """Prints a text of which `head` or a pager may read a part only."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _guard(main: Callable[[], int | None]) -> int | None:

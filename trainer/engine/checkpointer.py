@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 import keras
 
-from trainer.config import Checkpoints
 from trainer.engine import checkpoint
 from trainer.engine.checkpoint_writer import CheckpointWriter
 from trainer.engine.training_state import TrainingState
+from trainer.groups import Checkpoints
 
 
 class Checkpointer:

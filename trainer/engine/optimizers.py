@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.config import Optimisation
 from trainer.config import Phase
+from trainer.groups import Optimisation
 
 
 def learning_rates(

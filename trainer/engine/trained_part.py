@@ -16,11 +16,11 @@ import keras
 
 from data_prep.dataset import splits
 from trainer.augmentation import policies
-from trainer.config import Augmentation
 from trainer.config import Config
 from trainer.feature_extraction import source as feature_source
 from trainer.feature_extraction import views as views_lib
 from trainer.feature_extraction.extractor import Extractor
+from trainer.groups import Augmentation
 from trainer.models.classifier import head_of
 from trainer.models.classifier import inference_head
 from trainer.models.classifier import inference_model

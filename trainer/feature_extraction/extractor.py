@@ -29,7 +29,6 @@ from data_prep.dataset.manifest import Manifest
 from data_prep.runtime.progress import Progress
 from trainer.augmentation import policies
 from trainer.config import Config
-from trainer.config import Model
 from trainer.distribution import devices
 from trainer.distribution.worker_group import WorkerGroup
 from trainer.feature_extraction import identity as identity_lib
@@ -38,6 +37,7 @@ from trainer.feature_extraction.layout import Layout
 from trainer.feature_extraction.store import FeatureSet
 from trainer.feature_extraction.views import View
 from trainer.feature_extraction.writer import FeatureSetWriter
+from trainer.groups import Model
 from trainer.models.classifier import base_of
 from trainer.pipeline import input_pipeline
 from trainer.pipeline.reader import Reader

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_prep.dataset.manifest import Manifest
-from trainer.config import Model
+from trainer.groups import Model
 from trainer.models.bases import BASES
 
 

@@ -10,8 +10,8 @@ import dataclasses
 from typing import Any
 from typing import Self
 
-from trainer.config import Augmentation
-from trainer.config import Features
+from trainer.groups import Augmentation
+from trainer.groups import Features
 
 
 @dataclasses.dataclass(frozen=True)

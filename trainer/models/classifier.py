@@ -4,7 +4,7 @@ import re
 
 import keras
 
-from trainer.config import Model
+from trainer.groups import Model
 from trainer.models.bases import BASES
 from trainer.models.dropout import Dropout
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from data_prep.dataset import splits
-from trainer.config import Data
+from trainer.groups import Data
 from trainer.pipeline import cache
 from trainer.pipeline import input_pipeline
 from trainer.pipeline.input_pipeline import Plan
