@@ -5,6 +5,7 @@ python -m docs.generate
 
 import pathlib
 
+from data_prep.runtime import setting_help
 from data_prep.runtime import settings
 from shardtune.commands import COMMANDS
 from shardtune.commands import config_class
@@ -54,7 +55,7 @@ def page() -> str:
                 )
                 own = _without(declared, base)
         # Markdown would take them for tags and emphasis.
-        table = settings.markdown(own).replace("<", "\\<")
+        table = setting_help.markdown(own).replace("<", "\\<")
         sections.append(text + table.replace(".*", ".\\*") + "\n")
     return "\n".join(sections)
 

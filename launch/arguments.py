@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from data_prep.config import PrepareConfig
+from data_prep.runtime import setting_flags
 from data_prep.runtime import settings
 from data_prep.runtime.errors import UsageError
 from trainer.config import Config
@@ -41,7 +42,7 @@ def parse(
     values = flags.FlagValues()
     # So that a flag file within the words is understood.
     flags.DEFINE_string("flagfile", "", "", flag_values=values)
-    settings.define_flags(config_class, values)
+    setting_flags.define_flags(config_class, values)
     booleans = {name for name in values if values[name].boolean}
     words = command_line.normalise([*defaults, *words], booleans)
     try:
@@ -56,13 +57,13 @@ def parse(
             f"{module} takes no positional argument. Received: {rest[1:]}. "
             "Write every flag as --name=value."
         )
-    settings.from_flags(config_class, values)
+    setting_flags.from_flags(config_class, values)
     present = {
         one.name: values[one.name].value
         for one in config_class.settings()
         if values[one.name].present
     }
-    return tuple(settings.spelled(present))
+    return tuple(setting_flags.spelled(present))
 
 
 def value_of(arguments: Sequence[str], name: str) -> str:

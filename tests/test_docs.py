@@ -14,7 +14,7 @@ from conftest import ROOT
 from conftest import write_noise
 
 import shardtune
-from data_prep.runtime import settings
+from data_prep.runtime import setting_flags
 from shardtune.commands import COMMANDS
 from shardtune.commands import config_class
 
@@ -88,9 +88,9 @@ def parse(module, words):
     declared = config_class(module)
     values = flags.FlagValues()
     flags.DEFINE_string("flagfile", "", "", flag_values=values)
-    settings.define_flags(declared, values)
+    setting_flags.define_flags(declared, values)
     rest = values([module, *words])[1:]
-    return declared, settings.given(declared, values), rest
+    return declared, setting_flags.given(declared, values), rest
 
 
 # ---- links ----

@@ -20,7 +20,7 @@ from conftest import ROOT
 from training import TINY
 from training import prepare
 
-from data_prep.runtime import settings
+from data_prep.runtime import setting_flags
 from data_prep.runtime.errors import UsageError
 from launch import arguments
 from launch import submit
@@ -87,9 +87,9 @@ def test_wrong_commands_are_refused(words, says):
 def parsed(words):
     """Returns what a command line renders, without a process of its own."""
     values = flags.FlagValues()
-    settings.define_flags(Job, values)
+    setting_flags.define_flags(Job, values)
     rest = values(["launch.submit", *words])
-    job = settings.from_flags(Job, values)
+    job = setting_flags.from_flags(Job, values)
     return submit.render(job, rest[1:])
 
 

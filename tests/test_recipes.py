@@ -7,7 +7,7 @@ from absl import flags
 from conftest import ROOT
 from conftest import write_noise
 
-from data_prep.runtime import settings
+from data_prep.runtime import setting_flags
 from trainer.config import Config
 
 RECIPES = sorted((ROOT / "recipes").glob("*.flags"))
@@ -15,10 +15,10 @@ RECIPES = sorted((ROOT / "recipes").glob("*.flags"))
 
 def parse(recipe, *arguments) -> Config:
     values = flags.FlagValues()
-    settings.define_flags(Config, values)
+    setting_flags.define_flags(Config, values)
     rest = values(["trainer.task", f"--flagfile={recipe}", *arguments])
     assert rest == ["trainer.task"]
-    return settings.from_flags(Config, values)
+    return setting_flags.from_flags(Config, values)
 
 
 def test_every_recipe_of_the_issue_is_there():

@@ -7,6 +7,8 @@ import pytest
 from absl import flags
 
 from data_prep.config import PrepareConfig
+from data_prep.runtime import setting_flags
+from data_prep.runtime import setting_help
 from data_prep.runtime import settings
 from data_prep.runtime.errors import UsageError
 from data_prep.runtime.settings import PROCESS
@@ -84,9 +86,9 @@ CONFIGS = [
 def from_flags(*words, config_class=Small):
     """Builds a config as a command line does."""
     values = flags.FlagValues()
-    settings.define_flags(config_class, values)
+    setting_flags.define_flags(config_class, values)
     assert values(["program", *words])[1:] == []
-    return settings.from_flags(config_class, values)
+    return setting_flags.from_flags(config_class, values)
 
 
 def test_values_go_to_their_groups():
@@ -187,7 +189,7 @@ def test_of_flags_given_twice_the_last_counts():
 def test_spelled_flags_give_the_same_config():
     config = Small("a b", rate=0.25, quiet=True)
     values = {n: v for n, v in config.values().items() if n != "tags"}
-    assert from_flags(*settings.spelled(values)) == config
+    assert from_flags(*setting_flags.spelled(values)) == config
 
 
 def test_a_setting_beside_a_recipe_wins():
@@ -256,8 +258,8 @@ def test_defaults_may_be_had(config_class):
 
 @pytest.mark.parametrize("config_class", CONFIGS)
 def test_help_and_tables_list_every_setting_once(config_class):
-    help_text = settings.help_text(config_class)
-    table = settings.markdown(config_class)
+    help_text = setting_help.help_text(config_class)
+    table = setting_help.markdown(config_class)
     named = re.findall(r"^  --(?:\[no\])?(\w+)", help_text, re.MULTILINE)
     names = [one.name for one in config_class.settings()]
     assert sorted(named) == sorted(names)
@@ -268,7 +270,7 @@ def test_help_and_tables_list_every_setting_once(config_class):
 
 
 def test_help_shows_what_is_needed_first():
-    lines = settings.help_text(Small).splitlines()
+    lines = setting_help.help_text(Small).splitlines()
     assert lines == [
         "Required:",
         "  --source=",
@@ -297,7 +299,7 @@ def test_help_shows_what_is_needed_first():
 
 
 def test_tables_of_the_documents():
-    table = settings.markdown(Small)
+    table = setting_help.markdown(Small)
     assert table.startswith("**Shared**\n\n| flag | default | meaning |\n")
     assert "| `--size` | 3 | Number of things. 1 to 9. For places, ways. |" in (
         table
@@ -308,9 +310,9 @@ def test_tables_of_the_documents():
 
 
 def test_targets_of_a_launch_setting_are_named():
-    text = " ".join(settings.help_text(Job).split())
+    text = " ".join(setting_help.help_text(Job).split())
     assert "For slurm, kubernetes." in text
     assert (
         "| `--cpus` | 8 | CPU cores of each machine. At least 1. For slurm, "
-        in (settings.markdown(Job))
+        in (setting_help.markdown(Job))
     )

@@ -11,6 +11,8 @@ from typing import Any
 from absl import app
 from absl import flags
 
+from data_prep.runtime import setting_flags
+from data_prep.runtime import setting_help
 from data_prep.runtime import settings
 from data_prep.runtime.errors import EXIT_DATA
 from data_prep.runtime.errors import EXIT_FAILURE
@@ -50,7 +52,7 @@ def run(
     """
     signal.signal(signal.SIGTERM, _interrupt)
     if config_class is not None:
-        settings.define_flags(config_class)
+        setting_flags.define_flags(config_class)
 
     def parse(argv: list[str]) -> list[str]:
         _answer_questions(argv, main, config_class)
@@ -63,7 +65,7 @@ def run(
         def whole() -> int | None:
             arguments: list[Any] = []
             if config_class is not None:
-                arguments.append(settings.from_flags(config_class))
+                arguments.append(setting_flags.from_flags(config_class))
             if positional is not None:
                 arguments.append(argv[1:])
             return main(*arguments)
@@ -91,7 +93,7 @@ def _answer_questions(
     if config_class is not None and _HELP & set(own):
         intro = (sys.modules[main.__module__].__doc__ or "").strip()
         _print_to_reader(
-            f"{intro}\n\n{settings.help_text(config_class)}\n\n"
+            f"{intro}\n\n{setting_help.help_text(config_class)}\n\n"
             "Flags can stand in a file: --flagfile=FILE"
         )
         sys.exit(0)

@@ -1,22 +1,19 @@
 """Settings, each declared once: name, default, meaning, limits, and use.
 
 A group is a frozen dataclass whose fields are made by `setting`; a `Config` is
-made of groups. From these declarations alone come the flags and `--help`, the
-checks of every value, the tables of docs/flags.md, what a model directory is
-recognised by, and what `launch` mounts, stages or refuses.
+made of groups. From these declarations alone come the flags
+(`setting_flags`), `--help` and the tables of docs/flags.md (`setting_help`),
+the checks of every value, what a model directory is recognised by, and what
+`launch` mounts, stages or refuses.
 """
 
 import dataclasses
 import difflib
 import math
-import textwrap
 import typing
 from collections.abc import Iterable
-from collections.abc import Mapping
 from typing import Any
 from typing import Self
-
-from absl import flags
 
 from data_prep.runtime.errors import UsageError
 
@@ -26,7 +23,6 @@ READ, WRITTEN = "read", "written"
 RUN, START, PROCESS = "run", "start", "process"
 
 _METADATA = "setting"
-_HELP_WIDTH = 80
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,148 +320,7 @@ class Config:
         }
 
 
-def define_flags(
-    config_class: type[Config], flag_values: flags.FlagValues = flags.FLAGS
-) -> None:
-    """Defines a flag for every setting.
-
-    Choices and limits are checked when the config is built, so that a flag and
-    a value given in Python meet the same check and the same message.
-    """
-    define = {
-        str: flags.DEFINE_string,
-        int: flags.DEFINE_integer,
-        float: flags.DEFINE_float,
-        bool: flags.DEFINE_bool,
-        tuple: flags.DEFINE_multi_string,
-    }
-    for one in config_class.settings():
-        default = list(one.default) if one.type is tuple else one.default
-        define[one.type](one.name, default, one.help, flag_values=flag_values)
-
-
-def given(
-    config_class: type[Config], flag_values: flags.FlagValues = flags.FLAGS
-) -> dict[str, Any]:
-    """Returns the values of flags that were given, or set by the platform."""
-    return {
-        one.name: flag_values[one.name].value
-        for one in config_class.settings()
-        if flag_values[one.name].present
-        or flag_values[one.name].value not in (one.default, [])
-    }
-
-
-def from_flags(
-    config_class: type[Config], flag_values: flags.FlagValues = flags.FLAGS
-) -> Config:
-    """Builds the config that the flags of `define_flags` describe.
-
-    Raises:
-        UsageError: If a value is impossible, or some contradict each other.
-    """
-    return config_class(**given(config_class, flag_values))
-
-
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Returns "did you mean X? ", or "" where nothing known is alike."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"did you mean {close[0]}? " if close else ""
-
-
-def help_text(config_class: type[Config]) -> str:
-    """Returns all flags for `--help`.
-
-    First the required ones, then the few that everybody needs, then the
-    others by group.
-    """
-    declared = config_class.settings()
-    required = [one for one in declared if one.required]
-    usual = [one for one in declared if one.first and not one.required]
-    sections = [("Required", required), ("Most used", usual)]
-    for title, members in _sections(config_class):
-        rest = [one for one in members if not one.first]
-        sections.append((title, rest))
-    lines = []
-    for title, members in sections:
-        if members:
-            lines += ["", f"{title}:"]
-        for one in members:
-            lines.append(f"  {_usage(one)}")
-            lines += textwrap.wrap(
-                f"{_meaning(one)} {_note_of_groups(config_class, one)}",
-                _HELP_WIDTH,
-                initial_indent=" " * 6,
-                subsequent_indent=" " * 6,
-            )
-    return "\n".join(lines).lstrip("\n")
-
-
-def markdown(config_class: type[Config]) -> str:
-    """Returns the flags as tables for the documents, one for each section."""
-    lines = []
-    for title, members in _sections(config_class):
-        lines += ["", f"**{title}**", ""]
-        lines += ["| flag | default | meaning |", "|---|---|---|"]
-        for one in members:
-            default = "" if one.default in ("", None) else _text(one.default)
-            meaning = _meaning(one, default=False)
-            whole = f"{meaning} {_note_of_groups(config_class, one)}".rstrip()
-            escaped = whole.replace("|", "\\|")
-            lines.append(f"| `--{one.name}` | {default} | {escaped} |")
-    return "\n".join(lines).lstrip("\n")
-
-
-def _sections(config_class: type[Config]) -> list[tuple[str, list[Setting]]]:
-    """Returns titles with settings, each setting once.
-
-    What stands in several groups is in a section of its own, before the
-    first of these groups.
-    """
-    found = {}
-    for group in config_class.groups().values():
-        for one in group.settings():
-            shared = _note_of_groups(config_class, one)
-            found.setdefault(
-                one.name, ("Shared" if shared else group.title(), one)
-            )
-    sections: dict[str, list[Setting]] = {}
-    for title, one in found.values():
-        sections.setdefault(title, []).append(one)
-    return list(sections.items())
-
-
-def _note_of_groups(config_class: type[Config], setting: Setting) -> str:
-    """Returns "For GROUP, GROUP." of a setting that several groups have."""
-    names = [
-        name
-        for name, group in config_class.groups().items()
-        if setting.name in {one.name for one in group.settings()}
-    ]
-    return f"For {', '.join(names)}." if len(names) > 1 else ""
-
-
-def _usage(one: Setting) -> str:
-    if one.type is bool:
-        return f"--[no]{one.name}"
-    return f"--{one.name}={_text(one.default)}"
-
-
-def _meaning(one: Setting, default: bool = True) -> str:
-    parts = [one.help]
-    if one.choices:
-        parts.append(f"One of {', '.join(c for c in one.choices if c)}.")
-    elif one.range:
-        parts.append(f"{one.range[0].upper()}{one.range[1:]}.")
-    if default and one.type is bool:
-        parts.append(f"Default: {_text(one.default)}.")
-    return " ".join(parts)
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else f"{value}"
-
-
-def spelled(values: Mapping[str, Any]) -> list[str]:
-    """Returns values of settings as flags, `--name=value` each."""
-    return [f"--{name}={_text(value)}" for name, value in values.items()]
