@@ -431,24 +431,21 @@ def test_keras_callbacks_are_heard_and_keep_their_state(data, tmp_path, tf):
     assert (again.wait, again.best) == (plateau.wait, plateau.best)
 
 
-def test_stages_and_early_stopping(data, tmp_path, run):
+def test_stages_and_early_stopping(data, tmp_path, tf, capsys):
     model = tmp_path / "model"
-    done = run(
-        "trainer.task",
-        f"--data_dir={data}",
-        f"--model_dir={model}",
-        *TINY,
-        "--finetune_from=conv4,conv3",
-        "--finetune_epochs=1",
-        "--frozen_epochs=6",
-        "--frozen_learning_rate=0",
-        "--early_stopping=2",
+    train_here(
+        data,
+        model,
+        finetune_from="conv4,conv3",
+        finetune_epochs=1,
+        frozen_epochs=6,
+        frozen_learning_rate=0.0,
+        early_stopping=2,
     )
-    assert done.returncode == 0, done.stderr
     phases = [row["phase"] for row in lines(model / "metrics.jsonl")]
     # With a rate of 0 no epoch after the first is better.
     assert phases == ["frozen"] * 3 + ["finetune", "finetune2"]
-    assert "frozen ends after 3 epochs" in done.stdout
+    assert "frozen ends after 3 epochs" in capsys.readouterr().out
 
 
 def test_find_lr(data, tmp_path, run):
