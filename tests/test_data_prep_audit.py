@@ -141,7 +141,9 @@ def test_copies_stay_in_one_split(tmp_path, monkeypatch, grouped):
     source = write_pictures(tmp_path / "photos", count=40)
     write_copies(source)
     if not grouped:
-        monkeypatch.setattr(duplicates, "join_near", lambda catalogue: ())
+        monkeypatch.setattr(
+            duplicates, "join_near_duplicates", lambda catalogue: ()
+        )
     parted = set()
     for seed in range(6):
         shutil.rmtree(tmp_path / "data", ignore_errors=True)
@@ -291,7 +293,7 @@ def test_a_picture_that_joins_two_splits_is_left_out(tmp_path, monkeypatch):
         catalogue.insert("joined", [(rank, root) for rank in ranks.values()])
         return iter(())
 
-    monkeypatch.setattr(duplicates, "join_near", join_near)
+    monkeypatch.setattr(duplicates, "join_near_duplicates", join_near)
     manifest, after = make(
         source, tmp_path, splits_from=str(tmp_path / "former")
     )

@@ -175,6 +175,7 @@ def test_odd_names_and_equal_files(bucket, tmp_path):
     storage.download(url, tmp_path / "odd", [(name, name) for name in odd])
     assert sorted(hash_tree(tmp_path / "odd")) == sorted(odd)
     storage.delete(f"{url}/{odd[1]}")
+    assert odd[1] not in storage.names(url)
     assert storage.exists(f"{url}/{odd[0]}")
     storage.delete_below(url)
     assert storage.names(url) == []
