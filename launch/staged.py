@@ -25,6 +25,7 @@ from data_prep.dataset import verification
 from data_prep.runtime import command
 from data_prep.runtime import settings
 from data_prep.runtime import storage
+from data_prep.runtime import subprocesses
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import Stopped
 from data_prep.runtime.settings import setting
@@ -187,7 +188,9 @@ def run_trainer(
         signal.signal(number, forward)
     # A session of its own: a Ctrl-C reaches it through `forward` alone.
     child = subprocess.Popen(
-        [sys.executable, "-m", "trainer.task", *words], start_new_session=True
+        subprocesses.python_module("trainer.task", *words),
+        env=subprocesses.environment(),
+        start_new_session=True,
     )
     for number in received:  # one that came just before it began
         child.send_signal(number)

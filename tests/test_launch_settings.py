@@ -103,6 +103,20 @@ def test_every_setting_of_a_target_has_an_effect(target, name, tmp_path):
     assert effect(changed) != effect(least)
 
 
+@pytest.mark.parametrize("name", ["restarts", "grace_seconds"])
+def test_local_workers_are_told_how_often_and_how_long(name):
+    """A unit of systemd, beside them, may say so too: that is not enough."""
+    least, words = launch_jobs.LEAST["local"]
+    least = {**least, "workers": 2}
+    changed = {**least, name: OTHER[name]}
+    scripts = [
+        render(words=words, **fields).files["run.sh"]
+        for fields in (least, changed)
+    ]
+    assert f"--{name}={OTHER[name]} " in scripts[1]
+    assert scripts[0] != scripts[1]
+
+
 @pytest.mark.parametrize("name", ["name", "output_dir", "job"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_common_setting_has_an_effect(target, name):

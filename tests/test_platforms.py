@@ -1,6 +1,7 @@
 """What platforms say about a job, read from their variables."""
 
 import json
+import os
 import shutil
 import subprocess
 
@@ -233,3 +234,16 @@ def test_host_lists_are_slurms(hostlist, tmp_path):
         check=True,
     )
     assert done.stdout.split() == slurm_hostlist.expand(hostlist)
+
+
+def test_what_cannot_be_read_ends_the_trainer_with_64(run):
+    """Before its flags are parsed, too: SageMaker's hosts say where it is."""
+    done = run(
+        "trainer.task",
+        "--data_dir=data",
+        "--model_dir=model",
+        env={**os.environ, "SM_HOSTS": "none"},
+    )
+    assert done.returncode == 64, done.stderr
+    assert "error: the variable SM_HOSTS cannot be read" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -57,7 +57,9 @@ def run(
     def parse(argv: list[str]) -> list[str]:
         _answer_questions(argv, main, config_class)
         if adopt is not None:
-            adopt(flags.FLAGS)
+            code = _guard(lambda: adopt(flags.FLAGS))
+            if code:
+                sys.exit(code)
             argv = sys.argv
         return _parse(argv, positional)
 
