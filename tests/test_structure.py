@@ -182,7 +182,8 @@ def test_no_module_imports_itself_in_a_circle(arrows):
 SLOW = {
     *("tensorflow", "tensorflow_datasets", "keras", "keras_cv", "sklearn"),
     *("scipy", "matplotlib", "apache_beam", "fsspec", "hypertune", "PIL"),
-    *("botocore", "google", "kubernetes_validate", "kubeflow"),
+    *("botocore", "google", "kubernetes_validate", "kubeflow", "aiohttp"),
+    *("gcsfs", "s3fs"),
     "kubeflow_trainer_api",
 }
 
@@ -192,7 +193,8 @@ def test_imports_inside_functions_are_for_a_quick_start():
     wrong = []
     for module, path in modules():
         tree = ast.parse(path.read_text())
-        is_command = module in COMMANDS
+        # The face imports what a name needs when the name is used.
+        is_command = module in COMMANDS or module.startswith("shardtune")
         for function in ast.walk(tree):
             if not isinstance(function, ast.FunctionDef):
                 continue

@@ -13,6 +13,7 @@ from trainer.config import Config
 from trainer.distribution import devices
 from trainer.distribution.cluster import Cluster
 from trainer.distribution.worker_group import WorkerGroup
+from trainer.engine import history
 from trainer.feature_extraction import head_init
 from trainer.feature_extraction import views
 from trainer.feature_extraction.extractor import Extractor
@@ -135,7 +136,7 @@ def fit_head(
             (splits.VALIDATION, chosen_on),
         )
     )
-    return head_init.initialise(
+    row = head_init.initialise(
         model,
         train,
         validation,
@@ -145,3 +146,7 @@ def fit_head(
         class_weights=config.optimisation.class_weights,
         seed=config.run.seed,
     )
+    extractor.workers.print_once(
+        history.fitted_head_summary(config.features.head_init, row)
+    )
+    return row
