@@ -150,11 +150,11 @@ def test_batch_normalisation_keeps_its_statistics_in_fine_tuning():
     [
         (
             {"base": "vgg17"},
-            "--base=vgg17 is impossible: did you mean vgg19\? expected one of vgg16,",
+            r"--base=vgg17 is impossible: did you mean vgg19\? expected one of vgg16,",
         ),
         (
             {"base": "resnet50", "finetune_from": "block5_conv1"},
-            "no layer of resnet50 to begin at: did you mean conv5_block1_1_conv\? expected one of conv1_conv",
+            r"no layer of resnet50 to begin at: did you mean conv5_block1_1_conv\? expected one of conv1_conv",
         ),
         ({"base": "scratch"}, "Pass --weights=none"),
         (
