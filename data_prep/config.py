@@ -231,7 +231,7 @@ class Output(settings.Group):
     )
     beam_options: str = setting(
         "",
-        "Of the Beam pipeline, such as '--runner=DataflowRunner --project=P "
+        "Options of the Beam pipeline, such as '--runner=DataflowRunner --project=P "
         "--region=R --temp_location=gs://B/tmp --sdk_container_image=IMAGE', "
         "an image with Beam and shardtune; empty is the DirectRunner. Workers "
         "of other machines need source and output in object storage, or on a "

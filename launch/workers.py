@@ -108,7 +108,7 @@ def combine_codes(codes: list[int]) -> int:
     """Returns one exit code for several processes.
 
     Args:
-        codes: Of the processes; negative for one that a signal ended.
+        codes: Exit codes of the processes; negative for one that a signal ended.
 
     Returns:
         0 if all are 0. 75 if the others saved their state or were killed: the

@@ -64,7 +64,7 @@ def config_class(module: str) -> type[Any]:
     """Returns the `settings.Config` that a command's `main` takes.
 
     Args:
-        module: Of the command, such as "trainer.task".
+        module: The command's module, such as "trainer.task".
     """
     main = importlib.import_module(module).main
     return next(iter(typing.get_type_hints(main).values()))

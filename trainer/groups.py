@@ -38,7 +38,7 @@ class Data(settings.Group):
     cache_mb: int = setting(
         -1,
         "Memory for decoded images, in MiB; -1 takes up to half of what is "
-        "left, 0 decodes anew in every epoch.",
+        "left, 0 decodes again in every epoch.",
         low=-1,
         scope=PROCESS,
     )
@@ -99,7 +99,7 @@ class Model(settings.Group):
     )
     weights: str = setting(
         "imagenet",
-        "Of the base: imagenet (Keras's download), none, or a file "
+        "Weights of the base: imagenet (Keras's download), none, or a file "
         "(.weights.h5, .h5, .keras).",
         path=settings.Path(
             settings.READ, stores=True, words=("imagenet", "none")
@@ -165,7 +165,7 @@ class Optimisation(settings.Group):
     )
     finetune_optimizer: str = setting(
         "",
-        "Of the second phase; empty is --optimizer.",
+        "Optimizer of the second phase; empty is --optimizer.",
         choices=("", *OPTIMIZERS),
     )
     finetune_from: str = setting(
@@ -175,11 +175,13 @@ class Optimisation(settings.Group):
         "empty is the base's own, block5_conv1 of VGG16.",
     )
     optimizer: str = setting(
-        "adam", "Of every phase, made anew in each.", choices=OPTIMIZERS
+        "adam",
+        "Optimizer of every phase, made again in each.",
+        choices=OPTIMIZERS,
     )
     schedule: str = setting(
         "cosine",
-        "Of the learning rate in every phase: cosine falls to 0 along half a "
+        "Learning-rate schedule of every phase: cosine falls to 0 along half a "
         "cosine, step to a tenth at half of the steps and again at three "
         "quarters.",
         choices=("cosine", "constant", "step"),
@@ -194,8 +196,8 @@ class Optimisation(settings.Group):
         low=0.01,
         high=1,
     )
-    momentum: float = setting(0.9, "Of sgd.", low=0, high=0.999)
-    weight_decay: float = setting(0.004, "Of adamw.", low=0)
+    momentum: float = setting(0.9, "Momentum of sgd.", low=0, high=0.999)
+    weight_decay: float = setting(0.004, "Weight decay of adamw.", low=0)
     clip_norm: float = setting(
         0.0,
         "Norm that all gradients together are scaled down to; 0 leaves them.",
@@ -211,8 +213,8 @@ class Optimisation(settings.Group):
     )
     average_decay: float = setting(
         0.0,
-        "Of a moving average of the weights, such as 0.99, which is then "
-        "validated and exported; 0 keeps none.",
+        "Decay of a moving average of the weights, such as 0.99; the average is "
+        "then validated and exported. 0 keeps none.",
         low=0,
         high=0.99999,
     )

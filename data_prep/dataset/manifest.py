@@ -27,7 +27,7 @@ class File:
         name: Without a folder.
         count: Number of records in it.
         bytes: Its size.
-        sha256: Of its content, in hexadecimal.
+        sha256: The SHA-256 of its content, in hexadecimal.
     """
 
     name: str

@@ -39,7 +39,7 @@ def encode_content(
     the image is stored as PNG, which loses nothing.
 
     Args:
-        content: Of a file that `inspection.inspect` found no problem with.
+        content: The bytes of a file that `inspection.inspect` found no problem with.
         image_size: Width and height to store, in pixels; 0 keeps the size.
         resize: One of `RESIZES`: how the image fits the square.
         encoding: One of `ENCODINGS`.

@@ -52,8 +52,8 @@ def fit(
     """Returns which part of an image fills which part of a square.
 
     Args:
-        height: Of the image in pixels, at least 1.
-        width: Of the image in pixels, at least 1.
+        height: The image's height in pixels, at least 1.
+        width: The image's width in pixels, at least 1.
         size: Width and height of the square in pixels, at least 1.
         resize: "stretch" fills the square with the whole image and ignores
             its aspect ratio; "crop" fills it with the largest square in the
@@ -97,8 +97,8 @@ def deciding_side(
     With a shorter one, `fit` would have to magnify what was reduced before.
 
     Args:
-        height: Of the image in pixels.
-        width: Of the image in pixels.
+        height: The image's height in pixels.
+        width: The image's width in pixels.
         resize: As in `fit`.
         minimum: As in `fit`.
         maximum: As in `fit`.

@@ -57,7 +57,7 @@ class Setting:
     """The declaration of one setting.
 
     Attributes:
-        name: Of the flag and of the field.
+        name: The flag's and the field's name.
         type: str, int, float, bool, or tuple for texts of which several may
             be given.
         default: Its value unless given.
@@ -170,7 +170,7 @@ def same_as(group: type["Group"], name: str, **changes: Any) -> Any:
 
     Args:
         group: Where it is declared.
-        name: Of the field there.
+        name: The field's name there.
         **changes: Arguments of `setting`.
     """
     found = {one.name: one for one in group.settings()}[name]

@@ -22,7 +22,7 @@ def pod_spec(
     """Returns the spec of every pod.
 
     Args:
-        name: Of the job.
+        name: The job's name.
         options: The kind of the job and the size of its pods.
         work: What runs in them.
         volumes: The PersistentVolumeClaim of each mounted path.

@@ -58,7 +58,7 @@ def dump_yaml(documents: Iterable[object], header: str) -> str:
     """Returns objects as YAML, their keys in the order that they have.
 
     Args:
-        documents: Of a manifest, made of dictionaries, lists and scalars.
+        documents: The objects of a manifest, made of dictionaries, lists and scalars.
         header: Lines that become a comment at the top.
     """
     comment = "".join(

@@ -63,8 +63,8 @@ def check_vertex(name: str, config: dict) -> None:
     gcloud passes a misspelt key on, and Vertex AI ignores it.
 
     Args:
-        name: Of the file, for the message.
-        config: Of a CustomJob, or of a HyperparameterTuningJob.
+        name: The file's name, for the message.
+        config: A CustomJob or a HyperparameterTuningJob.
 
     Raises:
         UsageError: Naming the field.
@@ -88,7 +88,7 @@ def check_sagemaker(name: str, request: dict) -> None:
     """Refuses what Amazon's description of CreateTrainingJob does not allow.
 
     Args:
-        name: Of the file, for the message.
+        name: The file's name, for the message.
         request: Every key, type, choice, length and pattern in it is checked.
 
     Raises:
