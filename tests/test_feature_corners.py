@@ -233,6 +233,7 @@ def test_epochs_take_views_in_turn(data, tmp_path, float32):
     from trainer.engine import trained_part
     from trainer.feature_extraction import extractor as extractor_lib
     from trainer.feature_extraction.views import View
+    from trainer.feature_extraction.views import for_training
 
     config = config_of(
         data,
@@ -247,7 +248,12 @@ def test_epochs_take_views_in_turn(data, tmp_path, float32):
     workers = WorkerGroup(strategy, None)
     loader = setup.make_loader(config, manifest, workers)
     extractor = extractor_lib.create(config, manifest, strategy, model, workers)
-    part = trained_part.head_on_features(config, model, loader, extractor)
+    of_epochs = for_training(
+        config.augmentation, config.features, config.run.seed, epochs=5
+    )
+    part = trained_part.head_on_features(
+        model, loader, extractor, of_epochs, flip_average=False
+    )
 
     def epoch_of(number):
         batches = list(loader.training(part.train_source(number), number))

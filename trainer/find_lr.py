@@ -162,7 +162,11 @@ def _make_train(config: Config, name: str) -> tuple:
             config.augmentation, config.run.seed, classes
         ),
         train_step.make_options(
-            config, loader.readers[splits.TRAIN].labels, classes
+            config.optimisation,
+            loader.readers[splits.TRAIN].labels,
+            classes,
+            seed=config.run.seed,
+            jit_compile=config.devices.jit_compile,
         ),
     )
     return strategy, loader, train

@@ -14,10 +14,12 @@ from trainer.engine.checkpoint import Checkpoint
 from trainer.engine.phase import train_phase
 from trainer.engine.phase_setup import peak_rate
 from trainer.engine.phase_setup import set_up
+from trainer.engine.trained_part import TrainedPart
 from trainer.engine.training import Training
 from trainer.engine.training import finish_saving
 from trainer.engine.training_state import TrainingState
 from trainer.feature_extraction.extractor import Extractor
+from trainer.feature_extraction.views import for_training
 from trainer.models.classifier import set_trainable
 
 
@@ -48,24 +50,28 @@ def train_phases(
     config, state, loader = training.config, training.state, training.loader
     if training.workers.is_first:
         history.write_metrics(pathlib.Path(config.run.model_dir), state.epochs)
+    num_classes = training.model.output.shape[1]
     options = train_step.make_options(
-        config,
+        config.optimisation,
         loader.readers[splits.TRAIN].labels,
-        training.model.output.shape[1],
+        num_classes,
+        seed=config.run.seed,
+        jit_compile=config.devices.jit_compile,
     )
-    whole_model = trained_part.whole_model(config, training.model, loader)
+    whole_model = trained_part.whole_model(
+        training.model,
+        loader,
+        trained_part.make_augment(
+            config.augmentation, config.run.seed, num_classes
+        ),
+        config.model.flip_average,
+    )
     signals.defer()
     while state.phase < len(config.phases):
         phase = config.phases[state.phase]
         set_trainable(training.model, phase.train_from)
         on_features = config.features.feature_cache and phase.train_from is None
-        part = (
-            trained_part.head_on_features(
-                config, training.model, loader, extractor
-            )
-            if on_features
-            else whole_model
-        )
+        part = _head(training, extractor) if on_features else whole_model
         try:
             train_phase(training, set_up(training, part, options, resumed))
             resumed = None
@@ -78,6 +84,24 @@ def train_phases(
         history.export_summary(state.epochs, state.best)
     )
     return state
+
+
+def _head(training: Training, extractor: Extractor) -> TrainedPart:
+    """Returns the head on features, as the frozen phase trains it."""
+    config = training.config
+    views = for_training(
+        config.augmentation,
+        config.features,
+        config.run.seed,
+        config.optimisation.frozen_epochs,
+    )
+    return trained_part.head_on_features(
+        training.model,
+        training.loader,
+        extractor,
+        views,
+        config.model.flip_average,
+    )
 
 
 def _go_back(

@@ -7,11 +7,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.config import Config
 from trainer.distribution import devices
 from trainer.engine import results
 from trainer.engine.results import Metrics
 from trainer.engine.results import StepResult
+from trainer.groups import Optimisation
 from trainer.models import dropout
 from trainer.pipeline.input_pipeline import Batch
 
@@ -40,24 +40,30 @@ class StepOptions:
 
 
 def make_options(
-    config: Config, labels: np.ndarray, num_classes: int
+    settings: Optimisation,
+    labels: np.ndarray,
+    num_classes: int,
+    *,
+    seed: int,
+    jit_compile: str,
 ) -> StepOptions:
     """Returns how a batch becomes a step, in every phase.
 
     Args:
-        config: The run's settings; of them seed, devices and optimisation.
+        settings: Accumulation, clipping, smoothing and class weights.
         labels: int `[N]`, labels of the training images.
         num_classes: K.
+        seed: The run's seed.
+        jit_compile: "true", "false" or "auto", see `devices.use_xla`.
     """
-    settings = config.optimisation
     weights = ()
     if settings.class_weights == "balanced":
         counts = np.bincount(labels, minlength=num_classes)
         # scikit-learn's "balanced": n_samples / (n_classes * np.bincount(y)).
         weights = tuple(len(labels) / (num_classes * np.maximum(counts, 1)))
     return StepOptions(
-        seed=config.run.seed,
-        jit_compile=devices.use_xla(config.devices.jit_compile),
+        seed=seed,
+        jit_compile=devices.use_xla(jit_compile),
         accumulation=settings.accumulation,
         clip_norm=settings.clip_norm,
         label_smoothing=settings.label_smoothing,

@@ -10,16 +10,17 @@ will predict.
 """
 
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
 
 from data_prep.dataset import splits
 from trainer.augmentation import policies
-from trainer.config import Config
 from trainer.feature_extraction import source as feature_source
-from trainer.feature_extraction import views as views_lib
 from trainer.feature_extraction.extractor import Extractor
+from trainer.feature_extraction.views import View
+from trainer.feature_extraction.views import for_inference
 from trainer.groups import Augmentation
 from trainer.models.classifier import head_of
 from trainer.models.classifier import inference_head
@@ -47,32 +48,34 @@ class TrainedPart(NamedTuple):
 
 
 def whole_model(
-    config: Config, model: keras.Model, loader: DataLoader
+    model: keras.Model,
+    loader: DataLoader,
+    augment: Callable,
+    flip_average: bool,
 ) -> TrainedPart:
     """Returns the whole model, trained on images.
 
     Args:
-        config: The run's settings; of them augmentation, seed and
-            `flip_average`.
         model: What `build_classifier` returned.
         loader: The batches of both splits.
+        augment: What `make_augment` returned.
+        flip_average: Whether predictions average an image and its mirror.
     """
     return TrainedPart(
         model,
-        inference_model(model, config.model.flip_average),
-        make_augment(
-            config.augmentation, config.run.seed, model.output.shape[1]
-        ),
+        inference_model(model, flip_average),
+        augment,
         lambda epoch: loader.images[splits.TRAIN],
         loader.images[splits.VALIDATION],
     )
 
 
 def head_on_features(
-    config: Config,
     model: keras.Model,
     loader: DataLoader,
     extractor: Extractor,
+    views: Sequence[View],
+    flip_average: bool,
 ) -> TrainedPart:
     """Returns the model's head, trained on features of the frozen base.
 
@@ -80,28 +83,22 @@ def head_on_features(
     when its first epoch begins.
 
     Args:
-        config: The run's settings; of them `frozen_epochs` and
-            `flip_average`.
         model: What `build_classifier` returned.
         loader: The batches of both splits.
         extractor: Extracts features by the model's base.
+        views: The views of the training split that the epochs take in turn.
+        flip_average: Whether predictions average an image and its mirror.
     """
     head = head_of(model)
-    views = views_lib.for_training(
-        config.augmentation,
-        config.features,
-        config.run.seed,
-        config.optimisation.frozen_epochs,
-    )
     validation = [
         extractor.extract(
             loader.readers[splits.VALIDATION],
             loader.images[splits.VALIDATION],
             view,
         )
-        for view in views_lib.for_inference(config.model.flip_average)
+        for view in for_inference(flip_average)
     ]
-    opened: dict[views_lib.View, Source] = {}
+    opened: dict[View, Source] = {}
 
     def train_source(epoch: int) -> Source:
         view = views[epoch % len(views)]
@@ -114,7 +111,7 @@ def head_on_features(
 
     return TrainedPart(
         head,
-        inference_head(head, config.model.flip_average),
+        inference_head(head, flip_average),
         policies.create(policies.Policy("none"), model.output.shape[1]),
         train_source,
         feature_source.of_features(*validation),
