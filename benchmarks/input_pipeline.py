@@ -24,8 +24,8 @@ import numpy as np
 from absl import flags
 
 from benchmarks import measure
+from data_prep.config import PrepareConfig
 from data_prep.dataset import manifest as manifest_lib
-from data_prep.prepare import PrepareConfig
 from data_prep.prepare import prepare
 from data_prep.runtime import command
 from data_prep.runtime import startup

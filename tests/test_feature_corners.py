@@ -15,8 +15,8 @@ from conftest import write_noise
 from training import FAULTS
 from training import environment
 
+from data_prep.config import PrepareConfig
 from data_prep.dataset import manifest as manifest_lib
-from data_prep.prepare import PrepareConfig
 from data_prep.prepare import prepare
 from data_prep.runtime.errors import DataError
 from trainer.config import Config

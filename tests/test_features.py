@@ -37,7 +37,7 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    from data_prep.prepare import PrepareConfig
+    from data_prep.config import PrepareConfig
     from data_prep.prepare import prepare
 
     root = tmp_path_factory.mktemp("features")
@@ -147,7 +147,7 @@ def test_extraction_from_the_command_line(data, run, tmp_path):
 
 def test_features_are_those_of_their_image(tf, tmp_path):
     """Images that encode their index, each alone through the base."""
-    from data_prep.prepare import PrepareConfig
+    from data_prep.config import PrepareConfig
     from data_prep.prepare import prepare
     from trainer.models.classifier import base_of
 

@@ -8,9 +8,9 @@ import pytest
 from conftest import write_classes
 from PIL import Image
 
+from data_prep.config import PrepareConfig
 from data_prep.dataset import manifest as manifest_lib
 from data_prep.dataset import records
-from data_prep.prepare import PrepareConfig
 from data_prep.prepare import prepare
 from data_prep.runtime.errors import DataError
 

@@ -17,7 +17,7 @@ PHASES = ("frozen", "finetune")
 
 @pytest.fixture(scope="module")
 def data(photo_paths, tmp_path_factory):
-    from data_prep.prepare import PrepareConfig
+    from data_prep.config import PrepareConfig
     from data_prep.prepare import prepare
 
     place = tmp_path_factory.mktemp("photos")

@@ -60,7 +60,7 @@ def test_a_recipe_runs(tf, tmp_path, name):
     """Shortened: few epochs, small pictures, the small network."""
     import keras
 
-    from data_prep.prepare import PrepareConfig
+    from data_prep.config import PrepareConfig
     from data_prep.prepare import prepare
     from trainer.run import run
 
