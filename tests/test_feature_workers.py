@@ -180,4 +180,5 @@ def test_training_on_features_by_two_workers(data, tmp_path):
         json.loads((model / "evaluation.json").read_text())["loss"]
         for model in (one, two)
     )
-    assert ours == pytest.approx(theirs, rel=1e-3)
+    # Probabilities near 1 are 6e-8 apart in float32, and so are such losses.
+    assert ours == pytest.approx(theirs, rel=1e-3, abs=2e-7)
