@@ -1,6 +1,5 @@
 """How every `python -m ...` of this project starts and ends."""
 
-import errno
 import importlib.metadata
 import os
 import signal
@@ -18,14 +17,12 @@ from data_prep.runtime.errors import EXIT_DATA
 from data_prep.runtime.errors import EXIT_FAILURE
 from data_prep.runtime.errors import EXIT_STOPPED
 from data_prep.runtime.errors import EXIT_USAGE
+from data_prep.runtime.errors import NO_ROOM
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import Stopped
 from data_prep.runtime.errors import TrainingError
 from data_prep.runtime.errors import UsageError
 
-# A full disk, a used-up quota, a limit on the size of files, a disk that takes
-# no more because it is damaged.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _HELP = {"--help", "-help", "-h", "-?"}
 
 
@@ -126,7 +123,7 @@ def _guard(main: Callable[[], int | None]) -> int | None:
             EXIT_STOPPED,
         )
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in NO_ROOM:
             raise
         where = f" {error.filename}" if error.filename else ""
         return _fail(

@@ -4,6 +4,12 @@ Whatever raises one of these says what was received, what was expected and how
 to mend it; `data_prep.runtime.command` prints that text without a traceback.
 """
 
+import errno
+
+# What the system says of a full disk, a used-up quota, a limit on the size of
+# files, and a disk that takes no more because it is damaged.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
 EXIT_FAILURE = 1
 EXIT_USAGE = 64
 EXIT_DATA = 65

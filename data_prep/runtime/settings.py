@@ -271,10 +271,11 @@ class Config:
         return hash(tuple(self.values().items()))
 
     def __repr__(self) -> str:
+        values = self.values()
         given = ", ".join(
-            f"{one.name}={self.values()[one.name]!r}"
+            f"{one.name}={values[one.name]!r}"
             for one in self.settings()
-            if self.values()[one.name] != one.default
+            if values[one.name] != one.default
         )
         return f"{type(self).__name__}({given})"
 

@@ -10,8 +10,7 @@ each raise exceptions of their own. This is the only place that judges them:
   later, after the client's own retries. Platforms start such a run again.
 """
 
-import errno
-
+from data_prep.runtime.errors import NO_ROOM
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import Stopped
 
@@ -26,8 +25,6 @@ _SILENT = {
     "TransportError",  # google.auth: no token to be had
 }
 _SILENT_STATUS = {408, 429}  # request timeout, too many requests
-# Of the disk of this machine, while a copy is written to it.
-_LOCAL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _CREDENTIALS = {
     "gs": "the account of the machine, the key file that "
     "GOOGLE_APPLICATION_CREDENTIALS names, or yours after "
@@ -51,7 +48,8 @@ def translate(url: str, error: Exception) -> Exception:
     """
     if isinstance(error, FileNotFoundError):
         return error
-    if isinstance(error, OSError) and error.errno in _LOCAL:
+    # Of the disk of this machine, while a copy is written to it.
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
         return error
     text = " ".join(repr(error).split())
     if len(text) > _LONGEST:
