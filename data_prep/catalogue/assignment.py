@@ -28,7 +28,7 @@ CREATE TABLE bridges AS SELECT id, file FROM images
 WHERE grp IN torn AND rank NOT IN (SELECT rank FROM pins)
 """
 _REPORT_BRIDGES = """
-INSERT INTO findings SELECT 'split_leak', file,
+INSERT INTO findings SELECT 'split_leak', file, NULL,
     'looks like images of two splits of --splits_from; left out'
 FROM bridges
 """

@@ -20,7 +20,8 @@ from data_prep.sources.listing import ImageFile
 
 # `rank` is a 63-bit number that a content has by chance. `grp` is the least one
 # of a group, which is all images that look the same: it decides the split.
-# `place` orders the records of a split.
+# `place` orders the records of a split. `other` is the image that a finding
+# compares `file` with, NULL where there is none.
 _SCHEMA = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
@@ -38,7 +39,7 @@ CREATE TABLE pinned (grp INTEGER PRIMARY KEY, split TEXT);
 CREATE TABLE grouped (grp INTEGER PRIMARY KEY, split TEXT);
 CREATE TABLE assigned (id INTEGER PRIMARY KEY, split TEXT);
 CREATE TABLE dropped (id INTEGER PRIMARY KEY);
-CREATE TABLE findings (kind TEXT, file BLOB, detail TEXT);
+CREATE TABLE findings (kind TEXT, file BLOB, other BLOB, detail TEXT);
 CREATE VIEW images AS
     SELECT f.id, file, path, label, given, bytes, width, height, kept, sha256,
         hash, thumbnail, x.rank, place, COALESCE(j.root, x.rank) AS grp
@@ -48,7 +49,7 @@ CREATE VIEW images AS
 _INSERTS = {
     "files": "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?)",
     "facts": "INSERT INTO facts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    "findings": "INSERT INTO findings VALUES (?, ?, ?)",
+    "findings": "INSERT INTO findings VALUES (?, ?, ?, ?)",
     "joined": "INSERT INTO joined VALUES (?, ?)",
     "pins": "INSERT OR IGNORE INTO pins VALUES (?, ?)",
     "grouped": "INSERT INTO grouped VALUES (?, ?)",
@@ -125,7 +126,7 @@ class Catalogue:
             for image in images:
                 file = os.fsencode(image.file)
                 if image.label is None:
-                    self.insert("findings", [("ignored", file, "")])
+                    self.insert("findings", [("ignored", file, None, "")])
                     continue
                 path = os.fsencode(image.path)
                 row = (None, file, path, image.label, image.split)
@@ -181,9 +182,9 @@ def facts_row(row: Row, facts: Facts, seed: int) -> tuple:
 def finding_rows(row: Row, facts: Facts) -> list[tuple]:
     """Returns what is odd about one file, for the table `findings`."""
     file = os.fsencode(row.file)
-    found = [(kind, file, detail) for kind, detail in facts.findings]
+    found = [(kind, file, None, detail) for kind, detail in facts.findings]
     if facts.problem:
-        found.insert(0, ("bad_image", file, facts.problem))
+        found.insert(0, ("bad_image", file, None, facts.problem))
     return found
 
 

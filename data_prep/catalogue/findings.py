@@ -84,7 +84,7 @@ _COUNT_DROPPED = "SELECT COUNT(*) FROM dropped"
 _COUNT_IMAGES = "SELECT COUNT(*) FROM images"
 _COUNT_KIND = "SELECT COUNT(*) FROM findings WHERE kind = ?"
 _EXAMPLES = "SELECT file, detail FROM findings WHERE kind = ? LIMIT ?"
-_ALL = "SELECT kind, file, detail FROM findings ORDER BY kind, rowid"
+_ALL = "SELECT kind, file, other, detail FROM findings ORDER BY kind, rowid"
 
 
 def compare_images(catalogue: Catalogue, splits_kept: bool) -> None:
@@ -98,16 +98,16 @@ def compare_images(catalogue: Catalogue, splits_kept: bool) -> None:
     catalogue.insert("findings", _near_duplicates(catalogue))
     for file, first, _ in catalogue.execute(_DUPLICATES):
         detail = f"has the bytes of {printable(first)}"
-        _add(catalogue, "duplicate", file, detail)
+        _add(catalogue, "duplicate", file, detail, first)
     for file, first, label in catalogue.execute(_LABEL_CONFLICTS):
         detail = f"shows the picture of {printable(first)}, of class {label}"
-        _add(catalogue, "label_conflict", file, detail)
+        _add(catalogue, "label_conflict", file, detail, first)
     if splits_kept:
         for file, first, split in catalogue.execute(_SPLIT_LEAKS):
             detail = (
                 f"shows the picture of {printable(first)}, of split {split}"
             )
-            _add(catalogue, "split_leak", file, detail)
+            _add(catalogue, "split_leak", file, detail, first)
     _add_size_outliers(catalogue)
     _add_class_imbalance(catalogue)
 
@@ -164,8 +164,10 @@ def save(catalogue: Catalogue, path: str) -> None:
     with open(path, "w", encoding="ascii") as file:
         file.write(json.dumps(head, indent=1)[:-2] + ',\n "findings": [')
         comma = ""
-        for kind, name, detail in catalogue.execute(_ALL):
+        for kind, name, other, detail in catalogue.execute(_ALL):
             finding = {"kind": kind, "file": os.fsdecode(name)}
+            if other:
+                finding["other"] = os.fsdecode(other)
             if detail:
                 finding["detail"] = detail
             file.write(f"{comma}\n  {json.dumps(finding)}")
@@ -178,14 +180,20 @@ def count_kinds(catalogue: Catalogue) -> dict[str, int]:
     return {kind: n for kind in KINDS if (n := _count(catalogue, kind))}
 
 
-def _near_duplicates(catalogue: Catalogue) -> Iterator[tuple[str, bytes, str]]:
+def _near_duplicates(catalogue: Catalogue) -> Iterator[tuple]:
     for pair in duplicates.join_near_duplicates(catalogue):
         (first,), (second,) = catalogue.execute(_NAMES_OF_PAIR, pair)
-        yield "near_duplicate", second, f"looks like {printable(first)}"
+        yield "near_duplicate", second, first, f"looks like {printable(first)}"
 
 
-def _add(catalogue: Catalogue, kind: str, file: bytes, detail: str) -> None:
-    catalogue.insert("findings", [(kind, file, detail)])
+def _add(
+    catalogue: Catalogue,
+    kind: str,
+    file: bytes,
+    detail: str,
+    other: bytes | None = None,
+) -> None:
+    catalogue.insert("findings", [(kind, file, other, detail)])
 
 
 def _add_size_outliers(catalogue: Catalogue) -> None:
