@@ -262,7 +262,7 @@ def growth(numbers: list[int]) -> None:
 
 NAMES = """
 import json, os, random, resource, sys, tempfile, time
-from data_prep.catalogue import assignment, findings
+from data_prep.catalogue import assignment, comparison, findings
 from data_prep.catalogue.database import Catalogue, facts_row
 from data_prep.config import Records, Splits
 from data_prep.images.fingerprint import Fingerprint
@@ -283,7 +283,7 @@ with Catalogue(place) as catalogue:
             generator.getrandbits(64) - (1 << 63), generator.randbytes(256))
         facts = Facts(20_000, 200, 150, "", content, True, (), print_)
         catalogue.insert("facts", [facts_row(row, facts, 0)])
-    findings.compare_images(catalogue, splits_kept=False)
+    comparison.compare_images(catalogue, False, 0.99)
     splits = Splits(splits="train:0.8,test:0.2")
     assignment.assign(catalogue, splits, "names", place)
     plans = split_writer.plan_splits("names", Records(), catalogue)

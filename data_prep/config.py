@@ -16,6 +16,8 @@ from data_prep.runtime.settings import setting
 from data_prep.sources import file_names
 
 DEFAULT_SPLITS = "train:0.8,validation:0.1,test:0.1"
+# No two of 4000 different photos are so alike.
+_LEAST_SIMILARITY = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +117,24 @@ class Checks(settings.Group):
         "and all of them where their labels differ; or fail.",
         choices=("keep", "drop", "fail"),
     )
+    similarity: float = setting(
+        0.99,
+        "How alike two images are that count as one picture, which stays in "
+        "one split: the least correlation of their thumbnails, 0.8 to 1. 0.97 "
+        "finds slight crops too. Simple drawings and photos of a fixed camera "
+        "need one closer to 1, or 0: then only files of the same bytes are "
+        "one picture.",
+        low=0,
+        high=1,
+    )
+    on_leak: str = setting(
+        "fail",
+        "One picture in two of the splits that the source gives, or there "
+        "under two labels: fail names them and stops; drop leaves what is in "
+        "test out of validation and train, what is in validation out of "
+        "train, and what has two labels out of all; keep only names them.",
+        choices=("fail", "drop", "keep"),
+    )
     fail_on: str = setting(
         "",
         "Findings of the audit that stop the run, some of "
@@ -123,6 +143,12 @@ class Checks(settings.Group):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if 0 < self.similarity < _LEAST_SIMILARITY:
+            raise UsageError(
+                f"--similarity={self.similarity:g} is impossible: expected 0, "
+                f"or {_LEAST_SIMILARITY:g} to 1. Below that, different photos "
+                "count as one."
+            )
         for kind in self.fail_on_kinds:
             if kind not in findings.KINDS:
                 raise UsageError(
@@ -148,6 +174,21 @@ class Splits(settings.Group):
         "splits all images anew; empty keeps those, or takes "
         f"{DEFAULT_SPLITS} where there are none.",
         first=True,
+    )
+    validation_fraction: float = setting(
+        0.0,
+        "Share of the train split that becomes the validation split, where "
+        "the source gives train and perhaps test, but no validation. The "
+        "given test split stays.",
+        low=0,
+        high=0.9,
+    )
+    small_classes: str = setting(
+        "",
+        "A class with too few images for every split: train keeps them there "
+        "alone, drop leaves the class out, fail stops. Empty is train for "
+        "fractions, and fail for images per class.",
+        choices=("", "train", "drop", "fail"),
     )
     splits_from: str = setting(
         "",

@@ -2,7 +2,9 @@
 
 from data_prep.catalogue import assignment
 from data_prep.catalogue import audit
+from data_prep.catalogue import comparison
 from data_prep.catalogue import findings
+from data_prep.catalogue import removal
 from data_prep.catalogue.database import Catalogue
 from data_prep.config import Checks
 from data_prep.config import Output
@@ -26,7 +28,7 @@ def prepare(config: PrepareConfig) -> Manifest:
             is taken; nothing is left in its place but `audit.json`, beside
             it, where the audit stopped the run.
     """
-    source, splits = config.source, config.splits
+    source, splits, checks = config.source, config.splits, config.checks
     output_dir = config.output.output_dir
     with (
         output.claim(output_dir, manifest_lib.FILE_NAME) as place,
@@ -36,15 +38,20 @@ def prepare(config: PrepareConfig) -> Manifest:
         listing = by_kind.list_images(source, place.scratch)
         catalogue.add_files(listing.images)
         audit.inspect_images(catalogue, runner, splits.seed)
-        if config.checks.on_bad_image == "fail":
-            findings.refuse(catalogue, ["bad_image"], output_dir)
+        if checks.on_bad_image == "fail":
+            remedy = "pass --on_bad_image=skip to leave them out"
+            findings.refuse(catalogue, {"bad_image": remedy}, output_dir)
         classes = audit.check_classes(catalogue, listing.classes, source.source)
         splits_kept = assignment.keeps_given(catalogue, splits)
-        findings.compare_images(catalogue, splits_kept)
-        findings.refuse(catalogue, _stopping(config.checks), output_dir)
-        if config.checks.duplicates == "drop":
-            findings.drop_duplicates(catalogue)
-        assignment.assign(catalogue, splits, source.source, place.scratch)
+        comparison.compare_images(catalogue, splits_kept, checks.similarity)
+        findings.refuse(catalogue, _stopping(checks, splits_kept), output_dir)
+        if checks.duplicates == "drop":
+            removal.drop_duplicates(catalogue, classes)
+        if splits_kept and checks.on_leak == "drop":
+            removal.drop_leaks(catalogue, classes)
+        classes = assignment.assign(
+            catalogue, splits, source.source, place.scratch
+        )
         written = split_writer.write_splits(
             source.name, config.records, place, catalogue, classes, runner
         )
@@ -61,7 +68,19 @@ def _start_runner(output: Output, exchange: str) -> Processes | Beam:
     return Processes(output.workers)
 
 
-def _stopping(checks: Checks) -> list[str]:
-    """Returns the kinds of findings that stop the run."""
-    duplicate = ["duplicate"] if checks.duplicates == "fail" else []
-    return [*duplicate, *checks.fail_on_kinds]
+def _stopping(checks: Checks, splits_kept: bool) -> dict[str, str]:
+    """Returns the kinds of findings that stop the run, and what lets it go."""
+    remedies = {
+        kind: f"run without {kind} in --fail_on"
+        for kind in checks.fail_on_kinds
+    }
+    if checks.duplicates == "fail":
+        remedies["duplicate"] = "pass --duplicates=drop or keep"
+    if splits_kept and checks.on_leak == "fail":
+        alike = "; if they only look alike, a --similarity closer to 1, or 0"
+        remedies["split_leak"] = (
+            "pass --on_leak=drop, which leaves them in the split that is "
+            f"evaluated last, or keep{alike}"
+        )
+        remedies["label_conflict"] = f"pass --on_leak=drop or keep{alike}"
+    return remedies

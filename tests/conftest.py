@@ -60,15 +60,17 @@ def write_image(path, value, size=(SIDE, SIDE), **options):
     Image.new("RGB", size, pixel).save(path, **options)
 
 
-def write_classes(root, classes=("cat", "dog"), count=20):
+def write_classes(root, classes=("cat", "dog"), count=20, first=0):
     """Writes class folders of PNG files; each image encodes its own index.
 
-    The index runs over all classes, in the order of the sorted paths.
+    The index runs over all classes, in the order of the sorted paths, from
+    `first` on.
     """
     for label, name in enumerate(classes):
         for number in range(count):
             write_image(
-                root / name / f"{number:03d}.png", label * count + number
+                root / name / f"{number:03d}.png",
+                first + label * count + number,
             )
     return root
 

@@ -82,7 +82,7 @@ def test_class_folders(run, tmp_path):
 def test_split_folders_are_kept(run, tmp_path):
     source = tmp_path / "photos"
     for split, count in (("Training", 6), ("val", 3), ("evaluation", 2)):
-        write_classes(source / split, count=count)
+        write_classes(source / split, count=count, first=20 * count)
     data = tmp_path / "data"
     done = run("data_prep.task", f"--source={source}", f"--output_dir={data}")
     assert done.returncode == 0, done.stderr
@@ -268,7 +268,7 @@ def empty_class(source):
 
 def no_training_image(source):
     write_classes(source / "train")
-    write_classes(source / "test", ["cat", "dog", "elk"])
+    write_classes(source / "test", ["cat", "dog", "elk"], first=100)
 
 
 def odd_split(source):
@@ -290,7 +290,7 @@ def odd_split(source):
             65,
             "folder 'holdout' .* names no split",
         ),
-        (write_classes, ["--splits=train:30"], 65, "has 20 images, too few"),
+        (write_classes, ["--splits=train:30"], 65, "'cat' \\(20 images\\)"),
         (write_classes, ["--splits=train:x"], 64, "cannot be read"),
         (
             write_classes,

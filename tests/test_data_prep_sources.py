@@ -65,7 +65,7 @@ def test_food5k_file_names_in_split_folders(tmp_path):
         for number in range(count):
             for label in (0, 1):
                 path = source / fold / f"{label}_{number}.jpg"
-                write_image(path, 100 * label + 10 * number + count)
+                write_image(path, 120 * label + 10 * number + count)
     manifest, found = make(source, tmp_path, label_pattern="food5k")
     assert manifest.classes == ["0", "1"]
     assert manifest.name == "food_5k"

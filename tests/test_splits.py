@@ -6,7 +6,6 @@ import random
 import pytest
 
 from data_prep.catalogue import splitting
-from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import UsageError
 
 GOLDEN = 4133753096906890190
@@ -43,15 +42,24 @@ def test_the_seed_matters_and_the_golden_rank_does_not_change():
     assert splitting.rank(bytes(32), 1) != GOLDEN
 
 
+def fill(groups, room, amounts, reserved=()):
+    """Returns the splits of groups, in order, and what room is left."""
+    room = {label: dict(quota) for label, quota in room.items()}
+    filled = splitting.by_quota(groups, room, amounts, dict(reserved))
+    return [name for _, name in filled], room
+
+
 def test_counts_are_per_class_and_leave_the_rest():
-    counts = {
-        label: splitting.class_counts(label, 10, {"train": 3, "test": 2})
-        for label in ("cat", "dog")
+    amounts = {"train": 3, "test": 2}
+    room = {
+        "cat": splitting.quotas(10, amounts),
+        "dog": splitting.quotas(6, amounts),
     }
     groups = [(r, {"cat": 1}) for r in sorted(ranks(10))]
     groups += [(r, {"dog": 1}) for r in sorted(ranks(6, seed=1))]
-    found = [name for _, name in splitting.by_count(sorted(groups), counts)]
+    found, left = fill(sorted(groups), room, amounts)
     assert collections.Counter(found) == {"test": 4, "train": 6, None: 6}
+    assert not any(n for quota in left.values() for n in quota.values())
 
 
 def test_a_group_is_never_torn_and_the_counts_hold():
@@ -63,35 +71,74 @@ def test_a_group_is_never_torn_and_the_counts_hold():
             generator.choices(("cat", "dog"), k=generator.choice((1, 1, 1, 3)))
         )
         groups.append((rank, images))
-    counts = {
-        label: {"train": 100, "validation": 30, "test": 30}
+    amounts = {"train": 100, "validation": 30, "test": 30}
+    room = {
+        label: splitting.quotas(sum(g[label] for _, g in groups), amounts)
         for label in ("cat", "dog")
     }
+    names, left = fill(groups, room, amounts)
     found = collections.Counter()
-    for (rank, images), (same, name) in zip(
-        groups, splitting.by_count(groups, counts), strict=True
-    ):
-        assert rank == same  # one split for all of a group
+    for (_, images), name in zip(groups, names, strict=True):
         for label, number in images.items():
             found[label, name] += number
-    for label, of_class in counts.items():
-        for name, number in of_class.items():
+    for label in room:
+        for name, number in amounts.items():
             assert found[label, name] == number
+            assert not left[label][name]
 
 
-def test_groups_that_cannot_fill_the_counts_are_an_error():
-    counts = {"cat": {"train": 3, "test": 1}}
-    groups = [(1, {"cat": 2}), (2, {"cat": 2})]
-    with pytest.raises(DataError, match="too few for"):
-        list(splitting.by_count(groups, counts))
+def test_a_group_without_room_goes_where_it_does_no_harm():
+    groups = [(1, {"cat": 3}), (2, {"cat": 4}), (3, {"cat": 3})]
+    fractions = {"train": 0.8, "test": 0.2}
+    room = {"cat": splitting.quotas(10, fractions)}
+    assert fill(groups, room, fractions)[0] == ["train"] * 3
+    names, _ = fill(groups, room, fractions, {3: "test"})
+    assert names == ["train", "train", "test"]
+    counts = {"train": 5, "test": 2}
+    room = {"cat": splitting.quotas(10, counts)}
+    names, left = fill(groups, room, counts)
+    assert names == ["train", None, None]
+    assert left["cat"]["test"] == 2
 
 
-def test_small_classes_reach_every_split():
-    assert splitting.class_counts("cat", 3, FRACTIONS) == {
-        "train": 1,
-        "validation": 1,
-        "test": 1,
+def test_classes_that_are_not_cut_by_number_are_split_by_hash():
+    room = {"cat": splitting.quotas(3, FRACTIONS)}
+    groups = [(r, {"dog": 1}) for r in sorted(ranks(300))]
+    found, _ = fill(groups, room, FRACTIONS)
+    assert found == [splitting.by_fraction(r, FRACTIONS) for r, _ in groups]
+    (name,), _ = fill([(1 << 62, {"cat": 1, "dog": 1})], room, FRACTIONS)
+    assert name == "test"
+
+
+@pytest.mark.parametrize("images", [*range(3, 40), 57, 60, 999])
+@pytest.mark.parametrize(
+    "text", ["train:0.8,validation:0.1,test:0.1", "train:0.3,test:0.3"]
+)
+def test_quotas_are_the_rounded_fractions(images, text):
+    amounts = splitting.parse_spec(text)
+    quota = splitting.quotas(images, amounts)
+    assert sum(quota.values()) == images
+    assert min(quota[name] for name in amounts) >= 1 and quota[None] >= 0
+    for name, amount in amounts.items():
+        if images >= 20:
+            # Training has what the rounding of the others leaves.
+            assert abs(quota[name] - amount * images) <= len(amounts) / 2
+
+
+def test_quotas_of_few_images_take_from_the_largest():
+    amounts = {"train": 0.2, "validation": 0.4, "test": 0.4}
+    quota = splitting.quotas(4, amounts)
+    assert sorted(quota[name] for name in amounts) == [1, 1, 2]
+
+
+def test_the_smallest_groups_are_reserved_test_first():
+    sizes = [(5, 9), (7, 2), (3, 2), (1, 4)]
+    assert splitting.reserve(sizes, ["train", "validation", "test"]) == {
+        3: "test",
+        7: "validation",
+        1: "train",
     }
+    assert splitting.reserve(sizes, ["validation"]) == {3: "validation"}
 
 
 @pytest.mark.parametrize(
@@ -111,8 +158,3 @@ def test_small_classes_reach_every_split():
 def test_unreadable_specs_are_refused(text, message):
     with pytest.raises(UsageError, match=message):
         splitting.parse_spec(text)
-
-
-def test_too_few_images_are_named():
-    with pytest.raises(DataError, match="class 'dog' has 2 images"):
-        splitting.class_counts("dog", 2, splitting.parse_spec("train:5,test:1"))

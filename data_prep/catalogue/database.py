@@ -55,8 +55,6 @@ _INSERTS = {
     "grouped": "INSERT INTO grouped VALUES (?, ?)",
 }
 _FILES = "SELECT id, path, file, problem FROM files ORDER BY file"
-# The same content gives the same thumbnail.
-_THUMBNAIL = "SELECT thumbnail FROM facts WHERE rank = ? LIMIT 1"
 
 
 class Row(NamedTuple):
@@ -149,10 +147,6 @@ class Catalogue:
         """Yields every file of a class, sorted by name."""
         for id_, path, file, problem in self.execute(_FILES):
             yield Row(id_, os.fsdecode(path), os.fsdecode(file), problem)
-
-    def thumbnails(self, *ranks: int) -> list[bytes]:
-        """Returns the thumbnail of each of several contents, by rank."""
-        return [self.value(_THUMBNAIL, (rank,)) for rank in ranks]
 
 
 def facts_row(row: Row, facts: Facts, seed: int) -> tuple:

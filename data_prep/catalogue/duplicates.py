@@ -1,9 +1,10 @@
 """Groups of near-duplicates, in time that stays near linear.
 
-Two hashes that differ in at most r bits agree in at least one of r + 1 bands
-of their bits (pigeonhole; M. Norouzi et al., "Fast Search in Hamming Space
-with Multi-Index Hashing", CVPR 2012). So only images that share a band are
-compared. Images without contrast are not compared.
+Images are compared only where their hashes agree in one of 5 bands of their 64
+bits: of pairs that differ in at most 4 bits that misses none (pigeonhole; M.
+Norouzi et al., "Fast Search in Hamming Space with Multi-Index Hashing", CVPR
+2012), and of others it finds many. Their thumbnails decide. Images without
+contrast are not compared.
 """
 
 import itertools
@@ -15,56 +16,73 @@ import numpy as np
 from data_prep.catalogue.database import Catalogue
 from data_prep.images import fingerprint
 
-_BLOCK = 2048  # hashes that are compared with all others of a bucket at once
+_BANDS = 5
+_BLOCK = 64  # images that are compared at once
+# So alike an image is to one before it that what is alike to the one is so to
+# the other, by a hair: a film of a million frames is compared by a few.
+_STANDS_FOR = 0.9995
 
 _INDEX = "CREATE INDEX facts_rank ON facts (rank)"
-# Short rows, which are sorted once for every band.
-_HASHES = """
-CREATE TABLE hashes AS
-SELECT rank, MIN(hash) AS hash FROM facts WHERE hash IS NOT NULL GROUP BY rank
+# The same content gives the same thumbnail.
+_LOOKS = """
+CREATE TABLE looks AS
+SELECT rank, hash, thumbnail FROM facts WHERE hash IS NOT NULL GROUP BY rank
 """
 _BAND = """
-SELECT hash >> ? & ? AS band, rank, hash FROM hashes ORDER BY band, hash, rank
+SELECT hash >> ? & ? AS band, rank, thumbnail FROM looks ORDER BY band, rank
 """
 
 
 def bands() -> list[tuple[int, int]]:
     """Returns index of the lowest bit, and mask, of each band."""
-    number = fingerprint.MAX_DISTANCE + 1
-    edges = np.linspace(0, fingerprint.HASH_BITS, number + 1).astype(int)
+    edges = np.linspace(0, fingerprint.HASH_BITS, _BANDS + 1).astype(int)
     return [
         (int(low), (1 << int(high - low)) - 1)
         for low, high in zip(edges, edges[1:], strict=False)
     ]
 
 
-def candidates(bucket: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yields the pairs of a bucket whose hashes are close.
+def alike_pairs(
+    rows: Iterable[tuple[int, int, bytes]], similarity: float
+) -> Iterator[tuple[int, int]]:
+    """Yields pairs that join all images of one band value that look the same.
+
+    Not every pair, but enough to connect them: a thousand copies make no
+    million pairs.
 
     Args:
-        bucket: Key and hash (signed 64-bit) of images that share a band.
+        rows: Band value, key, and thumbnail (see `fingerprint.Fingerprint`) of
+            images, sorted by band value.
+        similarity: Least correlation of two thumbnails that count as alike.
 
     Yields:
-        Two keys. Of images with one and the same hash, all are paired with the
-        first only, so that a thousand copies make no million pairs.
+        The key of an image, and of one before it.
     """
-    first: dict[int, int] = {}
-    for key, value in bucket:
-        if value in first:
-            yield first[value], key
-        else:
-            first[value] = key
-    if len(first) < 2:
-        return
-    keys = list(first.values())
-    hashes = np.fromiter(first, np.int64, len(first)).view(np.uint64)
-    for start in range(0, len(hashes), _BLOCK):
-        block = hashes[start : start + _BLOCK, None]
-        distance = np.bitwise_count(block ^ hashes[None, start:])
-        rows, columns = np.nonzero(distance <= fingerprint.MAX_DISTANCE)
-        for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-            if row < column:
-                yield keys[start + row], keys[start + column]
+    rows = iter(rows)
+    bands = keys = parts = np.empty(0, np.int64)
+    looks = np.empty((0, fingerprint.THUMBNAIL_BYTES), np.float32)
+    while block := list(itertools.islice(rows, _BLOCK)):
+        before = len(keys)
+        new_bands, new_keys, thumbnails = zip(*block, strict=True)
+        bands = np.concatenate([bands, new_bands])
+        keys = np.concatenate([keys, new_keys])
+        parts = np.concatenate([parts, new_keys])  # one number if connected
+        looks = np.concatenate([looks, fingerprint.normalize(thumbnails)])
+        # Each with those before it that share its band value.
+        alike = np.tril(looks[before:] @ looks.T, before - 1)
+        alike *= bands[before:, None] == bands
+        needed = np.ones(len(keys), bool)
+        for row in np.flatnonzero(alike.max(axis=1) >= similarity):
+            own = before + row
+            (others,) = np.nonzero(alike[row] >= similarity)
+            for other in others[np.unique(parts[others], return_index=True)[1]]:
+                yield int(keys[own]), int(keys[other])
+                parts[parts == parts[other]] = parts[own]
+            needed[own] = not needed[alike[row] >= _STANDS_FOR].any()
+        needed &= bands == bands[-1]
+        bands, keys, parts, looks = (
+            array[needed] for array in (bands, keys, parts, looks)
+        )
 
 
 class Groups:
@@ -84,11 +102,12 @@ class Groups:
             key = above
         return root
 
-    def join(self, one: int, other: int) -> None:
-        """Makes one group of two."""
+    def join(self, one: int, other: int) -> bool:
+        """Makes one group of two; tells whether they were two."""
         low, high = sorted((self.find(one), self.find(other)))
         self._parent.setdefault(low, low)
         self._parent[high] = low
+        return low != high
 
     def members(self) -> Iterator[tuple[int, int]]:
         """Yields every key that was joined, and the least of its group."""
@@ -96,25 +115,24 @@ class Groups:
             yield key, self.find(key)
 
 
-def join_near_duplicates(catalogue: Catalogue) -> Iterator[tuple[int, int]]:
+def join_near_duplicates(
+    catalogue: Catalogue, similarity: float
+) -> Iterator[tuple[int, int]]:
     """Joins the images that look nearly the same.
 
     Args:
         catalogue: Holds the fingerprints; its groups are changed.
+        similarity: Least correlation of two thumbnails that count as alike.
 
     Yields:
         Ranks of two contents that were found alike, and so joined two groups.
     """
     catalogue.execute(_INDEX)
-    catalogue.execute(_HASHES)
+    catalogue.execute(_LOOKS)
     groups = Groups()
     for low, mask in bands():
         rows = catalogue.execute(_BAND, (low, mask))
-        for _, bucket in itertools.groupby(rows, key=lambda row: row[0]):
-            for one, other in candidates(row[1:] for row in bucket):
-                if groups.find(one) == groups.find(other):
-                    continue
-                if fingerprint.is_same(*catalogue.thumbnails(one, other)):
-                    groups.join(one, other)
-                    yield one, other
+        for one, other in alike_pairs(rows, similarity):
+            if groups.join(one, other):
+                yield one, other
     catalogue.insert("joined", groups.members())

@@ -1,8 +1,11 @@
 """Which image goes into which split: stratified, seeded, pure functions.
 
-A split is a share of the range of a content hash. What is assigned is a group:
-all images that look the same. Its rank, the least of its members', is a 63-bit
-number, a hash of seed and content, so it depends on no other image.
+What is assigned is a group: all images that look the same. Its rank, the least
+of its members', is a 63-bit number, a hash of seed and content, so it depends
+on no other image. Splits of a large class are shares of the range of ranks;
+those of a small class are cut by number, in the order of the ranks: the
+boundaries then lie near those shares, and an image that is added moves only
+images next to a boundary.
 """
 
 import hashlib
@@ -13,8 +16,15 @@ from collections.abc import Mapping
 
 from data_prep.dataset.splits import SPLITS
 from data_prep.dataset.splits import TRAIN
-from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import UsageError
+
+# A class with fewer groups is cut by number, which meets the fractions; above,
+# the share of the range does within a tenth, and adding images moves none.
+CUT_BY_NUMBER = 1000
+# Images per split; None is no split.
+Quotas = dict[str | None, int]
+# Rank, and number of images per class.
+Group = tuple[int, Mapping[str, int]]
 
 _RANKS = 1 << 63
 _AMOUNT = re.compile(rf"(?P<name>{'|'.join(SPLITS)}):(?P<amount>\d+|\d*\.\d+)")
@@ -105,79 +115,94 @@ def by_fraction(group: int, amounts: Mapping[str, float]) -> str | None:
     return None
 
 
-def by_count(
-    groups: Iterable[tuple[int, Mapping[str, int]]],
-    counts: Mapping[str, Mapping[str, int]],
+def quotas(images: int, amounts: Mapping[str, float]) -> Quotas:
+    """Returns how many of a class's images each split gets.
+
+    Args:
+        images: Number of images of the class.
+        amounts: Fraction, or images per class, by split; not more than there
+            are, and at least one image for every split.
+
+    Returns:
+        Images per split, and of None, which is no split. Of a fraction, every
+        split has at least one image, and training has what the rounding of
+        the others leaves.
+    """
+    if is_fractions(amounts):
+        total = round(sum(amounts.values()) * images)
+        counts = {
+            name: max(1, round(amount * images))
+            for name, amount in amounts.items()
+        }
+        counts[TRAIN] = max(1, total - sum(counts.values()) + counts[TRAIN])
+        while sum(counts.values()) > images:
+            counts[max(counts, key=counts.__getitem__)] -= 1
+    else:
+        counts = {name: int(amount) for name, amount in amounts.items()}
+    return {**counts, None: images - sum(counts.values())}
+
+
+def by_quota(
+    groups: Iterable[Group],
+    room: dict[str, Quotas],
+    amounts: Mapping[str, float],
+    reserved: Mapping[int, str],
 ) -> Iterator[tuple[int, str | None]]:
     """Yields every group and its split: the first with room for all of it.
 
     Groups of one image, the usual ones, fill test, validation and train in
-    the order of their ranks.
+    the order of their ranks. Where no split has room, a group goes to train if
+    the amounts are fractions, and to no split if they are counts.
 
     Args:
-        groups: Rank, and number of images per class; sorted by rank.
-        counts: Images per split, of every class.
+        groups: Sorted by rank.
+        room: Images that each split still takes, of every class that is cut
+            by number; is counted down. Other classes of a group do not
+            matter; a group of none of these is split `by_fraction`.
+        amounts: Fraction, or images per class, by split.
+        reserved: The split of groups that are not asked for room.
 
     Yields:
-        The rank, and None where no split has room.
-
-    Raises:
-        DataError: If a class could not be filled up.
+        The rank, and None where the group is in no split.
     """
-    room = {label: dict(splits) for label, splits in counts.items()}
+    otherwise = TRAIN if is_fractions(amounts) else None
+
+    def first_with_room(counted: Mapping[str, int]) -> str | None:
+        for name in (*reversed(SPLITS), None):
+            if all(room[c].get(name, 0) >= n for c, n in counted.items()):
+                return name
+        return otherwise
+
     for group, images in groups:
-        for name in reversed(SPLITS):
-            if all(room[c].get(name, 0) >= n for c, n in images.items()):
-                for label, number in images.items():
-                    room[label][name] -= number
-                yield group, name
-                break
+        counted = {c: n for c, n in images.items() if c in room}
+        if group in reserved:
+            split = reserved[group]
+        elif counted:
+            split = first_with_room(counted)
         else:
-            yield group, None
-    for label, splits in room.items():
-        for name, missing in splits.items():
-            if missing:
-                raise DataError(
-                    f"class {label!r} has {missing} images too few for "
-                    f"{name}:{counts[label][name]}, because images of one "
-                    "picture stay in one split. Ask for less with --splits, "
-                    "or pass --duplicates=drop."
-                )
+            split = by_fraction(group, amounts)
+        for label, number in counted.items():
+            left = room[label].get(split, 0)
+            room[label][split] = left - number
+        yield group, split
 
 
-def class_counts(
-    label: str, available: int, amounts: Mapping[str, float]
-) -> dict[str, int]:
-    """Returns how many of a class's images each split gets.
+def reserve(sizes: Iterable[tuple[int, int]], splits: Iterable[str]) -> dict:
+    """Returns the group that each split surely gets, the smallest ones.
 
     Args:
-        label: Name of the class, for the message.
-        available: Its number of images.
-        amounts: Fraction, or images per class, by split. Of a fraction every
-            split gets at least one image.
+        sizes: Rank and number of images of each group of one class; at least
+            as many groups as splits.
+        splits: Names.
 
-    Raises:
-        DataError: If the class has too few images.
+    Returns:
+        Splits by rank; the smallest group is test's, then validation's.
     """
-    if is_fractions(amounts):
-        # Training takes what the rounding of the others leaves.
-        counts = {
-            name: max(1, round(amount * available))
-            for name, amount in amounts.items()
-            if name != TRAIN
-        }
-        total = round(sum(amounts.values()) * available)
-        counts[TRAIN] = total - sum(counts.values())
-    else:
-        counts = {name: int(amount) for name, amount in amounts.items()}
-    if counts[TRAIN] < 1 or sum(counts.values()) > available:
-        wanted = ", ".join(f"{name}:{counts[name]}" for name in amounts)
-        raise DataError(
-            f"class {label!r} has {available} images, too few for "
-            f"{wanted}. Every split needs at least one image of every class: "
-            "add images, or ask for less with --splits."
-        )
-    return counts
+    smallest = sorted(sizes, key=lambda group: (group[1], group[0]))
+    names = [name for name in reversed(SPLITS) if name in splits]
+    return {
+        rank: name for (rank, _), name in zip(smallest, names, strict=False)
+    }
 
 
 def is_fractions(amounts: Mapping[str, float]) -> bool:

@@ -25,9 +25,9 @@ def _class_table(manifest: Manifest) -> Iterator[str]:
 def _remarks(manifest: Manifest) -> Iterator[str]:
     if manifest.findings:
         yield ""
-        yield f"{'audit':<16}{'count':>8}"
+        yield f"{'audit':<19}{'count':>8}"
     for kind, count in manifest.findings.items():
-        yield f"{kind:<16}{count:>8}  {findings.KINDS[kind]}"
+        yield f"{kind:<19}{count:>8}  {findings.KINDS[kind]}"
     if manifest.skipped:
         yield f"skipped {manifest.skipped} bad images"
     if manifest.dropped:
