@@ -187,7 +187,9 @@ def config_of(data, tmp_path, **options):
 
 
 @pytest.mark.parametrize("classifier", ["logistic_regression", "linear_svm"])
-def test_a_class_without_validation_images(tmp_path, float32, classifier):
+def test_a_class_without_validation_images(
+    tmp_path, float32, classifier, capsys
+):
     from trainer.run import run
 
     config = config_of(
@@ -199,8 +201,13 @@ def test_a_class_without_validation_images(tmp_path, float32, classifier):
     )
     run(config)
     result = json.loads((tmp_path / "model" / "evaluation.json").read_text())
-    assert result["classes"]["fox"]["images"] == 0
+    figures = result["classes"]["fox"]
+    assert figures == dict.fromkeys(("precision", "recall", "f1")) | {
+        "images": 0
+    }
     assert len(result["confusion_matrix"]) == 3
+    printed = capsys.readouterr().out
+    assert "1 classes have no image in validation" in printed
 
 
 def test_a_split_that_is_not_there(data, tmp_path):

@@ -159,8 +159,10 @@ def _check_splits(config: Config, manifest: Manifest) -> None:
         raise DataError(
             f"{config.data.data_dir} has no {missing.pop()} split, only "
             f"{', '.join(manifest.splits)}. Training needs train and "
-            "validation, which decides what is exported. Make the data set "
-            "again with --splits."
+            "validation, which decides what is exported. Prepare the data "
+            "again: with --validation_fraction=0.1, which takes it out of "
+            "train and keeps a given test split, or with --splits, which "
+            "splits all images anew."
         )
     images = manifest.splits[splits.TRAIN].count
     batch_size = config.optimisation.batch_size

@@ -88,8 +88,9 @@ def measure(
 
     Returns:
         `images`, `accuracy` in [0, 1], `loss` (mean cross-entropy in nats),
-        `classes` (precision, recall, f1 and images of each) and
-        `confusion_matrix` (rows are true classes, columns predicted ones).
+        `classes` (precision, recall, f1 and images of each; None where there
+        is no image to measure it on) and `confusion_matrix` (rows are true
+        classes, columns predicted ones).
     """
     from sklearn import metrics
 
@@ -106,9 +107,9 @@ def measure(
         "loss": abs(float(np.log(np.maximum(of_label, smallest)).mean())),
         "classes": {
             name: {
-                "precision": float(precision[k]),
-                "recall": float(recall[k]),
-                "f1": float(f1[k]),
+                "precision": float(precision[k]) if images[k] else None,
+                "recall": float(recall[k]) if images[k] else None,
+                "f1": float(f1[k]) if images[k] else None,
                 "images": int(images[k]),
             }
             for k, name in enumerate(classes)
@@ -190,10 +191,19 @@ def table(result: dict) -> str:
     width = max(len(name) for name in (*result["classes"], "class"))
     lines = [f"{'class':<{width}}  precision  recall      f1  images"]
     for name, figures in result["classes"].items():
+        precision, recall, f1 = (
+            "-" if figures[key] is None else f"{figures[key]:.4f}"
+            for key in ("precision", "recall", "f1")
+        )
         lines.append(
-            f"{name:<{width}}  {figures['precision']:9.4f}  "
-            f"{figures['recall']:6.4f}  {figures['f1']:6.4f}  "
+            f"{name:<{width}}  {precision:>9}  {recall:>6}  {f1:>6}  "
             f"{figures['images']:6d}"
+        )
+    absent = [n for n, f in result["classes"].items() if not f["images"]]
+    if absent:
+        lines.append(
+            f"{len(absent)} classes have no image in {result['split']} and are "
+            "not measured"
         )
     lines.append(
         f"{result['split']} accuracy {result['accuracy']:.4f}, loss "
