@@ -49,6 +49,7 @@ setup(
         "protobuf>=4.25",
         "pyyaml>=6",  # launch reads the manifests that it writes
         "simplejpeg>=1.8",  # libjpeg-turbo; the audit reads every coefficient
+        "threadpoolctl>=3.1",  # near-duplicates are compared by one thread
         "tqdm>=4.66",
     ],
     extras_require={

@@ -225,15 +225,15 @@ def test_a_cut_jpeg_that_a_check_of_headers_passes(tmp_path):
 def test_a_file_that_changes_after_the_audit(many, tmp_path, monkeypatch):
     source = write_noise(tmp_path / "photos", count=10)
     victim = source / "cat" / "003.jpg"
-    from data_prep.catalogue import findings
+    from data_prep.catalogue import comparison
 
-    compare_images = findings.compare_images
+    compare_images = comparison.compare_images
 
     def compare_and_change(*arguments, **options):
         compare_images(*arguments, **options)
         shutil.copy(source / "cat" / "004.jpg", victim)
 
-    monkeypatch.setattr(findings, "compare_images", compare_and_change)
+    monkeypatch.setattr(comparison, "compare_images", compare_and_change)
     with pytest.raises(DataError, match="003.jpg was changed after it was"):
         make(source, tmp_path)
     assert not (tmp_path / "data").exists()

@@ -147,8 +147,8 @@ def test_a_table_in_a_bucket(bucket, tmp_path):
 
 
 def test_layouts(bucket, tmp_path):
-    for split in ("training", "evaluation"):
-        write_classes(tmp_path / "photos" / split, count=6)
+    for split, first in (("training", 0), ("evaluation", 100)):
+        write_classes(tmp_path / "photos" / split, count=6, first=first)
     put(tmp_path / "photos", f"{bucket}/photos")
     url = f"{bucket}/photos/"
     manifest = prepare(PrepareConfig(url, str(tmp_path / "data"), workers=1))

@@ -155,7 +155,7 @@ def lacking(tmp_path, split):
     source = tmp_path / "photos"
     for name, count in (("train", 8), ("validation", 4)):
         classes = ("cat", "dog", "fox")[: 2 if name == split else 3]
-        write_noise(source / name, classes=classes, count=count)
+        write_noise(source / name, classes, count, seed=count)
     return made(source, tmp_path)
 
 

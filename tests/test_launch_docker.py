@@ -154,7 +154,7 @@ def test_image_is_what_launchers_expect(buildah, image):
 
 def test_it_trains_as_no_root(buildah, image, tmp_path):
     for split, count in (("train", 11), ("validation", 3)):
-        write_noise(tmp_path / "photos" / split, count=count)
+        write_noise(tmp_path / "photos" / split, count=count, seed=count)
     (tmp_path / "out").mkdir()
     (tmp_path / "out").chmod(0o777)
     libraries = [p for p in sys.path if p.endswith("site-packages")][0]

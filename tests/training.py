@@ -42,11 +42,12 @@ TINY = flags(**TINY_SETTINGS)
 FAULTS = pathlib.Path(__file__).with_name("faults.py")
 
 
-def prepare(root, writer=write_noise, **options):
-    """Makes a data set of 22, 6 and 6 images."""
+def prepare(root, seed=0):
+    """Makes a data set of 22, 6 and 6 images, all of them different."""
     source = root / "photos"
-    for split, count in (("train", 11), ("validation", 3), ("test", 3)):
-        writer(source / split, count=count, **options)
+    counts = {"train": 11, "validation": 3, "test": 3}
+    for number, (split, count) in enumerate(counts.items()):
+        write_noise(source / split, count=count, seed=(seed, number))
     subprocess.run(
         [sys.executable, "-m", "data_prep.task", f"--source={source}"]
         + [f"--output_dir={root / 'data'}"],

@@ -3,6 +3,8 @@
 import os
 from collections.abc import Iterator
 
+import threadpoolctl
+
 from data_prep.catalogue import duplicates
 from data_prep.catalogue.database import Catalogue
 from data_prep.catalogue.database import printable
@@ -53,7 +55,12 @@ def compare_images(
             0 compares none, and only the same bytes are one picture.
     """
     if similarity:
-        catalogue.insert("findings", _near_duplicates(catalogue, similarity))
+        # Its products are small: threads wait for each other, 14 times as long
+        # as one needs where other work has the cores.
+        with threadpoolctl.threadpool_limits(1, "blas"):
+            catalogue.insert(
+                "findings", _near_duplicates(catalogue, similarity)
+            )
     for file, first, _ in catalogue.execute(_DUPLICATES):
         detail = f"has the bytes of {printable(first)}"
         _add(catalogue, "duplicate", file, detail, first)
