@@ -7,7 +7,8 @@ import re
 from data_prep.catalogue import findings
 from data_prep.catalogue import splitting
 from data_prep.images.encoding import ENCODINGS
-from data_prep.images.encoding import RESIZES
+from data_prep.images.geometry import MAX_SIDE
+from data_prep.images.geometry import RESIZES
 from data_prep.runtime import settings
 from data_prep.runtime import storage
 from data_prep.runtime.errors import UsageError
@@ -213,6 +214,7 @@ class Records(settings.Group):
         0,
         "Stored width and height in pixels; 0 keeps every image's own.",
         low=0,
+        high=MAX_SIDE,
     )
     resize: str = setting(
         "stretch",
@@ -226,7 +228,9 @@ class Records(settings.Group):
         "resized images. Empty is original with --image_size=0, else jpeg.",
         choices=("", *ENCODINGS),
     )
-    shard_mb: int = setting(64, "Size of a shard to aim at, in MiB.", low=1)
+    shard_mb: int = setting(
+        64, "Size of a shard to aim at, in MiB.", low=1, high=100_000
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -261,6 +265,7 @@ class Output(settings.Group):
         0,
         "Processes; 0 is one per processor. The output does not depend on it.",
         low=0,
+        high=1000,
         scope=PROCESS,
     )
     runner: str = setting(

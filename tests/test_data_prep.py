@@ -181,9 +181,12 @@ def test_odd_images_become_what_a_plain_decoder_shows(tf, tmp_path):
     for path in sorted(tmp_path.iterdir()):
         facts = inspection.inspect(str(path))
         assert not facts.problem, (path.name, facts)
-        content, width, height = encoding_lib.encode(
-            str(path), 0, "", "original"
-        )
+        content = path.read_bytes()
+        width, height = facts.width, facts.height
+        if not facts.kept:
+            content, width, height = encoding_lib.encode(
+                content, 0, "", "original"
+            )
         size = sizes.get(path.name, (40, 20))
         assert (facts.width, facts.height) == (width, height) == size
         pixels = tf.io.decode_image(

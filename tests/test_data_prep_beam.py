@@ -73,7 +73,7 @@ def test_bad_images_are_named_by_beam_too(run, tmp_path):
         "--runner=beam",
     )
     assert done.returncode == 65, done.stderr
-    assert "cat/bad.jpg is no image" in done.stderr
+    assert "cat/bad.jpg cannot be decoded: its header is" in done.stderr
     assert not (tmp_path / "data").exists()
 
 

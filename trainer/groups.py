@@ -5,6 +5,7 @@ Imports no TensorFlow, so that a wrong command fails at once.
 
 import dataclasses
 
+from data_prep.images.geometry import MAX_SIDE
 from data_prep.runtime import settings
 from data_prep.runtime.settings import PROCESS
 from data_prep.runtime.settings import START
@@ -33,6 +34,7 @@ class Data(settings.Group):
         "Width and height that the network sees, in pixels; VGG16 takes 32 at "
         "least.",
         low=1,
+        high=MAX_SIDE,
         first=True,
     )
     cache_mb: int = setting(

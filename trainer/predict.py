@@ -81,14 +81,14 @@ def main(config: PredictConfig, paths: list[str]) -> int:
             f"{model_dir} holds no exported model. Expected what trainer.task "
             "wrote."
         )
-    good, bad = [], 0
+    good, bad = {}, 0
     for file in list_files(paths):
-        problem = inspection.inspect(file).problem
-        if problem:
+        facts = inspection.inspect(file)
+        if facts.problem:
             bad += 1
-            print(f"error: {file} {problem}", file=sys.stderr)
+            print(f"error: {file} {facts.problem}", file=sys.stderr)
         else:
-            good.append(file)
+            good[file] = facts.kept
     if not good:
         raise DataError(f"none of {bad} files is an image.")
     startup.import_tensorflow()
@@ -102,7 +102,7 @@ def main(config: PredictConfig, paths: list[str]) -> int:
     write(
         pathlib.Path(output),
         labels.read_text().splitlines(),
-        good,
+        list(good),
         [""] * len(good),
         prediction.predict(model_dir, good),
     )

@@ -1,13 +1,15 @@
 """Encodes images as they are stored in records."""
 
 import io
-import pathlib
+import warnings
 
+import numpy as np
 from PIL import Image
 from PIL import ImageOps
 
 from data_prep.images import formats
 from data_prep.images import geometry
+from data_prep.images import memory
 
 ENCODINGS = ("original", "jpeg", "raw")
 RESIZES = geometry.RESIZES
@@ -15,31 +17,14 @@ JPEG_QUALITY = 95
 
 
 def encode(
-    path: str, image_size: int, resize: str, encoding: str
-) -> tuple[bytes, int, int]:
-    """Returns an image file as it is stored in a record; see `encode_content`.
-
-    Args:
-        path: A file that `inspection.inspect` found no problem with.
-        image_size: Width and height to store, in pixels; 0 keeps the size.
-        resize: One of `RESIZES`: how the image fits the square.
-        encoding: One of `ENCODINGS`.
-    """
-    content = pathlib.Path(path).read_bytes()
-    return encode_content(content, image_size, resize, encoding)
-
-
-def encode_content(
     content: bytes, image_size: int, resize: str, encoding: str
 ) -> tuple[bytes, int, int]:
-    """Returns an image file as it is stored in a record.
+    """Returns an image as it is stored in a record whose bytes are not kept.
 
-    With `original` encoding the file's own bytes are kept wherever a decoder
-    that knows nothing of EXIF, CMYK or GIF frames shows the same image; else
-    the image is stored as PNG, which loses nothing.
+    With `original` encoding that is a PNG, which loses nothing.
 
     Args:
-        content: The bytes of a file that `inspection.inspect` found no problem with.
+        content: The file, which `inspection.inspect` found no problem with.
         image_size: Width and height to store, in pixels; 0 keeps the size.
         resize: One of `RESIZES`: how the image fits the square.
         encoding: One of `ENCODINGS`.
@@ -47,9 +32,11 @@ def encode_content(
     Returns:
         The bytes, and the stored width and height in pixels.
     """
-    with formats.open_image(content) as opened:
-        if encoding == "original" and formats.keeps_bytes(opened):
-            return content, *opened.size
+    with (
+        warnings.catch_warnings(action="ignore"),  # of Pillow
+        formats.open_image(content) as opened,
+        memory.turn(memory.PIXEL * opened.width * opened.height),
+    ):
         if image_size and opened.format == "JPEG":
             # Decode at 1/2, 1/4 or 1/8 where that still covers the target.
             opened.draft(None, (image_size, image_size))
@@ -88,12 +75,11 @@ def estimate_bytes(
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Returns the image upright, as 8-bit RGB, without alpha."""
-    image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode in formats.SIXTEEN_BIT_MODES:
         # Pillow's own conversion clips at 255 instead of scaling.
-        image = image.convert("I").point(lambda value: value / 256)
-        image = image.convert("L")
-    return image.convert("RGB")
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def fit(image: Image.Image, size: int, resize: str) -> Image.Image:

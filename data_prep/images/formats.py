@@ -20,8 +20,6 @@ _MAGIC = (
     ("WEBP", b"RIFF", ("webp",)),
 )
 ENDINGS = {name: endings for name, _, endings in _MAGIC}
-# TensorFlow's decoders give the same pixels for these as Pillow does.
-_KEPT_FORMATS = ("JPEG", "PNG", "MPO")
 _ORIENTATION = 0x0112  # EXIF tag
 
 
@@ -67,40 +65,3 @@ def check_size(width: int, height: int) -> None:
 def read_orientation(image: Image.Image) -> int:
     """Returns the orientation of EXIF, 1 to 8; 1 is upright."""
     return image.getexif().get(_ORIENTATION, 1)
-
-
-def is_rotated(content: bytes) -> bool:
-    """Tells whether a JPEG asks to be turned: by EXIF, or by XMP."""
-    header = content[: _header_bytes(content)]
-    if b"Exif\0\0" not in header and b"tiff:Orientation" not in header:
-        return False  # without parsing it
-    with open_image(content) as image:
-        return read_orientation(image) != 1
-
-
-def keeps_bytes(image: Image.Image) -> bool:
-    """Tells whether a decoder without EXIF and CMYK shows the same image."""
-    return (
-        image.format in _KEPT_FORMATS
-        and image.mode != "CMYK"
-        and read_orientation(image) == 1
-    )
-
-
-def _header_bytes(content: bytes) -> int:
-    """Returns where the coefficients of a JPEG begin, or its end.
-
-    ITU-T T.81, annex B.1.1: segments of a marker, a length and content, up to
-    the start of scan.
-    """
-    offset = 2
-    while content[offset : offset + 1] == b"\xff":
-        marker = content[offset : offset + 2]
-        if marker == b"\xff\xda":
-            return offset
-        if marker == b"\xff\xff":  # a fill byte
-            offset += 1
-            continue
-        length = int.from_bytes(content[offset + 2 : offset + 4], "big")
-        offset += 2 + length
-    return len(content)  # not as the standard has it: let all be searched

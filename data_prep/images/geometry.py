@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
 
+MAX_SIDE = 8192  # pixels of a square that is stored, or trained on
 RESIZES = ("stretch", "crop", "pad")
 
 Integer = Any  # an int, or a scalar integer tensor

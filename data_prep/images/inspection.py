@@ -3,12 +3,15 @@
 Of a JPEG every coefficient is read, and few pixels are made: libjpeg-turbo at
 a reduced scale, in grey, strict. Any warning is a finding, a cut file is
 refused, and it takes half the time of a full decode. A warning that Pillow
-can live with leaves the image usable (`decoder_warning`).
+can live with leaves the image usable (`decoder_warning`), but not its bytes:
+what is kept as it is, all decoders must read alike. `benchmarks.fuzz_images`
+looks for what they do not.
 """
 
 import dataclasses
 import hashlib
 import os
+import warnings
 
 import numpy as np
 import simplejpeg
@@ -17,10 +20,16 @@ from PIL import Image
 from data_prep.images import encoding
 from data_prep.images import fingerprint
 from data_prep.images import formats
+from data_prep.images import jpeg
+from data_prep.images import memory
+from data_prep.images import png
 from data_prep.images.fingerprint import Fingerprint
+from data_prep.runtime import storage
 
 _UNKNOWN = "is no image of a known format"
 _THUMBNAIL_SIDE = 32  # pixels; a JPEG is decoded at a scale that covers them
+_REDUCED_SIDE = 256  # pixels at least, of what a thumbnail is made of
+_ORIENTED = (b"Exif\0\0", b"tiff:Orientation")  # of EXIF, and of XMP
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,7 +42,9 @@ class Facts:
         height: In pixels, as displayed; 0 where the image is bad.
         problem: Why the image cannot be used, or "" where it can.
         sha256: Digest of the file, 32 bytes; b"" where it could not be read.
-        kept: Whether `original` encoding stores the file's own bytes.
+        kept: Whether `original` encoding stores the file's own bytes: where
+            a decoder that knows nothing of EXIF, CMYK or animations shows the
+            same image.
         findings: Name and detail of what is odd but can be used.
         fingerprint: What the image looks like; None where it has no contrast.
     """
@@ -58,14 +69,17 @@ def inspect(path: str) -> Facts:
     try:
         with open(path, "rb") as file:
             content = file.read(16)
+            size = os.fstat(file.fileno()).st_size
             if content and not formats.detect(content):
                 # It is not read on, however large.
-                size = os.fstat(file.fileno()).st_size
                 return Facts(size, problem=_UNKNOWN)
-            content += file.read()
+            if size > storage.MAX_BYTES:
+                limit = storage.MAX_BYTES >> 20
+                return Facts(size, problem=f"is larger than {limit} MiB")
+            with memory.turn(size):
+                return inspect_content(content + file.read(), path)
     except OSError as error:
         return inspect_content(error, path)
-    return inspect_content(content, path)
 
 
 def inspect_content(content: bytes | OSError, path: str) -> Facts:
@@ -88,8 +102,9 @@ def inspect_content(content: bytes | OSError, path: str) -> Facts:
     ending = os.path.splitext(path)[1][1:].lower()
     if ending and ending not in formats.ENDINGS[kind]:
         findings.append(("wrong_ending", f"is {kind}, not {ending}"))
+    decode = _decode_jpeg if kind == "JPEG" else _decode
     try:
-        width, height, kept, grey = _decode(content, kind, findings)
+        width, height, kept, grey = decode(content, findings)
     # A damaged file can raise nearly anything in a decoder: OSError,
     # SyntaxError, struct.error, ValueError and more were seen.
     except Exception as error:
@@ -99,33 +114,31 @@ def inspect_content(content: bytes | OSError, path: str) -> Facts:
     return Facts(size, width, height, "", digest, kept, found, print_)
 
 
-def _decode(
-    content: bytes, kind: str, findings: list[tuple[str, str]]
+def _decode_jpeg(
+    content: bytes, findings: list[tuple[str, str]]
 ) -> tuple[int, int, bool, np.ndarray]:
-    """Returns width and height as displayed, `Facts.kept`, and the pixels.
-
-    The pixels are uint8 `[h, w]`, grey and perhaps reduced.
-    """
-    if kind == "JPEG" and not formats.is_rotated(content):
-        # The way of most photos: Pillow does not decode them.
+    """Does what `_decode` does, the way of most photos: Pillow decodes none."""
+    structure = jpeg.read(content)
+    if structure.usual and not _is_rotated(content, structure.header):
         try:
             height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
-            formats.check_size(width, height)
             if colours in ("YCbCr", "Gray", "RGB"):
-                return width, height, True, _decode_jpeg(content)
+                formats.check_size(width, height)
+                jpeg.check_scans(structure.scans, width, height)
+                # Of one scan, a few rows are held; else all coefficients.
+                size = (structure.scans > 1) * memory.PIXEL * width * height
+                with memory.turn(size):
+                    return width, height, True, _read_all(content)
         except formats.TooLarge:
             raise
         except ValueError as error:
             # Only if Pillow can read it all the same is it usable.
             findings.append(("decoder_warning", str(error).strip()))
-    with formats.open_image(content) as opened:
-        findings += _find_oddities(opened)
-        kept = formats.keeps_bytes(opened)
-        image = encoding.to_rgb(opened)  # decodes all of it
-    return *image.size, kept, np.asarray(image.convert("L"))
+    return _decode(content, findings, structure.scans)
 
 
-def _decode_jpeg(content: bytes) -> np.ndarray:
+def _read_all(content: bytes) -> np.ndarray:
+    """Returns a JPEG in grey, reduced, having read all of its coefficients."""
     # Strict: a warning of the library, such as an early end, is an error.
     side = _THUMBNAIL_SIDE
     grey = simplejpeg.decode_jpeg(
@@ -134,7 +147,46 @@ def _decode_jpeg(content: bytes) -> np.ndarray:
     return grey[..., 0]
 
 
-def _find_oddities(image: Image.Image) -> list[tuple[str, str]]:
+def _is_rotated(content: bytes, header: bytes) -> bool:
+    """Tells whether a JPEG asks to be turned."""
+    if not any(mark in header for mark in _ORIENTED):
+        return False  # without parsing it
+    with formats.open_image(content) as image:
+        return formats.read_orientation(image) != 1
+
+
+def _decode(
+    content: bytes, findings: list[tuple[str, str]], scans: int = 1
+) -> tuple[int, int, bool, np.ndarray]:
+    """Returns width and height as displayed, `Facts.kept`, and the pixels.
+
+    The pixels are uint8 `[h, w]`, grey and perhaps reduced.
+
+    Args:
+        content: A file.
+        findings: Names and details of what is odd are added.
+        scans: How many times the image is gone through.
+    """
+    with (
+        warnings.catch_warnings(action="ignore"),  # of Pillow
+        formats.open_image(content) as opened,
+    ):
+        jpeg.check_scans(scans, *opened.size)
+        whole = png.check(content) if opened.format == "PNG" else None
+        with memory.turn(memory.PIXEL * opened.width * opened.height):
+            # Pillow decodes a PNG to look for its EXIF.
+            upright = formats.read_orientation(opened) == 1
+            findings += _find_oddities(opened, whole)
+            image = encoding.to_rgb(opened)  # decodes all of it
+            least = [max(1, side // _REDUCED_SIDE) for side in image.size]
+            grey = image.reduce(tuple(least)).convert("L")
+    kept = whole is not None and whole.plain and upright
+    return *image.size, kept, np.asarray(grey)
+
+
+def _find_oddities(
+    image: Image.Image, whole: png.Structure | None
+) -> list[tuple[str, str]]:
     """Returns name and detail of what is odd about an image's storage."""
     found = []
     orientation = formats.read_orientation(image)
@@ -146,7 +198,7 @@ def _find_oddities(image: Image.Image) -> list[tuple[str, str]]:
         found.append(("alpha", ""))
     if image.mode in ("P", "PA"):
         found.append(("palette", ""))
-    if image.mode in formats.SIXTEEN_BIT_MODES:
+    if whole and whole.bits == 16:
         found.append(("sixteen_bit", ""))
     if image.format != "MPO" and getattr(image, "is_animated", False):
         found.append(("animated", "the first frame is used"))
@@ -156,7 +208,7 @@ def _find_oddities(image: Image.Image) -> list[tuple[str, str]]:
 def _describe(error: Exception) -> str:
     """Returns the problem that a decoder's exception stands for."""
     if isinstance(error, Image.UnidentifiedImageError):
-        return _UNKNOWN
+        return "cannot be decoded: its header is damaged"
     if isinstance(error, formats.TooLarge):
         return str(error)
     return f"cannot be decoded: {error}"

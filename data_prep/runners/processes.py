@@ -5,17 +5,27 @@ import concurrent.futures
 import itertools
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.synchronize
 import os
 import signal
 import threading
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
+
+from data_prep.images import memory
+from data_prep.runtime.errors import DataError
 
 # Calls that wait or run for each process: enough to keep it busy, few enough
 # to hold only a handful of items and results in memory.
 _AHEAD = 2
+_KILLED = (
+    "one of {} processes was killed: most likely by the system, as memory ran "
+    "out. Nothing was written. Pass a smaller --workers, such as 1, or close "
+    "other programs."
+)
 
 
 class Processes:
@@ -32,10 +42,12 @@ class Processes:
     def __enter__(self) -> "Processes":
         if self._workers > 1:
             # "spawn": a forked child of a process with threads can hang.
+            context = multiprocessing.get_context("spawn")
             self._pool = concurrent.futures.ProcessPoolExecutor(
                 self._workers,
-                mp_context=multiprocessing.get_context("spawn"),
+                mp_context=context,
                 initializer=_begin,
+                initargs=(context.RLock(),),
             )
         return self
 
@@ -49,6 +61,9 @@ class Processes:
         Args:
             function: Can be pickled, as can what it takes and returns.
             items: Drawn from as results are taken.
+
+        Raises:
+            DataError: If a process was killed.
         """
         if not self._pool:
             yield from map(function, items)
@@ -59,13 +74,17 @@ class Processes:
             for item in itertools.islice(items, _AHEAD * self._workers)
         )
         while waiting:
-            result = waiting.popleft().result()
+            try:
+                result = waiting.popleft().result()
+            except BrokenProcessPool:
+                raise DataError(_KILLED.format(self._workers)) from None
             for item in itertools.islice(items, 1):
                 waiting.append(self._pool.submit(function, item))
             yield result
 
 
-def _begin() -> None:
+def _begin(lock: multiprocessing.synchronize.RLock) -> None:
+    memory.share(lock)
     # Ctrl-C reaches every process; one of them says so.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

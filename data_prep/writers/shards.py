@@ -196,7 +196,7 @@ def _encode(
         raise _changed(item, "has another content")
     if settings.encoding == "original" and item.kept:
         return content, item.width, item.height
-    return encoding.encode_content(
+    return encoding.encode(
         content, settings.image_size, settings.resize, settings.encoding
     )
 

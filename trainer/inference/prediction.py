@@ -1,5 +1,6 @@
 """Classifies image files with an exported model."""
 
+import itertools
 import pathlib
 
 import numpy as np
@@ -11,12 +12,13 @@ from data_prep.runtime.progress import Progress
 BATCH = 32  # images that are decoded and classified at once
 
 
-def predict(model_dir: str, paths: list[str]) -> np.ndarray:
+def predict(model_dir: str, files: dict[str, bool]) -> np.ndarray:
     """Classifies image files by the exported `saved_model`.
 
     Args:
         model_dir: What `trainer.task` wrote.
-        paths: N files that `inspection.inspect` found no problem with.
+        files: Paths of N files that `inspection.inspect` found no problem
+            with, and whether each is classified as it is (`Facts.kept`).
 
     Returns:
         Probabilities float32 `[N, K]`, in class order.
@@ -25,12 +27,17 @@ def predict(model_dir: str, paths: list[str]) -> np.ndarray:
         pathlib.Path(model_dir, "saved_model")
     ).signatures["serving_default"]
     result = []
-    with Progress("predict", len(paths)) as progress:
-        for start in range(0, len(paths), BATCH):
-            part = paths[start : start + BATCH]
-            contents = [encoding.encode(p, 0, "", "original")[0] for p in part]
+    with Progress("predict", len(files)) as progress:
+        rest = iter(files.items())
+        while part := list(itertools.islice(rest, BATCH)):
+            contents = [_read(path, kept) for path, kept in part]
             result.append(
                 classify(image_bytes=tf.constant(contents))["probabilities"]
             )
             progress.update(len(part))
     return np.concatenate(result)
+
+
+def _read(path: str, kept: bool) -> bytes:
+    content = pathlib.Path(path).read_bytes()
+    return content if kept else encoding.encode(content, 0, "", "original")[0]
