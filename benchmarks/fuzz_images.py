@@ -292,7 +292,10 @@ class Decoders:
         """
         width, height = facts.width, facts.height
         if not facts.kept:
-            content, *size = encoding.encode(content, 0, "", "original")
+            try:
+                content, *size = encoding.encode(content, 0, "", "original")
+            except Exception as error:
+                return f"cannot be stored: {error}"
             if size != [width, height]:
                 return f"is stored as {size}, is {[width, height]}"
         array = np.frombuffer(content, np.uint8)

@@ -152,6 +152,18 @@ def test_what_only_some_decoders_read_is_stored_anew(decoders):
         assert Image.open(io.BytesIO(stored)).tobytes() == wanted.tobytes()
 
 
+def test_exif_behind_the_pixels_counts_in_audit_and_writer_alike():
+    chunks = split_png(SAMPLES["png turned"])
+    kinds = [kind for kind, _ in chunks]
+    exif = chunks[kinds.index(b"eXIf")]
+    chunks.insert(-1, (b"eXIf", exif[1].replace(b"\x06", b"\x01")))
+    content = join_png(chunks)
+    facts = inspection.inspect_content(content, "")
+    assert (facts.problem, facts.kept, facts.findings) == ("", True, ())
+    chunks[-2] = b"eXIf", b"damaged"
+    assert "decoded" in inspection.inspect_content(join_png(chunks), "").problem
+
+
 def test_a_jpeg_with_a_warning_is_stored_anew(decoders):
     content = SAMPLES["jpeg"]
     content = content[:-40] + b"\xff\xd9"

@@ -174,7 +174,8 @@ def _decode(
         jpeg.check_scans(scans, *opened.size)
         whole = png.check(content) if opened.format == "PNG" else None
         with memory.turn(memory.PIXEL * opened.width * opened.height):
-            # Pillow decodes a PNG to look for its EXIF.
+            # First, as EXIF may stand behind the pixels of a PNG.
+            opened.load()
             upright = formats.read_orientation(opened) == 1
             findings += _find_oddities(opened, whole)
             image = encoding.to_rgb(opened)  # decodes all of it
