@@ -15,6 +15,7 @@ from data_prep.runtime.errors import UsageError
 from data_prep.runtime.settings import PROCESS
 from data_prep.runtime.settings import setting
 from data_prep.sources import file_names
+from data_prep.sources import table
 
 DEFAULT_SPLITS = "train:0.8,validation:0.1,test:0.1"
 # No two of 4000 different photos are so alike.
@@ -50,8 +51,28 @@ class Source(settings.Group):
         "as '(?P<label>[a-z]+)-'.",
     )
 
+    path_column: str = setting(
+        "path",
+        "Column of a table that holds the images' paths, relative to the "
+        "table's folder. On this machine their endings may be missing.",
+    )
+    path_template: str = setting(
+        "",
+        "In place of --path_column: the path, with names of columns in braces, "
+        "such as 'train/{id}.jpg'.",
+    )
+    label_column: str = setting(
+        "label", "Column of a table that holds the classes."
+    )
+    split_column: str = setting(
+        "",
+        "Column of a table that holds the splits, named as the folders of "
+        "--layout=split_folders are. Empty is split, where there is one.",
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_columns()
         if self.label_pattern:
             file_names.compile_pattern(self.label_pattern)
             if self.layout == "auto" and self.kind == "folder":
@@ -73,6 +94,33 @@ class Source(settings.Group):
                 f"--layout={self.layout} is about folders. Received "
                 f"--source={self.source}. Leave it out."
             )
+
+    def _check_columns(self) -> None:
+        if self.path_template and self.path_column != "path":
+            raise UsageError(
+                "--path_template and --path_column both say where the images "
+                "are. Leave one out."
+            )
+        if self.path_template and not table.FIELD.search(self.path_template):
+            raise UsageError(
+                f"--path_template={self.path_template} names no column. "
+                "Expected one in braces, such as 'train/{id}.jpg'."
+            )
+        columns = self.path_column, self.label_column, self.split_column
+        if self.kind != "csv" and (
+            self.path_template or columns != ("path", "label", "")
+        ):
+            raise UsageError(
+                "--path_column, --path_template, --label_column and "
+                "--split_column are about tables. Received "
+                f"--source={self.source}. Expected --source=csv:FILE."
+            )
+
+    @property
+    def columns(self) -> table.Columns:
+        """Which columns of a table are read."""
+        path = self.path_template or f"{{{self.path_column}}}"
+        return table.Columns(path, self.label_column, self.split_column)
 
     @property
     def kind(self) -> str:

@@ -40,7 +40,8 @@ def prepare(config: PrepareConfig) -> Manifest:
         audit.inspect_images(catalogue, runner, splits.seed)
         if checks.on_bad_image == "fail":
             remedy = "pass --on_bad_image=skip to leave them out"
-            findings.refuse(catalogue, {"bad_image": remedy}, output_dir)
+            stopping = dict.fromkeys(("bad_image", "missing_file"), remedy)
+            findings.refuse(catalogue, stopping, output_dir)
         classes = audit.check_classes(catalogue, listing.classes, source.source)
         splits_kept = assignment.keeps_given(catalogue, splits)
         comparison.compare_images(catalogue, splits_kept, checks.similarity)

@@ -157,7 +157,10 @@ def test_a_table_that_means_harm(tmp_path):
     rows = [f"{path},cat,train" for path in bad]
     table = root / "labels.csv"
     table.write_text("\n".join(["path,label,split", *good, *rows[1:]]) + "\n")
-    with pytest.raises(DataError, match="6 of 16 images are bad"):
+    with pytest.raises(
+        DataError,
+        match="5 of 16 images are bad(.|\n)*1 findings of missing_file",
+    ):
         make(f"csv:{table}", tmp_path)
     extra = ["cat/000.png,cat,holdout", "dog/000.png,,train"]
     text = "\n".join(["path,label,split", *good[1:5], *good[6:], *rows[1:]])
@@ -168,6 +171,9 @@ def test_a_table_that_means_harm(tmp_path):
         os.path.normpath(root / f["file"]): f["detail"]
         for f in findings_of(tmp_path, "bad_image")
     }
+    (missing,) = findings_of(tmp_path, "missing_file")
+    problems["gone.png"] = missing["detail"]
+    problems[str(root / "gone.png")] = missing["detail"]
     for path, problem in list(bad.items())[1:]:
         assert problems[os.path.normpath(root / path)] == problem
     assert "unknown split 'holdout'" in problems[str(root / "cat/000.png")]
@@ -177,10 +183,14 @@ def test_a_table_that_means_harm(tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("file,class\n", "the first line of .* is 'file,class'"),
-        ("", "the first line of"),
+        ("file,class\n", r"0 columns 'label'; its first line is \['file', 'cl"),
+        ("", r"its first line is \[\]"),
+        ("path,label,path\n", "has 2 columns 'path'"),
         ("path,label\n,cat\n", "line 2 of .* names no path"),
-        ("path,label\na.png,cat\n./x/../a.png,dog\n", "a.png is listed twice"),
+        (
+            "path,label\na.png,cat\n./x/../a.png,dog\n",
+            "a.png is listed as cat and as dog",
+        ),
         ("path,label\na.png,cat\n\xff", "cannot be read"),
         ("path,label\n", "holds no image of a class"),
     ],
@@ -189,7 +199,7 @@ def test_tables_that_cannot_be_read(tmp_path, text, message):
     write_image(tmp_path / "a.png", 1)
     table = tmp_path / "labels.csv"
     table.write_bytes(text.encode("latin-1"))
-    with pytest.raises(DataError, match=message):
+    with pytest.raises((DataError, UsageError), match=message):
         make(f"csv:{table}", tmp_path)
 
 

@@ -30,7 +30,7 @@ ROOMS = {
     "data_prep.runtime": set(),
     "data_prep.dataset": {"data_prep.runtime"},
     "data_prep.images": {"data_prep.runtime"},
-    "data_prep.sources": {"data_prep.runtime"},
+    "data_prep.sources": {"data_prep.images", "data_prep.runtime"},
     "data_prep.runners": {"data_prep.images", "data_prep.runtime"},
     "data_prep.catalogue": {
         "data_prep.dataset",

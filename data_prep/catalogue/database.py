@@ -28,7 +28,7 @@ PRAGMA synchronous = OFF;
 PRAGMA cache_size = -16384; -- KiB, whatever the number of images
 CREATE TABLE files (
     id INTEGER PRIMARY KEY, file BLOB UNIQUE, path BLOB, label TEXT,
-    given TEXT, problem TEXT);
+    given TEXT, problem TEXT, times INTEGER DEFAULT 1);
 CREATE TABLE facts (
     id INTEGER PRIMARY KEY, problem TEXT, bytes INTEGER, width INTEGER,
     height INTEGER, kept INTEGER, sha256 BLOB, hash INTEGER, thumbnail BLOB,
@@ -47,13 +47,25 @@ CREATE VIEW images AS
     WHERE x.problem = '' AND f.id NOT IN (SELECT id FROM dropped);
 """
 _INSERTS = {
-    "files": "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?)",
+    # What a table says twice is true if it says the same.
+    "files": """
+        INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, 1) ON CONFLICT (file)
+        DO UPDATE SET times = times + 1, problem = CASE
+            WHEN label IS NOT excluded.label THEN
+                'is listed as ' || label || ' and as ' || excluded.label
+            WHEN given IS NOT excluded.given THEN
+                'is listed in two splits'
+            ELSE problem END""",
     "facts": "INSERT INTO facts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     "findings": "INSERT INTO findings VALUES (?, ?, ?, ?)",
     "joined": "INSERT INTO joined VALUES (?, ?)",
     "pins": "INSERT OR IGNORE INTO pins VALUES (?, ?)",
     "grouped": "INSERT INTO grouped VALUES (?, ?)",
 }
+_REPEATED = """
+INSERT INTO findings
+SELECT 'repeated', file, NULL, times || ' times' FROM files WHERE times > 1
+"""
 _FILES = "SELECT id, path, file, problem FROM files ORDER BY file"
 
 
@@ -112,10 +124,10 @@ class Catalogue:
         return self.execute(sql, values).fetchone()[0]
 
     def add_files(self, images: Iterable[ImageFile]) -> None:
-        """Adds the files of a source; those of no class become findings.
+        """Adds the files of a source, each once; those of no class are findings.
 
         Raises:
-            DataError: If a file is listed twice.
+            DataError: If a class has a name that is no text.
         """
         image = None
 
@@ -137,11 +149,7 @@ class Catalogue:
                 f"the class name {printable(image.label)} is no UTF-8. Rename "
                 "the folder."
             ) from None
-        except sqlite3.IntegrityError:
-            raise DataError(
-                f"{printable(image.file)} is listed twice. Expected every file "
-                "once: remove one of the two lines."
-            ) from None
+        self.execute(_REPEATED)
 
     def files(self) -> Iterator[Row]:
         """Yields every file of a class, sorted by name."""
@@ -178,7 +186,7 @@ def finding_rows(row: Row, facts: Facts) -> list[tuple]:
     file = os.fsencode(row.file)
     found = [(kind, file, None, detail) for kind, detail in facts.findings]
     if facts.problem:
-        found.insert(0, ("bad_image", file, None, facts.problem))
+        found.insert(0, (facts.kind, file, None, facts.problem))
     return found
 
 

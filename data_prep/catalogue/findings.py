@@ -15,6 +15,9 @@ FILE_NAME = "audit.json"
 # What is found, and what it means; the names are those of --fail_on.
 KINDS = {
     "bad_image": "cannot be decoded",
+    "missing_file": "is listed, but not there",
+    "no_image": "is no image; left out",
+    "repeated": "is listed more than once; used once",
     "decoder_warning": "decodes, but is damaged",
     "duplicate": "has the same bytes as another file",
     "near_duplicate": "looks like another image",
@@ -59,19 +62,20 @@ def refuse(
             is written beside it, or deleted where an earlier run left it.
 
     Raises:
-        DataError: That names what was found of the first such kind.
+        DataError: That names what was found of each such kind.
     """
     path = output_dir.rstrip("/")
     if not storage.is_url(path):
         path = str(pathlib.Path(path).absolute())
     path = f"{path}.{FILE_NAME}"
-    for kind, remedy in remedies.items():
-        if count := _count(catalogue, kind):
-            _save_beside(catalogue, path)
-            raise DataError(
-                f"{_describe(catalogue, kind, count)}\nMend or remove them, or "
-                f"{remedy}. All findings: {path}"
-            )
+    found = [
+        f"{_describe(catalogue, kind, count)}\nMend or remove them, or {remedy}."
+        for kind, remedy in remedies.items()
+        if (count := _count(catalogue, kind))
+    ]
+    if found:
+        _save_beside(catalogue, path)
+        raise DataError("\n".join([*found, f"All findings: {path}"]))
     storage.delete(path)
 
 

@@ -23,10 +23,12 @@ from data_prep.images import formats
 from data_prep.images import jpeg
 from data_prep.images import memory
 from data_prep.images import png
+from data_prep.images import unread
 from data_prep.images.fingerprint import Fingerprint
 from data_prep.runtime import storage
 
-_UNKNOWN = "is no image of a known format"
+BAD, MISSING, NO_IMAGE = "bad_image", "missing_file", "no_image"
+
 _THUMBNAIL_SIDE = 32  # pixels; a JPEG is decoded at a scale that covers them
 _REDUCED_SIDE = 256  # pixels at least, of what a thumbnail is made of
 _ORIENTED = (b"Exif\0\0", b"tiff:Orientation")  # of EXIF, and of XMP
@@ -47,6 +49,7 @@ class Facts:
             same image.
         findings: Name and detail of what is odd but can be used.
         fingerprint: What the image looks like; None where it has no contrast.
+        kind: The finding that a problem is: `BAD`, `MISSING` or `NO_IMAGE`.
     """
 
     bytes: int
@@ -57,6 +60,7 @@ class Facts:
     kept: bool = False
     findings: tuple[tuple[str, str], ...] = ()
     fingerprint: Fingerprint | None = None
+    kind: str = BAD
 
 
 def inspect(path: str) -> Facts:
@@ -68,11 +72,11 @@ def inspect(path: str) -> Facts:
     """
     try:
         with open(path, "rb") as file:
-            content = file.read(16)
+            content = file.read(unread.START)
             size = os.fstat(file.fileno()).st_size
-            if content and not formats.detect(content):
+            if not formats.detect(content):
                 # It is not read on, however large.
-                return Facts(size, problem=_UNKNOWN)
+                return _refuse(content, path, size)
             if size > storage.MAX_BYTES:
                 limit = storage.MAX_BYTES >> 20
                 return Facts(size, problem=f"is larger than {limit} MiB")
@@ -89,14 +93,14 @@ def inspect_content(content: bytes | OSError, path: str) -> Facts:
         content: The file's content, or why it cannot be read.
         path: Its name, whose ending is compared with the content.
     """
+    if isinstance(content, FileNotFoundError):
+        return Facts(0, problem="does not exist", kind=MISSING)
     if isinstance(content, OSError):
         return Facts(0, problem=f"cannot be read: {content.strerror}")
     size = len(content)
-    if not content:
-        return Facts(0, problem="is empty")
     kind = formats.detect(content)
     if not kind:
-        return Facts(size, problem=_UNKNOWN)
+        return _refuse(content[: unread.START], path, size)
     digest = hashlib.sha256(content).digest()
     findings = []
     ending = os.path.splitext(path)[1][1:].lower()
@@ -112,6 +116,12 @@ def inspect_content(content: bytes | OSError, path: str) -> Facts:
     print_ = fingerprint.compute(grey)
     found = tuple(findings)
     return Facts(size, width, height, "", digest, kept, found, print_)
+
+
+def _refuse(start: bytes, path: str, size: int) -> Facts:
+    """Returns the facts of a file that no decoder here takes."""
+    kind = BAD if unread.is_image(path, start) else NO_IMAGE
+    return Facts(size, problem=unread.describe(path, start), kind=kind)
 
 
 def _decode_jpeg(

@@ -24,7 +24,8 @@ def list_images(source: Source, scratch: str) -> Listing:
     """
     place = source.place
     if source.kind == "csv":
-        return table.list_table(place, _fetch_table(place, scratch))
+        file = _fetch_table(place, scratch)
+        return table.list_table(place, file, source.columns)
     if source.kind == "tfds":
         return tfds.list_tfds(place, os.path.join(scratch, "tfds"))
     if source.layout == "file_names":

@@ -29,7 +29,7 @@ def _remarks(manifest: Manifest) -> Iterator[str]:
     for kind, count in manifest.findings.items():
         yield f"{kind:<19}{count:>8}  {findings.KINDS[kind]}"
     if manifest.skipped:
-        yield f"skipped {manifest.skipped} bad images"
+        yield f"skipped {manifest.skipped} files that are no good images"
     if manifest.dropped:
         yield f"dropped {manifest.dropped} duplicates"
     if manifest.unassigned:
