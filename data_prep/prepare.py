@@ -37,12 +37,13 @@ def prepare(config: PrepareConfig) -> Manifest:
     ):
         listing = by_kind.list_images(source, place.scratch)
         catalogue.add_files(listing.images)
+        classes = audit.list_classes(catalogue, listing.classes, source.source)
         audit.inspect_images(catalogue, runner, splits.seed)
         if checks.on_bad_image == "fail":
             remedy = "pass --on_bad_image=skip to leave them out"
             stopping = dict.fromkeys(("bad_image", "missing_file"), remedy)
             findings.refuse(catalogue, stopping, output_dir)
-        classes = audit.check_classes(catalogue, listing.classes, source.source)
+        audit.check_classes(catalogue, classes, source.source)
         splits_kept = assignment.keeps_given(catalogue, splits)
         comparison.compare_images(catalogue, splits_kept, checks.similarity)
         findings.refuse(catalogue, _stopping(checks, splits_kept), output_dir)

@@ -236,7 +236,7 @@ def test_bad_images_are_named_and_counted(run, tmp_path):
     assert left["counts"]["bad_image"] == 6
     skipped = run("data_prep.task", *arguments, "--on_bad_image=skip")
     assert skipped.returncode == 0, skipped.stderr
-    assert "skipped 6 bad images" in skipped.stdout
+    assert "skipped 6 files that are no good images" in skipped.stdout
     assert sorted(os.listdir(tmp_path)) == ["data", "photos"]
     manifest = manifest_lib.load(data)
     assert manifest.skipped == 6
@@ -325,13 +325,13 @@ def test_mistakes(run, tmp_path, make, arguments, code, message):
     assert sorted(os.listdir(tmp_path)) == before
 
 
-def test_output_is_never_overwritten_or_shared(run, tmp_path):
+@pytest.mark.parametrize("place", ["incomplete.data", "data/incomplete"])
+def test_output_is_never_overwritten_or_shared(run, tmp_path, place):
     source = write_classes(tmp_path / "photos", count=10)
     data = tmp_path / "data"
-    data.mkdir()
     arguments = (f"--source={source}", f"--output_dir={data}")
-    working = tmp_path / "incomplete.data"
-    working.mkdir()
+    working = tmp_path / place
+    working.mkdir(parents=True)
     (working / "left by a killed run").write_text("x")
     holder = os.open(working, os.O_RDONLY)
     fcntl.flock(holder, fcntl.LOCK_EX)

@@ -188,7 +188,7 @@ def test_a_table_that_means_harm(tmp_path):
         ("path,label,path\n", "has 2 columns 'path'"),
         ("path,label\n,cat\n", "line 2 of .* names no path"),
         (
-            "path,label\na.png,cat\n./x/../a.png,dog\n",
+            "path,label\na.png,cat\n./x/../a.png,dog\nb.png,dog\n",
             "a.png is listed as cat and as dog",
         ),
         ("path,label\na.png,cat\n\xff", "cannot be read"),

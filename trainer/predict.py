@@ -8,6 +8,7 @@ import os
 import pathlib
 import sys
 
+from data_prep.dataset import labels
 from data_prep.images import inspection
 from data_prep.runtime import command
 from data_prep.runtime import settings
@@ -75,8 +76,8 @@ def list_files(paths: list[str]) -> list[str]:
 def main(config: PredictConfig, paths: list[str]) -> int:
     """Writes predictions of all image files that the paths name."""
     model_dir, output = config.prediction.model_dir, config.prediction.output
-    labels = pathlib.Path(model_dir, "labels.txt")
-    if not labels.is_file():
+    names = pathlib.Path(model_dir, labels.FILE_NAME)
+    if not names.is_file():
         raise DataError(
             f"{model_dir} holds no exported model. Expected what trainer.task "
             "wrote."
@@ -101,7 +102,7 @@ def main(config: PredictConfig, paths: list[str]) -> int:
     }[config.prediction.format]
     write(
         pathlib.Path(output),
-        labels.read_text().splitlines(),
+        labels.read(names),
         list(good),
         [""] * len(good),
         prediction.predict(model_dir, good),

@@ -11,6 +11,7 @@ from data_prep.catalogue.database import Catalogue
 from data_prep.catalogue.database import Row
 from data_prep.catalogue.database import facts_row
 from data_prep.catalogue.database import finding_rows
+from data_prep.dataset import labels
 from data_prep.images import inspection
 from data_prep.runtime import storage
 from data_prep.runtime.errors import DataError
@@ -49,23 +50,24 @@ def inspect_images(catalogue: Catalogue, runner: Runner, seed: int) -> None:
             progress.update(len(facts))
 
 
-def check_classes(
+def list_classes(
     catalogue: Catalogue, declared: list[str], source: str
 ) -> list[str]:
-    """Returns the sorted names of the classes, each of which has an image.
+    """Returns the sorted names of the classes, before any image is opened.
 
     Args:
-        catalogue: Holds the files and what the audit found of them.
+        catalogue: Holds the files.
         declared: Names of classes that the source has, perhaps empty ones.
         source: The value of --source, for messages.
 
     Raises:
-        DataError: If there are fewer than two classes, or one has no good
-            image.
+        DataError: If there are fewer than two classes, or one has a name that
+            cannot be kept.
     """
-    labels = {label for (label,) in catalogue.execute(_LABELS_LISTED)}
-    classes = sorted({*labels, *declared} - {""})
-    if not labels:
+    listed = {label for (label,) in catalogue.execute(_LABELS_LISTED)}
+    classes = sorted({*listed, *declared} - {""})
+    labels.check(classes)
+    if not listed:
         raise DataError(
             f"{source} holds no image: its {len(classes)} classes are empty."
             if classes
@@ -77,6 +79,19 @@ def check_classes(
             "two. If these are folders of classes one level further down, "
             "pass that folder as --source."
         )
+    return classes
+
+
+def check_classes(
+    catalogue: Catalogue, classes: list[str], source: str
+) -> None:
+    """Raises DataError if a class has no good image.
+
+    Args:
+        catalogue: Holds what the audit found of the files.
+        classes: Names of all classes.
+        source: The value of --source, for messages.
+    """
     found = {label for (label,) in catalogue.execute(_LABELS_OF_IMAGES)}
     for label in classes:
         if label not in found:
@@ -84,7 +99,6 @@ def check_classes(
                 f"{source} has no good image of class {label!r}. Add some, or "
                 "remove the folder."
             )
-    return classes
 
 
 def _inspect(rows: list[Row], seed: int) -> tuple[list[tuple], list[tuple]]:

@@ -10,6 +10,8 @@ import pathlib
 from collections.abc import Mapping
 from collections.abc import Sequence
 
+from data_prep.dataset import labels
+
 VERSION = "1.0.0"
 
 _FEATURES = "tensorflow_datasets.core.features"
@@ -49,12 +51,10 @@ def write(
         "splits": [_split(split, shards) for split, shards in splits.items()],
     }
     features = _features(image_size, encoding, len(classes))
-    # One name a line; a line break in a name would shift all that follow.
-    labels = "".join(name.replace("\n", "\\n") + "\n" for name in classes)
     files = {
         "dataset_info.json": json.dumps(info, indent=1) + "\n",
         "features.json": json.dumps(features, indent=1) + "\n",
-        "label.labels.txt": labels,
+        f"label.{labels.FILE_NAME}": labels.to_lines(classes),
     }
     for file, text in files.items():
         pathlib.Path(directory, file).write_text(text, encoding="utf-8")

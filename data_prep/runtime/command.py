@@ -22,6 +22,7 @@ from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import Stopped
 from data_prep.runtime.errors import TrainingError
 from data_prep.runtime.errors import UsageError
+from data_prep.runtime.errors import remedy
 
 _HELP = {"--help", "-help", "-h", "-?"}
 
@@ -127,8 +128,8 @@ def _guard(main: Callable[[], int | None]) -> int | None:
             raise
         where = f" {error.filename}" if error.filename else ""
         return _fail(
-            f"a file{where} could not be written: {error.strerror}. Free some "
-            "space, and run the same command again.",
+            f"a file{where} could not be written: {error.strerror}. "
+            f"{remedy(error)}, and run the same command again.",
             EXIT_DATA,
         )
 

@@ -16,6 +16,13 @@ EXIT_DATA = 65
 EXIT_STOPPED = 75
 
 
+def remedy(error: OSError) -> str:
+    """Returns what to do about an error of `NO_ROOM`, as a sentence's start."""
+    if error.errno == errno.EROFS:
+        return "Make the disk writable, or choose another place"
+    return "Free some space"
+
+
 class UsageError(Exception):
     """The command itself is wrong: a flag, or a combination of flags."""
 

@@ -7,6 +7,8 @@ from typing import Any
 from data_prep.runtime import store_errors
 from data_prep.runtime.errors import UsageError
 
+# What fsspec opens too, and lists no folders of.
+_NO_STORES = ("http", "https", "ftp", "sftp")
 # Without a byte, after which a request is made again. gcsfs of itself gives a
 # request 5 minutes in all, however much it has to copy.
 _SILENCE_SECONDS = 60
@@ -32,6 +34,11 @@ def open_store(url: str) -> tuple[Any, str]:
     Raises:
         UsageError: If its client is not installed, or there is none.
     """
+    if url.partition("://")[0] in _NO_STORES:
+        raise UsageError(
+            f"{url} is no object storage. Download what is there, and pass "
+            "the folder; or pass an address that begins with gs:// or s3://."
+        )
     # Others write there too, and a listing can be long.
     options = {"use_listings_cache": False}
     try:

@@ -3,12 +3,12 @@
 import re
 from collections.abc import Iterator
 
-from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import UsageError
 from data_prep.sources.listing import SPLIT_NAMES
 from data_prep.sources.listing import ImageFile
 from data_prep.sources.listing import Listing
 from data_prep.sources.listing import folders
+from data_prep.sources.listing import no_folder
 from data_prep.sources.listing import resolve_root
 from data_prep.sources.listing import walk
 
@@ -61,9 +61,10 @@ def list_file_names(source: str, label_pattern: str) -> Listing:
     pattern = compile_pattern(label_pattern)
     root = resolve_root(source)
     if root is None:
-        raise DataError(
-            f"--source={source} is no folder. Expected a folder of images "
-            f"whose names match --label_pattern={label_pattern}."
+        raise no_folder(
+            source,
+            "a folder of images whose names match "
+            f"--label_pattern={label_pattern}",
         )
     below = folders(root)
     with_splits = bool(below) and all(n.lower() in SPLIT_NAMES for n in below)

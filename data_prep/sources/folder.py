@@ -7,6 +7,7 @@ from data_prep.sources.listing import SPLIT_NAMES
 from data_prep.sources.listing import ImageFile
 from data_prep.sources.listing import Listing
 from data_prep.sources.listing import folders
+from data_prep.sources.listing import no_folder
 from data_prep.sources.listing import resolve_root
 from data_prep.sources.listing import walk
 
@@ -28,10 +29,11 @@ def list_folder(source: str, layout: str) -> Listing:
     """
     root = resolve_root(source)
     if root is None:
-        raise DataError(
-            f"--source={source} is no folder. Expected a folder with one "
-            "folder of images per class, or train, validation and test "
-            "folders that hold those; or csv:FILE or tfds:NAME."
+        raise no_folder(
+            source,
+            "a folder with one folder of images per class, or train, "
+            "validation and test folders that hold those; or csv:FILE or "
+            "tfds:NAME",
         )
     below = folders(root)
     unknown = [name for name in below if name.lower() not in SPLIT_NAMES]

@@ -1,10 +1,14 @@
 """What every source gives: the labelled images, one by one."""
 
 import dataclasses
+import glob
 import os
+import tarfile
+import zipfile
 from collections.abc import Iterator
 
 from data_prep.runtime import storage
+from data_prep.runtime.errors import DataError
 
 SPLIT_NAMES = {
     "train": "train",
@@ -58,6 +62,28 @@ def resolve_root(source: str) -> str | None:
     if storage.is_url(source):
         return source.rstrip("/")
     return os.path.realpath(source) if os.path.isdir(source) else None
+
+
+def no_folder(source: str, expected: str) -> DataError:
+    """Returns what to raise for a source that is no folder.
+
+    Args:
+        source: The value of --source.
+        expected: What it can be, for the message.
+    """
+    problem = f"is no folder. Expected {expected}"
+    if os.path.isfile(source):
+        problem = f"is a file. Expected {expected}"
+        if zipfile.is_zipfile(source) or tarfile.is_tarfile(source):
+            problem = "is an archive. Unpack it, and pass the folder"
+        elif source.lower().endswith((".csv", ".tsv", ".txt")):
+            problem = f"is a file. If it is a table, pass --source=csv:{source}"
+    elif glob.has_magic(source):
+        problem = (
+            "is no folder, but a pattern. Pass the folder itself: all below it "
+            "is taken"
+        )
+    return DataError(f"--source={source} {problem}.")
 
 
 def walk(root: str, below: str = "") -> Iterator[tuple[str, str, str]]:

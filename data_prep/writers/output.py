@@ -1,7 +1,8 @@
 """The output folder: whole or absent, and written by one run at a time.
 
 A local folder is written beside its place and renamed, so a killed run leaves
-nothing torn. Its files are not synced to the disk: after a power cut, run
+nothing torn. If there is an empty folder already, it is written inside, and the
+manifest moves to its place last. The files are not synced to the disk: after a power cut, run
 `data_prep.verify`.
 
 A store has neither rename nor lock. Shards go where they stay, a mark says
@@ -26,7 +27,10 @@ from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import Stopped
 
 SCRATCH = "scratch"  # folder in the working folder; gone when that is renamed
-_INCOMPLETE = "incomplete"  # folder of an unfinished data set in a store
+_INCOMPLETE = "incomplete"  # name of the folder of an unfinished data set
+# What an empty folder may hold: what a killed run left, and what the system
+# keeps at the top of a disk.
+_NOT_CONTENT = {_INCOMPLETE, "lost+found"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +71,7 @@ def claim(output_dir: str, last: str) -> Iterator[Place]:
                 f"{output_dir} could not be made: {error}."
             ) from None
     else:
-        with _claim_local(output_dir) as folder:
+        with _claim_local(output_dir, last) as folder:
             scratch = os.path.join(folder, SCRATCH)
             yield Place(folder, scratch, folder, scratch)
 
@@ -121,16 +125,23 @@ def _check_mark(mark: str, own: bytes, url: str) -> None:
 
 
 @contextlib.contextmanager
-def _claim_local(output_dir: str) -> Iterator[str]:
-    """Yields a working folder that becomes `output_dir`.
+def _claim_local(output_dir: str, last: str) -> Iterator[str]:
+    """Yields a working folder whose content becomes that of `output_dir`.
 
     The folder has a fixed name, so that a run sweeps what a killed one left,
     and is locked, so that two runs cannot write it at once. It holds an empty
     folder `SCRATCH`, for what is not part of the result.
     """
-    target = pathlib.Path(output_dir).absolute()
+    # A link to a folder stays one.
+    target = pathlib.Path(os.path.realpath(output_dir))
+    # An empty folder may be a mount point, which no other folder can replace.
+    inside = target.is_dir()
+    working = (
+        target / _INCOMPLETE
+        if inside
+        else target.with_name(f"{_INCOMPLETE}.{target.name}")
+    )
     _refuse_taken(target, output_dir)
-    working = target.with_name(f"incomplete.{target.name}")
     try:
         working.mkdir(parents=True, exist_ok=True)
         lock = os.open(working, os.O_RDONLY)
@@ -147,7 +158,10 @@ def _claim_local(output_dir: str) -> Iterator[str]:
             (working / SCRATCH).mkdir()
             yield str(working)
             shutil.rmtree(working / SCRATCH)
-            working.rename(target)
+            if inside:
+                _move_content(working, target, last)
+            else:
+                working.rename(target)
         except BaseException as error:
             shutil.rmtree(working, ignore_errors=True)
             # SQLite says "disk I/O error" and "database or disk is full".
@@ -160,8 +174,20 @@ def _claim_local(output_dir: str) -> Iterator[str]:
         os.close(lock)
 
 
+def _move_content(
+    working: pathlib.Path, target: pathlib.Path, last: str
+) -> None:
+    """Moves all files of a folder into the one above it, and removes it."""
+    names = os.listdir(working)
+    for name in sorted(names, key=lambda name: name == last):
+        (working / name).rename(target / name)
+    working.rmdir()
+
+
 def _refuse_taken(target: pathlib.Path, output_dir: str) -> None:
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    if not target.exists():
+        return
+    if not target.is_dir() or set(os.listdir(target)) - _NOT_CONTENT:
         raise _taken(output_dir)
 
 

@@ -46,6 +46,6 @@ def write(features: FeatureSet, files: list[str]) -> pathlib.Path:
     except OSError as error:
         raise DataError(
             f"{path} could not be written: {error}. The features themselves "
-            "are kept: free some space and run the same command again."
+            "are kept: mend that and run the same command again."
         ) from error
     return path

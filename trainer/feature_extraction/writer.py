@@ -187,7 +187,7 @@ class FeatureSetWriter:
         except OSError as error:
             raise DataError(
                 f"{self._incomplete} could not be written: {error}. What is "
-                "finished is kept: free some space and run the same command "
+                "finished is kept: mend that and run the same command "
                 "again."
             ) from error
 

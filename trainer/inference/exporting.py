@@ -6,6 +6,7 @@ import shutil
 import keras
 import tensorflow as tf
 
+from data_prep.dataset import labels
 from data_prep.runtime import atomic
 from trainer.pipeline.decode import decode_image
 
@@ -33,8 +34,7 @@ def export(
     )
     classifier = keras.Model(model.input, probabilities, name="classifier")
 
-    labels = "".join(f"{name}\n" for name in classes)
-    atomic.write_text(output / "labels.txt", labels)
+    labels.write(output / labels.FILE_NAME, classes)
 
     with atomic.replacing(output / "model.keras") as incomplete:
         classifier.save(incomplete)
