@@ -33,7 +33,7 @@ setup(
         include=["data_prep*", "trainer*", "launch*", "shardtune*"]
     ),
     package_data={
-        "data_prep": ["py.typed"],
+        "data_prep": ["py.typed", "report/templates/*"],
         "launch": ["py.typed", "templates/*"],
         "shardtune": ["py.typed"],
         "trainer": ["py.typed", "recipes/*.flags"],
@@ -43,6 +43,7 @@ setup(
     install_requires=[
         "absl-py>=2.1",
         "google-crc32c>=1.5",  # TFRecord checksums without TensorFlow
+        "jinja2>=3.1",  # the page of the audit
         "numpy>=2.0",
         "opencv-python-headless>=4.11",  # decodes 1.5 times as fast as tf.io
         "pillow>=10.1",

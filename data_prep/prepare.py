@@ -3,7 +3,6 @@
 from data_prep.catalogue import assignment
 from data_prep.catalogue import audit
 from data_prep.catalogue import comparison
-from data_prep.catalogue import findings
 from data_prep.catalogue import removal
 from data_prep.catalogue.database import Catalogue
 from data_prep.config import Checks
@@ -11,6 +10,7 @@ from data_prep.config import Output
 from data_prep.config import PrepareConfig
 from data_prep.dataset import manifest as manifest_lib
 from data_prep.dataset.manifest import Manifest
+from data_prep.report import refusal
 from data_prep.runners.beam import Beam
 from data_prep.runners.processes import Processes
 from data_prep.sources import by_kind
@@ -42,11 +42,11 @@ def prepare(config: PrepareConfig) -> Manifest:
         if checks.on_bad_image == "fail":
             remedy = "pass --on_bad_image=skip to leave them out"
             stopping = dict.fromkeys(("bad_image", "missing_file"), remedy)
-            findings.refuse(catalogue, stopping, output_dir)
+            refusal.refuse(catalogue, stopping, output_dir)
         audit.check_classes(catalogue, classes, source.source)
         splits_kept = assignment.keeps_given(catalogue, splits)
         comparison.compare_images(catalogue, splits_kept, checks.similarity)
-        findings.refuse(catalogue, _stopping(checks, splits_kept), output_dir)
+        refusal.refuse(catalogue, _stopping(checks, splits_kept), output_dir)
         if checks.duplicates == "drop":
             removal.drop_duplicates(catalogue, classes)
         if splits_kept and checks.on_leak == "drop":

@@ -38,10 +38,17 @@ ROOMS = {
         "data_prep.runtime",
         "data_prep.sources",
     },
+    "data_prep.report": {
+        "data_prep.catalogue",
+        "data_prep.dataset",
+        "data_prep.images",
+        "data_prep.runtime",
+    },
     "data_prep.writers": {
         "data_prep.catalogue",
         "data_prep.dataset",
         "data_prep.images",
+        "data_prep.report",
         "data_prep.runtime",
     },
     "trainer.augmentation": set(),

@@ -1,4 +1,4 @@
-"""What describes a data set: `audit.json`, the TFDS metadata, the manifest."""
+"""What describes a data set: the audit, the TFDS metadata, the manifest."""
 
 import importlib.metadata
 import os
@@ -12,6 +12,7 @@ from data_prep.dataset import tfds_metadata
 from data_prep.dataset.manifest import File
 from data_prep.dataset.manifest import Manifest
 from data_prep.dataset.manifest import Split
+from data_prep.report import audit_page
 
 _COUNT_GOOD = "SELECT COUNT(*) FROM images"
 _COUNT_BAD = "SELECT COUNT(*) FROM facts WHERE problem != ''"
@@ -68,9 +69,14 @@ def _write_metadata(
     classes: list[str],
     splits: dict[str, Split],
 ) -> list[File]:
-    """Writes `audit.json` and the TFDS metadata; returns their entries."""
+    """Writes the audit and the TFDS metadata; returns their entries."""
     findings.save(catalogue, os.path.join(directory, findings.FILE_NAME))
     name = config.source.name
+    audit_page.write(
+        catalogue,
+        os.path.join(directory, audit_page.FILE_NAME),
+        config.source.name,
+    )
     names = tfds_metadata.write(
         directory,
         name=name,
@@ -85,5 +91,5 @@ def _write_metadata(
     )
     return [
         manifest_lib.describe(directory, file)
-        for file in (findings.FILE_NAME, *names)
+        for file in (findings.FILE_NAME, audit_page.FILE_NAME, *names)
     ]

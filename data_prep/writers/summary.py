@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from data_prep.catalogue import findings
 from data_prep.dataset.manifest import Manifest
+from data_prep.report import audit_page
 
 
 def summarize(manifest: Manifest) -> str:
@@ -37,4 +38,7 @@ def _remarks(manifest: Manifest) -> Iterator[str]:
     if manifest.ignored:
         yield f"ignored {manifest.ignored} files that are in no class"
     if manifest.findings:
-        yield f"{findings.FILE_NAME} names every one of them"
+        yield (
+            f"{findings.FILE_NAME} names every one of them, "
+            f"{audit_page.FILE_NAME} shows some"
+        )

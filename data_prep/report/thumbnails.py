@@ -1,0 +1,46 @@
+"""Small pictures that stand in a page as text."""
+
+import base64
+import io
+import warnings
+
+from PIL import Image
+
+from data_prep.images import encoding
+from data_prep.images import formats
+from data_prep.images import memory
+from data_prep.runtime import storage
+
+SIDE = 160  # pixels at most, of width and of height
+_QUALITY = 70
+
+
+def make(path: str) -> str:
+    """Returns an image as a data address; "" where it cannot be read any more.
+
+    Args:
+        path: An image file, on this machine or in object storage.
+    """
+    try:
+        (content,) = storage.contents([path])
+        if isinstance(content, OSError):
+            return ""
+        return _encode(content)
+    # A page is no reason to stop: whatever was wrong is in the findings.
+    except Exception:
+        return ""
+
+
+def _encode(content: bytes) -> str:
+    with (
+        warnings.catch_warnings(action="ignore"),  # of Pillow
+        formats.open_image(content) as opened,
+        memory.turn(memory.PIXEL * opened.width * opened.height),
+    ):
+        opened.draft(None, (SIDE, SIDE))  # a JPEG at 1/2, 1/4 or 1/8
+        image = encoding.to_rgb(opened)
+        image.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=_QUALITY)
+    text = base64.b64encode(out.getvalue()).decode()
+    return f"data:image/jpeg;base64,{text}"
