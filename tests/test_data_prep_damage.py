@@ -222,6 +222,17 @@ def many_scans(width, height, scans):
     )
 
 
+def test_scans_are_counted_where_decoders_go_through_them():
+    assert jpeg.read(SAMPLES["jpeg"]).scans == 1
+    assert jpeg.read(SAMPLES["jpeg"] + b"\xff\xda").scans == 1
+    assert jpeg.read(SAMPLES["jpeg progressive"]).scans == 10
+    # One colour after another, without being progressive.
+    content = SAMPLES["jpeg"]
+    at = content.index(b"\xff\xda")
+    apart = content[: at + 4] + b"\1" + content[at + 5 :]
+    assert jpeg.read(apart + b"\xff\xda" * 8).scans == 9
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_too_many_scans_are_refused(turned, monkeypatch):
     content = many_scans(800, 600, 12)

@@ -10,6 +10,7 @@ MAX_SCANNED = 10 * formats.MAX_PIXELS
 # Start of frame: baseline, extended, progressive, by Huffman codes. Others
 # (arithmetic codes, lossless) are beyond some decoders.
 _USUAL_FRAMES = (0xC0, 0xC1, 0xC2)
+_BASELINE = 0xC0
 # C0 to CF but for DHT, JPG and DAC (ITU-T T.81, table B.1).
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
@@ -21,7 +22,8 @@ class Structure:
     Attributes:
         header: All before the first scan; all of a file without one.
         usual: Whether every decoder reads frames of its kind.
-        scans: How many times the image is gone through.
+        scans: How many times the image is gone through; of a baseline file
+            whose first scan holds all colours, decoders read that one.
     """
 
     header: bytes
@@ -38,7 +40,8 @@ def read(content: bytes) -> Structure:
     Args:
         content: The file, which begins as a JPEG does.
     """
-    frames = []
+    frames = []  # kind, and number of colour components
+    together = 0  # components in the first scan
     offset = 2
     while content[offset : offset + 1] == b"\xff":
         marker = content[offset + 1 : offset + 2]
@@ -46,14 +49,18 @@ def read(content: bytes) -> Structure:
             offset += 1
             continue
         if marker == b"\xda":
+            together = int.from_bytes(content[offset + 4 : offset + 5])
             break
         if marker and marker[0] in _FRAMES:
-            frames.append(marker[0])
+            components = int.from_bytes(content[offset + 9 : offset + 10])
+            frames.append((marker[0], components))
         length = int.from_bytes(content[offset + 2 : offset + 4], "big")
         offset += 2 + length
-    usual = len(frames) == 1 and frames[0] in _USUAL_FRAMES
-    # Within a scan no FF is followed by DA.
-    scans = content.count(b"\xff\xda", offset)
+    usual = len(frames) == 1 and frames[0][0] in _USUAL_FRAMES
+    scans = 1
+    if not usual or frames[0] != (_BASELINE, together):
+        # Within a scan no FF is followed by DA.
+        scans = content.count(b"\xff\xda", offset)
     return Structure(content[:offset], usual, scans)
 
 
