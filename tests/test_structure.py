@@ -187,6 +187,7 @@ def test_no_module_imports_itself_in_a_circle(arrows):
 # Libraries that take a second or more to import, and those that not everybody
 # has: they are imported where they are used.
 SLOW = {
+    "jinja2",
     *("tensorflow", "tensorflow_datasets", "keras", "keras_cv", "sklearn"),
     *("scipy", "matplotlib", "apache_beam", "fsspec", "hypertune", "PIL"),
     *("botocore", "google", "kubernetes_validate", "kubeflow", "aiohttp"),

@@ -2,8 +2,6 @@
 
 import pathlib
 
-import jinja2
-
 from data_prep.catalogue.database import Catalogue
 from data_prep.report import samples
 from data_prep.report import tables
@@ -22,6 +20,8 @@ def write(catalogue: Catalogue, path: str, name: str) -> None:
         path: The file to write; local.
         name: Of the data set, for the title.
     """
+    import jinja2  # every worker imports this module, and writes no page
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("data_prep.report"),
         autoescape=True,
