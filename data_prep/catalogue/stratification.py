@@ -180,10 +180,15 @@ def _find_reserved(
     """
     pinned = {(label, split) for label, split, _ in catalogue.execute(_PINNED)}
     reached = {row[:2] for row in catalogue.execute(_REACHED)}
+    lacking = {
+        label
+        for label in cut
+        if any((label, name) not in reached for name in amounts)
+    }
     reserved = {}
-    rows = catalogue.execute(_GROUPS_BY_CLASS)
+    rows = catalogue.execute(_GROUPS_BY_CLASS) if lacking else ()
     for label, groups in itertools.groupby(rows, lambda row: row[0]):
-        if label not in cut or all((label, n) in reached for n in amounts):
+        if label not in lacking:
             continue
         names = [name for name in amounts if (label, name) not in pinned]
         reserved |= splitting.reserve((g[1:] for g in groups), names)
