@@ -121,6 +121,10 @@ DAMAGE = {
         ),
         "palette is",
     ),
+    "transparency behind the pixels": (
+        join_png([HEADER, PIXELS, (b"tRNS", bytes(6)), END]),
+        "chunks are",
+    ),
     "transparency of another kind": (
         join_png([HEADER, (b"tRNS", b"\0\1\0\1"), PIXELS, END]),
         "damaged",
@@ -173,13 +177,16 @@ def test_a_jpeg_with_a_warning_is_stored_anew(decoders):
     assert not decoders.difference(content, facts)
 
 
-def test_unusual_frames_are_not_kept():
+def test_unusual_frames_are_not_kept(monkeypatch):
     content = SAMPLES["jpeg"]
     assert jpeg.read(content).usual
     frame = content.index(b"\xff\xc0")
     arithmetic = content[: frame + 1] + b"\xc9" + content[frame + 2 :]
     assert not jpeg.read(arithmetic).usual
     assert not inspection.inspect_content(arithmetic, "").kept
+    monkeypatch.setattr(jpeg, "_USUAL_FRAMES", (0xC1, 0xC2))
+    facts = inspection.inspect_content(content, "")
+    assert (facts.problem, facts.kept) == ("", False)
 
 
 @pytest.mark.parametrize("name", ["png 16 bit", "png 16 bit rgb"])

@@ -182,6 +182,16 @@ def test_rows_that_repeat_and_rows_that_contradict(tmp_path):
         make(source, tmp_path / "again")
 
 
+def test_a_file_in_two_splits_is_named(tmp_path):
+    root = tmp_path / "root"
+    write_images(root)
+    rows = [("path", "label", "split"), ("a", "cat", "train")]
+    rows += [("b", "dog", "train"), ("a", "cat", "test")]
+    source = write_rows(root / "t.csv", rows)
+    with pytest.raises(DataError, match="a.jpg is listed in two splits"):
+        make(source, tmp_path)
+
+
 def test_cells_that_are_empty(tmp_path):
     root = tmp_path / "root"
     write_images(root)
