@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -59,6 +60,21 @@ def test_an_empty_folder_stays_the_one_it_is(run, source, tmp_path):
         before.st_mode,
     )
     check_whole(run, data)
+
+
+def test_the_manifest_moves_up_last(source, tmp_path, monkeypatch):
+    moved = []
+    rename = pathlib.Path.rename
+
+    def record(path, target):
+        moved.append(path.name)
+        return rename(path, target)
+
+    monkeypatch.setattr(pathlib.Path, "rename", record)
+    (tmp_path / "data").mkdir()
+    make(source, tmp_path / "data")
+    assert len(moved) > 6
+    assert moved.index("manifest.json") == len(moved) - 1
 
 
 def test_a_link_to_an_empty_folder_stays_one(run, source, tmp_path):
