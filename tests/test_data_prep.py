@@ -231,7 +231,8 @@ def test_bad_images_are_named_and_counted(run, tmp_path):
     assert all(f"cat/{name} " in failed.stderr for name in bad)
     assert "--on_bad_image=skip" in failed.stderr
     assert "Traceback" not in failed.stderr
-    assert sorted(os.listdir(tmp_path)) == ["data.audit.json", "photos"]
+    left = ["data.audit.html", "data.audit.json", "photos"]
+    assert sorted(os.listdir(tmp_path)) == left
     left = json.loads((tmp_path / "data.audit.json").read_text())
     assert left["counts"]["bad_image"] == 6
     skipped = run("data_prep.task", *arguments, "--on_bad_image=skip")

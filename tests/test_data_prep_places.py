@@ -147,8 +147,8 @@ def test_a_read_only_disk_is_refused_at_the_start(source, tmp_path):
 
 def test_what_to_do_about_a_read_only_disk():
     error = OSError(30, "Read-only file system")
-    assert remedy(error).startswith("Make the disk writable")
-    assert remedy(OSError(28, "No space left")).startswith("Free some space")
+    assert remedy(error).startswith("make the disk writable")
+    assert remedy(OSError(28, "No space left")).startswith("free some space")
 
 
 def test_a_failed_run_leaves_the_folder_empty(source, tmp_path):

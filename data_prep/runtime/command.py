@@ -129,7 +129,7 @@ def _guard(main: Callable[[], int | None]) -> int | None:
         where = f" {error.filename}" if error.filename else ""
         return _fail(
             f"a file{where} could not be written: {error.strerror}. "
-            f"{remedy(error)}, and run the same command again.",
+            f"{remedy(error).capitalize()}, and run the same command again.",
             EXIT_DATA,
         )
 

@@ -17,10 +17,10 @@ EXIT_STOPPED = 75
 
 
 def remedy(error: OSError) -> str:
-    """Returns what to do about an error of `NO_ROOM`, as a sentence's start."""
+    """Returns what to do where a file could not be written."""
     if error.errno == errno.EROFS:
-        return "Make the disk writable, or choose another place"
-    return "Free some space"
+        return "make the disk writable, or choose another place"
+    return "free some space"
 
 
 class UsageError(Exception):

@@ -8,6 +8,7 @@ from data_prep.runtime import atomic
 from data_prep.runtime import signals
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import Stopped
+from data_prep.runtime.errors import remedy
 from trainer.feature_extraction.store import FeatureSet
 
 
@@ -46,6 +47,6 @@ def write(features: FeatureSet, files: list[str]) -> pathlib.Path:
     except OSError as error:
         raise DataError(
             f"{path} could not be written: {error}. The features themselves "
-            "are kept: mend that and run the same command again."
+            f"are kept: {remedy(error)} and run the same command again."
         ) from error
     return path

@@ -13,6 +13,7 @@ import numpy as np
 
 from data_prep.runtime import atomic
 from data_prep.runtime.errors import DataError
+from data_prep.runtime.errors import remedy
 from trainer.feature_extraction import store
 from trainer.feature_extraction.layout import Layout
 from trainer.feature_extraction.layout import image_bytes
@@ -187,7 +188,7 @@ class FeatureSetWriter:
         except OSError as error:
             raise DataError(
                 f"{self._incomplete} could not be written: {error}. What is "
-                "finished is kept: mend that and run the same command "
+                f"finished is kept: {remedy(error)} and run the same command "
                 "again."
             ) from error
 
