@@ -30,6 +30,7 @@ from trainer.inference import evaluation as evaluation_lib
 from trainer.inference import finished
 from trainer.models.classifier import inference_model
 from trainer.pipeline.reader import Reader
+from trainer.pipeline.reader import naming_failures
 
 
 def run(
@@ -74,7 +75,7 @@ def run(
     else:
         _check_splits(config, manifest)
         cluster = devices.cluster_of(config.devices.strategy, cluster)
-        with stop_when_worker_lost(cluster):
+        with stop_when_worker_lost(cluster), naming_failures():
             done = train_and_evaluate(
                 config, manifest, cluster, log_dir, callbacks
             )
