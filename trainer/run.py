@@ -132,7 +132,7 @@ def train_and_evaluate(
         training_lib.save_start(training, fitted_head)
     state = train_phases(training, extractor, resumed)
 
-    model_directory.restore_best(model, model_dir)
+    model_directory.restore_best(model, model_dir, workers)
     if workers.is_first:
         finished.export(config.run.model_dir)
     split = evaluation_lib.choose_split(manifest)
