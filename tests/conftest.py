@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -10,6 +11,9 @@ import pytest
 from PIL import Image
 
 from data_prep.runtime import startup
+
+# Whatever runs the tests may ignore it, as nohup does: children inherit that.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIDE = 48

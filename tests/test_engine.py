@@ -234,6 +234,81 @@ def test_class_weights_and_smoothing_are_in_the_gradient(tf, float32):
     )
 
 
+def test_a_mixed_image_weighs_by_the_classes_that_are_in_it(tf, float32):
+    """Each class's part of the loss by its own weight, whichever is first."""
+    from trainer.engine import train_step
+
+    weights = np.float32([0.5, 2.0, 1.0])
+    mixed = np.float32([[0.7, 0.3, 0.0], [0.0, 0.4, 0.6]] * 4)
+    first = next(iter(batches(tf, steps=1)))
+    model = small_model()
+    with tf.GradientTape() as tape:
+        logits = tf.nn.log_softmax(model(first.image))
+        loss = tf.reduce_mean(-tf.reduce_sum(mixed * weights * logits, -1))
+    wanted = tape.gradient(loss, model.get_layer("logits").kernel.value)
+
+    class Optimizer:
+        learning_rate = 0.0
+        scale_loss = staticmethod(lambda loss: loss)
+
+        def apply(self, gradients, variables):
+            self.found = dict(
+                zip([v.path for v in variables], gradients, strict=True)
+            )
+
+    optimizer = Optimizer()
+    step = train_step.make_replica_step(
+        model,
+        optimizer,
+        lambda image, label, ids, epoch: (image, tf.constant(mixed)),
+        train_step.StepOptions(class_weights=tuple(weights)),
+        replicas=1,
+    )
+    step(first, tf.constant(0, tf.int64), tf.constant(0.0, tf.float64))
+    path = model.get_layer("logits").kernel.path
+    np.testing.assert_allclose(optimizer.found[path], wanted, rtol=1e-4)
+
+
+def test_weight_decay_is_that_of_keras(tf, float32):
+    import keras
+
+    from trainer.engine import optimizers
+
+    def fitted(make):
+        variables = [keras.Variable([1.0, -2.0]), keras.Variable([[3.0]])]
+        optimizer = make(variables)
+        for step in range(10):
+            optimizer.learning_rate.assign(0.1 / (step + 1))
+            gradients = [tf.constant([0.1, -0.3]), tf.constant([[0.0]])]
+            optimizer.apply(gradients, variables)
+        return [variable.numpy() for variable in variables]
+
+    def ours(factors):
+        return lambda variables: optimizers.create(
+            "adamw",
+            "phase",
+            variables,
+            momentum=0.0,
+            weight_decay=0.1,
+            factors={
+                v.path: f for v, f in zip(variables, factors, strict=True)
+            },
+        )
+
+    def keras_adamw(variables):
+        made = keras.optimizers.AdamW(0.0, weight_decay=0.1)
+        made.build(variables)
+        return made
+
+    for one, other in zip(
+        fitted(ours([1, 1])), fitted(keras_adamw), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    rates = 0.1 / np.arange(1, 11)
+    kept = 3 * np.prod(1 - 0.1 * 0.01 * rates)
+    np.testing.assert_allclose(fitted(ours([1, 0.01]))[1], [[kept]], rtol=1e-6)
+
+
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_averages_follow_the_weights(tf, float32, replicas):
     strategy = tf.distribute.get_strategy()

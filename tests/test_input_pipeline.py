@@ -331,3 +331,36 @@ def test_a_damaged_record_is_named(tmp_path, tf):
         reader.pixels(everything, 48)
     with pytest.raises(DataError, match="no holdout split"):
         Reader(str(data), manifest, "holdout")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_cache_keeps_within_every_limit_above(
+    tmp_path, monkeypatch, version
+):
+    """Slurm's, systemd's and a pod's limits are groups within groups."""
+    from trainer.pipeline import cache
+
+    monkeypatch.setattr(cache, "_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(cache, "_OWN_GROUPS", tmp_path / "own")
+    top = tmp_path / "groups" / ("memory" if version == 1 else "")
+    names = {
+        1: ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        2: ("memory.max", "memory.current"),
+    }[version]
+    own = {1: "5:cpu:/a\n4:memory:/job/step\n", 2: "0::/job/step\n"}[version]
+    (tmp_path / "own").write_text(own)
+    (top / "job" / "step").mkdir(parents=True)
+    free = cache.memory_for_cache(-1)
+
+    def limit(group, most, used):
+        for name, value in zip(names, (most, used), strict=True):
+            (top / group / name).write_text(f"{value}\n")
+
+    limit("", "max", 5)
+    limit("job/step", 10**15, 7)
+    assert cache.memory_for_cache(-1) == pytest.approx(free, rel=0.2)
+    limit("job", 1_000_000, 400_000)  # of the group above
+    assert cache.memory_for_cache(-1) == 300_000
+    limit("job/step", 500_000, 600_000)
+    assert cache.memory_for_cache(-1) == 0
+    assert cache.memory_for_cache(3) == 3 << 20

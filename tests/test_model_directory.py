@@ -5,6 +5,7 @@ import types
 
 import pytest
 
+from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import UsageError
 from trainer.config import Config
 
@@ -84,3 +85,37 @@ def test_workers_agree_on_what_they_compute_and_may_differ_in_places(begun):
     assert purpose(cache_dir="here", checkpoint_minutes=1.0) == purpose()
     for name in ("steps_per_loop", "nan_retries", "seed"):
         assert purpose(**{name: 2}) != purpose()
+
+
+def test_workers_that_write_nothing_notice_what_is_not_finite(tmp_path, tf):
+    """Else they would wait for the first one, which raises."""
+    import keras
+
+    from trainer.engine import checkpoint
+    from trainer.engine.checkpointer import Checkpointer
+    from trainer.engine.training_state import TrainingState
+    from trainer.groups import Checkpoints
+
+    checkpointer = Checkpointer(tmp_path, Checkpoints(), writes=False)
+    variables = {"kernel": keras.Variable([1.0, float("inf")])}
+    with pytest.raises(checkpoint.NotFinite, match="kernel"):
+        checkpointer.save(TrainingState(), 3, variables)
+    with pytest.raises(checkpoint.NotFinite, match="kernel"):
+        checkpointer.save_best({"epoch": 1}, variables)
+
+
+@pytest.mark.parametrize("left", [[], ["start.npz"], ["best-00001.npz"]])
+def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew(
+    tmp_path, tf, left
+):
+    from trainer.engine import training as training_lib
+
+    (tmp_path / "checkpoints").mkdir()
+    for name in left:
+        (tmp_path / "checkpoints" / name).write_bytes(b"")
+    training_lib._refuse_lost_checkpoints(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text("")
+    training_lib._refuse_lost_checkpoints(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n')
+    with pytest.raises(DataError, match="step-.*npz are gone"):
+        training_lib._refuse_lost_checkpoints(tmp_path)

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import faults
@@ -150,6 +151,7 @@ def test_any_chain_of_kills(data, tmp_path_factory, whole, chain):
     "fault",
     [
         "step:2:SIGTERM",
+        "step:5:SIGHUP",
         pytest.param("step:4:SIGUSR1", marks=pytest.mark.slow),
         pytest.param("save:3:SIGINT", marks=pytest.mark.slow),
         pytest.param("trace:1:SIGTERM", marks=pytest.mark.slow),
@@ -177,6 +179,22 @@ def test_a_signal_saves_within_a_step(data, tmp_path, whole, fault, devices):
         done = train(data, model, *STATEFUL, *arguments)
         assert done.returncode == 0, done.stderr
         np.testing.assert_allclose(curve(model), curve(whole), rtol=1e-3)
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN])
+def test_nohup_is_respected(handler):
+    code = (
+        "import signal; from data_prep.runtime import signals; "
+        "print(signal.SIGHUP in signals.SIGNALS)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, handler),
+    )
+    assert done.stdout == f"{handler == signal.SIG_DFL}\n", done.stderr
 
 
 def blocks_sigterm(process):

@@ -45,8 +45,16 @@ def addresses():
     return training.addresses()
 
 
-def start(data, model, addresses, *arguments, faults=(None, None), only=(0, 1)):
-    """Starts the workers and returns their processes."""
+def start(
+    data,
+    model,
+    addresses,
+    *arguments,
+    faults=(None, None),
+    only=(0, 1),
+    folders=(ROOT, ROOT),
+):
+    """Starts the workers, each in a folder, and returns their processes."""
     processes = []
     for index in only:
         task = {"type": "worker", "index": index}
@@ -60,7 +68,7 @@ def start(data, model, addresses, *arguments, faults=(None, None), only=(0, 1)):
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
-                cwd=ROOT,
+                cwd=folders[index],
                 env=environment(
                     TF_CONFIG=json.dumps(cluster), PYTHONPATH=str(ROOT)
                 ),
@@ -101,6 +109,39 @@ def test_two_workers_stop_together_and_give_the_same_curve(
     )
     assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
     assert "accuracy" not in outputs[1]  # the first worker speaks for all
+
+
+def test_each_worker_has_a_disk_of_its_own(
+    data, tmp_path, addresses, one_process
+):
+    """One name for the model directory, and only the first worker's is one.
+
+    Stopped, resumed, and resumed once more with what the other worker cannot
+    have; the curve is that of one process.
+    """
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+
+    def run(*faults):
+        return finish(
+            start(
+                data, "model", addresses, *SGD, faults=faults, folders=folders
+            )
+        )
+
+    codes, outputs = run(None, "step:5:SIGTERM")
+    assert codes == [75, 75], outputs
+    codes, outputs = run("step:2:SIGTERM", None)
+    assert codes == [75, 75], outputs
+    assert "resuming after epoch 1 and 2 steps" in outputs[0]
+    codes, outputs = run(None, None)
+    assert codes == [0, 0], outputs
+    assert "resuming after epoch 2" in outputs[0]
+    model = folders[0] / "model"
+    np.testing.assert_allclose(curve(model), curve(one_process), rtol=1e-5)
+    assert (model / "DONE.json").exists()
+    assert not list(folders[1].rglob("*.npz"))
 
 
 @pytest.mark.slow

@@ -38,9 +38,12 @@ def main(config: EvaluateConfig) -> None:
     startup.import_tensorflow()
     from trainer.inference import evaluation
     from trainer.inference import finished
+    from trainer.pipeline.reader import naming_failures
 
     chosen = config.evaluation
-    print(evaluation.table(finished.evaluate(chosen.model_dir, chosen.split)))
+    with naming_failures():
+        result = finished.evaluate(chosen.model_dir, chosen.split)
+    print(evaluation.table(result))
 
 
 def cli() -> None:

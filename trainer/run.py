@@ -30,6 +30,7 @@ from trainer.inference import evaluation as evaluation_lib
 from trainer.inference import finished
 from trainer.models.classifier import inference_model
 from trainer.pipeline.reader import Reader
+from trainer.pipeline.reader import naming_failures
 
 
 def run(
@@ -74,7 +75,7 @@ def run(
     else:
         _check_splits(config, manifest)
         cluster = devices.cluster_of(config.devices.strategy, cluster)
-        with stop_when_worker_lost(cluster):
+        with stop_when_worker_lost(cluster), naming_failures():
             done = train_and_evaluate(
                 config, manifest, cluster, log_dir, callbacks
             )
@@ -131,7 +132,7 @@ def train_and_evaluate(
         training_lib.save_start(training, fitted_head)
     state = train_phases(training, extractor, resumed)
 
-    model_directory.restore_best(model, model_dir)
+    model_directory.restore_best(model, model_dir, workers)
     if workers.is_first:
         finished.export(config.run.model_dir)
     split = evaluation_lib.choose_split(manifest)

@@ -1,4 +1,6 @@
-"""Signals that ask a run to stop: SIGTERM, SIGUSR1 and SIGINT.
+"""Signals that ask a run to stop: SIGTERM, SIGUSR1, SIGINT and SIGHUP.
+
+SIGHUP is that of a terminal that was closed; `nohup` ignores it, and so do we.
 
 A thread waits for them, so that they are received while TensorFlow traces,
 and so that MultiWorkerMirroredStrategy, which replaces the process's SIGTERM
@@ -11,6 +13,8 @@ import signal
 import threading
 
 SIGNALS = {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT}
+if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+    SIGNALS.add(signal.SIGHUP)
 
 _received: list[str] = []
 _deferred = threading.Event()

@@ -15,6 +15,7 @@ from data_prep.runtime.errors import EXIT_STOPPED
 from data_prep.runtime.errors import Stopped
 from trainer.distribution.cluster import Cluster
 
+_PIECE = 1 << 18  # numbers that are sent at once
 _POLL_SECONDS = 2.0  # of independent work between two exchanges of status
 
 # The errors that TensorFlow raises when another worker is gone.
@@ -70,6 +71,34 @@ class WorkerGroup:
             return values
         share = tf.constant(values / self.replicas)
         return self._sum_over_replicas(share).numpy()
+
+    def from_first(self, values: np.ndarray) -> np.ndarray:
+        """Returns what the first worker has; a collective that all must call.
+
+        Args:
+            values: Of the same shape and dtype in all workers; those of the
+                others do not matter.
+        """
+        if self.count == 1:
+            return values
+        flat = values.reshape(-1) if self.is_first else np.zeros(values.size)
+        # Pieces of one size: each shape would be traced anew.
+        pieces = [
+            self.sum(np.resize(flat[start : start + _PIECE], _PIECE))
+            for start in range(0, values.size, _PIECE)
+        ]
+        found = np.concatenate([*pieces, []])[: values.size]
+        if np.issubdtype(values.dtype, np.integer):
+            found = np.rint(found)
+        return found.astype(values.dtype).reshape(values.shape)
+
+    def text_from_first(self, text: str) -> str:
+        """Returns the first worker's text; a collective that all must call."""
+        content = np.frombuffer(text.encode(), np.uint8)
+        size = int(self.from_first(np.array([content.size]))[0])
+        if not self.is_first:
+            content = np.zeros(size, np.uint8)
+        return self.from_first(content).tobytes().decode()
 
     def barrier(self) -> None:
         """Waits until all workers have called this."""

@@ -27,6 +27,7 @@ from data_prep.runtime import atomic
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import TrainingError
 from trainer.config import Phase
+from trainer.distribution.worker_group import WorkerGroup
 from trainer.models.classifier import learning_layers
 
 START = "start.npz"
@@ -153,6 +154,7 @@ def assign(
     variables: Mapping[str, keras.Variable],
     arrays: Mapping[str, np.ndarray],
     path: pathlib.Path,
+    workers: WorkerGroup | None = None,
 ) -> None:
     """Sets variables to what a checkpoint holds.
 
@@ -160,11 +162,17 @@ def assign(
         variables: Variables by name; the checkpoint must have all of them.
         arrays: Values by name.
         path: The checkpoint's file, for the error message.
+        workers: Workers that all set them to what the first one gives, the
+            only one that has the files; None for this process alone.
 
     Raises:
         DataError: If one is missing or has another shape.
     """
     for name, variable in variables.items():
+        if workers and not workers.is_first:
+            empty = np.zeros(variable.shape, variable.dtype)
+            variable.assign(workers.from_first(empty))
+            continue
         array = arrays.get(name)
         if array is None or array.shape != tuple(variable.shape):
             found = "nothing" if array is None else f"shape {array.shape}"
@@ -173,11 +181,14 @@ def assign(
                 f"{tuple(variable.shape)}. It is of another model: pass "
                 "another --model_dir."
             )
-        variable.assign(array)
+        variable.assign(workers.from_first(array) if workers else array)
 
 
 def assign_model(
-    model: keras.Model, arrays: Mapping[str, np.ndarray], path: pathlib.Path
+    model: keras.Model,
+    arrays: Mapping[str, np.ndarray],
+    path: pathlib.Path,
+    workers: WorkerGroup | None = None,
 ) -> None:
     """Sets all of a model's variables to what a checkpoint and `START` hold.
 
@@ -185,12 +196,15 @@ def assign_model(
         model: What `build_classifier` returned.
         arrays: Values by name, what `load` returned.
         path: The checkpoint's file; `START` is in the same folder.
+        workers: As in `assign`.
 
     Raises:
         DataError: If `START` is missing, damaged or of another model.
     """
-    start, _ = load(path.with_name(START))
-    assign(model_variables(model), {**start, **arrays}, path)
+    start = {}
+    if workers is None or workers.is_first:
+        start, _ = load(path.with_name(START))
+    assign(model_variables(model), {**start, **arrays}, path, workers)
 
 
 def step_path(directory: pathlib.Path, step: int) -> pathlib.Path:
@@ -206,6 +220,23 @@ def best_path(directory: pathlib.Path, best: dict) -> pathlib.Path:
         best: The epoch's row of `metrics.jsonl`.
     """
     return directory / f"best-{best['epoch']:05d}.npz"
+
+
+def newest_of_first(
+    directory: pathlib.Path, workers: WorkerGroup
+) -> Checkpoint | None:
+    """Returns, in every worker, the checkpoint that `newest` finds in the first.
+
+    Only the first writes checkpoints, and the others may have a disk of their
+    own: their arrays are empty, see `assign`.
+    """
+    found = newest(directory) if workers.is_first else None
+    said = [found.path.name, found.state] if found else []
+    said = json.loads(workers.text_from_first(json.dumps(said)))
+    if found or not said:
+        return found
+    name, state = said
+    return Checkpoint(directory / name, {}, state)
 
 
 def newest(directory: pathlib.Path) -> Checkpoint | None:

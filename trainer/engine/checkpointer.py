@@ -57,12 +57,10 @@ class Checkpointer:
         Raises:
             NotFinite: If one holds a number that is not finite.
         """
+        arrays = checkpoint.copy(variables)  # what is not finite, all notice
         if self._writer:
-            self._writer.save(
-                checkpoint.best_path(self.directory, best),
-                checkpoint.copy(variables),
-                best,
-            )
+            path = checkpoint.best_path(self.directory, best)
+            self._writer.save(path, arrays, best)
 
     def save(
         self,
@@ -82,11 +80,12 @@ class Checkpointer:
             NotFinite: If one holds a number that is not finite.
         """
         self._saved_at = time.monotonic()
+        arrays = checkpoint.copy(variables)  # what is not finite, all notice
         if not self._writer:
             return
         self._writer.save(
             checkpoint.step_path(self.directory, steps_done),
-            checkpoint.copy(variables),
+            arrays,
             dataclasses.asdict(state),
         )
         best = state.best and checkpoint.best_path(self.directory, state.best)

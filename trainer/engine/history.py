@@ -8,6 +8,8 @@ import tensorflow as tf
 from data_prep.runtime import atomic
 from trainer.engine.results import Totals
 
+METRICS = "metrics.jsonl"
+
 
 def row(
     phase: str,
@@ -103,7 +105,7 @@ def export_summary(epochs: list[dict], best: dict) -> str:
 def write_metrics(model_dir: pathlib.Path, epochs: list[dict]) -> None:
     """Writes `metrics.jsonl`, one line per epoch."""
     text = "".join(json.dumps(epoch) + "\n" for epoch in epochs)
-    atomic.write_text(model_dir / "metrics.jsonl", text)
+    atomic.write_text(model_dir / METRICS, text)
 
 
 def write_tensorboard(log_dir: pathlib.Path, epoch: dict) -> None:

@@ -23,6 +23,7 @@ from data_prep.runtime.errors import UsageError
 from data_prep.runtime.settings import RUN
 from data_prep.runtime.settings import START
 from trainer.config import Config
+from trainer.distribution.worker_group import WorkerGroup
 from trainer.engine import checkpoint
 
 CONFIG = "config.json"
@@ -156,24 +157,34 @@ def load(model_dir: str) -> tuple[Config, Manifest]:
     return config, manifest
 
 
-def restore_best(model: keras.Model, model_dir: pathlib.Path) -> None:
+def restore_best(
+    model: keras.Model,
+    model_dir: pathlib.Path,
+    workers: WorkerGroup | None = None,
+) -> None:
     """Sets a model's variables to the best epoch of a model directory.
 
     Args:
         model: What `build_classifier` returned, of the same run.
         model_dir: The model directory.
+        workers: Workers of which the first one has it; None for this process
+            alone.
 
     Raises:
         DataError: If there is none, or it is damaged.
     """
-    found = sorted((model_dir / "checkpoints").glob("best-*.npz"))
+    directory = model_dir / "checkpoints"
+    if workers and not workers.is_first:
+        checkpoint.assign_model(model, {}, directory, workers)
+        return
+    found = sorted(directory.glob("best-*.npz"))
     if not found:
         raise DataError(
             f"{model_dir} holds no finished epoch yet: expected "
             "checkpoints/best-*.npz. Run trainer.task to its end first."
         )
     arrays, _ = checkpoint.load(found[-1])
-    checkpoint.assign_model(model, arrays, found[-1])
+    checkpoint.assign_model(model, arrays, found[-1], workers)
 
 
 def environment(strategy: tf.distribute.Strategy) -> dict:

@@ -91,21 +91,26 @@ def create(
         variables: What it is to train.
         momentum: In [0, 1); used by "sgd".
         weight_decay: At least 0; used by "adamw".
-        factors: Share of the learning rate that a variable gets, by its path;
-            1 for a variable that is not in it.
+        factors: Share of the learning rate, and so of the weight decay, that a
+            variable gets, by its path; 1 for a variable that is not in it.
     """
     base, options = {
         "adam": (keras.optimizers.Adam, {}),
-        "adamw": (keras.optimizers.AdamW, {"weight_decay": weight_decay}),
+        "adamw": (keras.optimizers.Adam, {}),
         "rmsprop": (keras.optimizers.RMSprop, {}),
         "sgd": (keras.optimizers.SGD, {"momentum": momentum}),
     }[name]
+    decay = weight_decay if name == "adamw" else 0.0
     share = [factors.get(variable.path, 1.0) for variable in variables]
 
     class Optimizer(base):
         def update_step(self, gradient, variable, learning_rate):
             factor = share[self._get_variable_index(variable)]
-            super().update_step(gradient, variable, learning_rate * factor)
+            rate = learning_rate * factor
+            if decay:
+                # Keras's AdamW decays all variables at the full rate.
+                self.assign_sub(variable, decay * rate * variable)
+            super().update_step(gradient, variable, rate)
 
     optimizer = Optimizer(0.0, name=f"{phase}_optimizer", **options)
     if keras.config.dtype_policy().name == "mixed_float16":

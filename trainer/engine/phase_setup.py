@@ -140,9 +140,10 @@ def _restore(
     training: Training, setup: PhaseSetup, resumed: Checkpoint
 ) -> None:
     """Sets all variables and the callbacks to what a checkpoint holds."""
-    checkpoint.assign_model(training.model, resumed.arrays, resumed.path)
+    arrays, path, workers = resumed.arrays, resumed.path, training.workers
+    checkpoint.assign_model(training.model, arrays, path, workers)
     if not training.state.starts_phase:
-        checkpoint.assign(setup.own, resumed.arrays, resumed.path)
+        checkpoint.assign(setup.own, arrays, path, workers)
     elif setup.averages:
         setup.averages.restart()
     training.callbacks.restore(training.state.callbacks)

@@ -130,7 +130,7 @@ def _go_back(
             "--nan_retries. The last good state is kept in "
             f"{directory}; pass another --model_dir to start again."
         )
-    found = checkpoint.newest(directory)
+    found = checkpoint.newest_of_first(directory, training.workers)
     state.retry(found.state)
     training.workers.print_once(
         f"warning: {error}. Going back to {found.path.name} with half the "

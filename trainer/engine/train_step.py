@@ -101,9 +101,16 @@ def make_replica_step(
     def replica_step(batch: Batch, epoch: tf.Tensor, stop: tf.Tensor):
         # Outside of what XLA compiles: the resampling has no kernel there.
         image, targets = augment(batch.image, batch.label, batch.id, epoch)
+        in_loss = batch.weight
+        if options.class_weights:
+            # Of a mixed image each class weighs with its own share.
+            targets *= tf.constant(options.class_weights, tf.float32)
+            total = tf.reduce_sum(targets, axis=-1)
+            targets /= total[:, tf.newaxis]
+            in_loss *= total
         targets += options.label_smoothing * (1.0 / targets.shape[-1] - targets)
         gradients, metrics = compute(
-            image, targets, batch.label, batch.weight, batch.id, epoch
+            image, targets, batch.label, batch.weight, in_loss, batch.id, epoch
         )
         skipped = tf.zeros([], tf.float64)
         scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
@@ -129,14 +136,11 @@ def _make_forward_backward(
     """Returns the function from a micro-batch to gradients and metrics."""
     variables = model.trainable_variables
 
-    def forward_backward(image, targets, label, weight, ids, epoch):
+    def forward_backward(image, targets, label, weight, in_loss, ids, epoch):
         with tf.GradientTape() as tape:
             with dropout.mask_key(options.seed, epoch, ids):
                 logits = model(image, training=True)
             losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
-            in_loss = weight
-            if options.class_weights:
-                in_loss *= tf.gather(tf.constant(options.class_weights), label)
             # The weights make the sum over all replicas the global mean.
             loss = tf.reduce_sum(losses * in_loss)
             if model.losses:

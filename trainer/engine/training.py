@@ -14,6 +14,7 @@ from data_prep.runtime.errors import DataError
 from trainer.config import Config
 from trainer.distribution.worker_group import WorkerGroup
 from trainer.engine import checkpoint
+from trainer.engine import history
 from trainer.engine.callbacks import Callbacks
 from trainer.engine.checkpoint import Checkpoint
 from trainer.engine.checkpointer import Checkpointer
@@ -72,8 +73,7 @@ def start(
         None for a new run.
 
     Raises:
-        DataError: If no checkpoint can be read, or the workers found
-            different ones.
+        DataError: If no checkpoint can be read.
     """
     model_dir = pathlib.Path(config.run.model_dir)
     steps = loader.steps[splits.TRAIN]
@@ -88,15 +88,14 @@ def start(
         model_dir / "checkpoints", config.checkpoints, writes=workers.is_first
     )
     state = TrainingState()
-    found = checkpoint.newest(checkpointer.directory)
+    found = checkpoint.newest_of_first(checkpointer.directory, workers)
+    if workers.is_first and not found:
+        _refuse_lost_checkpoints(model_dir)
     if found:
         state.restore(found.state)
         workers.print_once(
             f"resuming after epoch {len(state.epochs)} and {state.step} steps"
         )
-    _check_same_everywhere(
-        workers, state.steps_done(steps), checkpointer.directory
-    )
     training = Training(
         config,
         strategy,
@@ -154,15 +153,12 @@ def finish_saving(training: Training) -> None:
     training.workers.barrier()
 
 
-def _check_same_everywhere(
-    workers: WorkerGroup, steps_done: int, directory: pathlib.Path
-) -> None:
-    """Refuses workers that found different checkpoints."""
-    total = round(float(workers.sum(steps_done)))
-    if total != steps_done * workers.count:
+def _refuse_lost_checkpoints(model_dir: pathlib.Path) -> None:
+    """Refuses to begin anew where epochs were finished before."""
+    metrics = model_dir / history.METRICS
+    if metrics.exists() and metrics.read_text().strip():
         raise DataError(
-            f"the workers found different checkpoints in {directory}: "
-            f"this one stands at step {steps_done}, the mean is "
-            f"{total / workers.count:g}. --model_dir has to be a folder that "
-            "all workers share."
+            f"{model_dir} has finished epochs ({metrics.name}) and no "
+            "checkpoint to go on from: checkpoints/step-*.npz are gone. Put "
+            "them back, or pass another --model_dir to start again."
         )

@@ -45,8 +45,13 @@ def export(
     incomplete = output / "incomplete.saved_model"
     shutil.rmtree(incomplete, ignore_errors=True)
     tf.saved_model.save(module, incomplete, signatures)
-    shutil.rmtree(output / "saved_model", ignore_errors=True)
+    # The former one stays until the new one takes its place.
+    former = output / "incomplete.former"
+    shutil.rmtree(former, ignore_errors=True)
+    if (output / "saved_model").exists():
+        (output / "saved_model").rename(former)
     incomplete.rename(output / "saved_model")
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def _make_serve(

@@ -7,10 +7,14 @@ the first and last record of every shard are checked, and the checksum of each
 record when it is read; `data_prep.verify` reads everything.
 """
 
+import contextlib
 import os
 import pathlib
+import resource
+from collections.abc import Iterator
 
 import numpy as np
+import tensorflow as tf
 
 from data_prep.dataset import records
 from data_prep.dataset.manifest import Manifest
@@ -18,6 +22,21 @@ from data_prep.dataset.manifest import load_index
 from data_prep.dataset.verification import check_ends
 from data_prep.runtime.errors import DataError
 from trainer.pipeline import decode
+
+# What readers raised in threads of tf.data, which make other errors of it.
+_failures: list[DataError] = []
+
+
+@contextlib.contextmanager
+def naming_failures() -> Iterator[None]:
+    """Raises what a reader raised, in place of what TensorFlow makes of it."""
+    _failures.clear()
+    try:
+        yield
+    except tf.errors.OpError:
+        if _failures:
+            raise _failures[0] from None
+        raise
 
 
 class Reader:
@@ -54,7 +73,9 @@ class Reader:
             pathlib.Path(data_dir, shard.name)
             for shard in manifest.splits[split].shards
         ]
-        self._files = [os.open(path, os.O_RDONLY) for path in self._paths]
+        # The others are opened for each record.
+        kept = self._paths[: _most_open_files()]
+        self._files = [os.open(path, os.O_RDONLY) for path in kept]
         self.count = len(self._index)
         self.labels = np.ascontiguousarray(self._index["label"])
         self.ids = np.ascontiguousarray(self._index["id"])
@@ -106,7 +127,8 @@ class Reader:
             try:
                 decode.decode_into(image, height, width, resize, out)
             except ValueError as error:
-                raise self._damaged(row, error) from None
+                file = records.deserialize(self._payload(row)).file
+                raise self._damaged(row, f"{error}, {file}") from None
         return result
 
     def files(self) -> list[str]:
@@ -120,18 +142,36 @@ class Reader:
         return np.frombuffer(self._payload(row), np.uint8, length, start)
 
     def _payload(self, row: np.void) -> bytes:
-        framed = os.pread(
-            self._files[row["shard"]],
-            int(row["bytes"]) + records.FOOTER_BYTES,
-            int(row["offset"]),
-        )
         try:
-            return records.unframe(framed)
+            return records.unframe(self._read(row))
         except ValueError as error:
             raise self._damaged(row, error) from None
 
-    def _damaged(self, row: np.void, error: ValueError) -> DataError:
-        return DataError(
+    def _read(self, row: np.void) -> bytes:
+        shard, offset = int(row["shard"]), int(row["offset"])
+        size = int(row["bytes"]) + records.FOOTER_BYTES
+        if shard < len(self._files):
+            return os.pread(self._files[shard], size, offset)
+        file = os.open(self._paths[shard], os.O_RDONLY)
+        try:
+            return os.pread(file, size, offset)
+        finally:
+            os.close(file)
+
+    def _damaged(self, row: np.void, problem: ValueError | str) -> DataError:
+        error = DataError(
             f"{self._paths[row['shard']]} is damaged at byte {row['offset']}: "
-            f"{error}. Copy it again, or make the data set again."
+            f"{problem}. Copy it again, or make the data set again."
         )
+        _failures.append(error)
+        return error
+
+
+def _most_open_files() -> int:
+    """Returns how many shards of a split may stay open.
+
+    A quarter of what a process may open, for the splits, TensorFlow and the
+    rest share it.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, limit // 4)
