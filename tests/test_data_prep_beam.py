@@ -148,7 +148,7 @@ def test_workers_that_share_no_folder(run, bucket, tmp_path):
             env={**os.environ, "TMPDIR": str(here)},
         )
         assert unseen.returncode == 65
-        assert "cannot be read: No such file" in unseen.stderr
+        assert "does not exist" in unseen.stderr
     found = {name: storage.read(url) for url, name, _ in storage.files(data)}
     wanted = {path.name: path.read_bytes() for path in local.iterdir()}
     assert found.pop("manifest.json") != wanted.pop("manifest.json")

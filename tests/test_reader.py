@@ -132,6 +132,46 @@ def test_a_damaged_record_ends_a_training_with_one_message(
     assert "Traceback" not in done.stderr
 
 
+FAIL_WHILE_A_PIPELINE_RUNS = """
+import atexit, sys, time
+import tensorflow as tf
+from data_prep.runtime import command
+from data_prep.runtime.errors import DataError
+
+kept = []  # as what a traceback holds is kept
+
+def slowly(number):
+    time.sleep(0.0005)
+    return number
+
+def main():
+    numbers = tf.data.Dataset.range(10**6).map(
+        lambda n: tf.numpy_function(slowly, [n], tf.int64),
+        num_parallel_calls=8,
+    )
+    kept.append(iter(numbers.prefetch(10**6)))
+    next(kept[0])
+    atexit.register(print, "the interpreter's own end")
+    print("printed before")
+    raise DataError("what went wrong")
+
+command.run(main)
+"""
+
+
+def test_a_failure_is_no_abort_while_pipelines_call_python():
+    """Whether one aborts is a matter of chance, so the cause is looked for."""
+    done = subprocess.run(
+        [sys.executable, "-c", FAIL_WHILE_A_PIPELINE_RUNS],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 65, done.stderr
+    assert done.stdout == "printed before\n"
+    assert done.stderr.splitlines()[-1] == "error: what went wrong"
+
+
 def test_an_image_that_cannot_be_decoded_is_named(many_shards, tf, monkeypatch):
     """Its record is whole: what is in it is wrong."""
     from trainer.pipeline import decode

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 from typing import Any
+from typing import NoReturn
 
 from absl import app
 from absl import flags
@@ -70,7 +71,10 @@ def run(
                 arguments.append(argv[1:])
             return main(*arguments)
 
-        return _guard(whole)
+        code = _guard(whole)
+        if code and "tensorflow" in sys.modules:
+            _exit_at_once(code)
+        return code
 
     app.run(guarded, flags_parser=parse)
 
@@ -132,6 +136,18 @@ def _guard(main: Callable[[], int | None]) -> int | None:
             f"{remedy(error).capitalize()}, and run the same command again.",
             EXIT_DATA,
         )
+
+
+def _exit_at_once(code: int) -> NoReturn:
+    """Ends the process without the interpreter's own end.
+
+    Threads of TensorFlow's pipelines may still call Python. Where one does
+    while the interpreter ends, the process aborts instead (Python,
+    "Cautions regarding runtime finalization").
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _parse(argv: list[str], positional: str | None) -> list[str]:
