@@ -79,6 +79,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.6",
+            "tf-keras>=2.18",  # the ImageDataGenerator to agree with
         ],
         # Stand-ins of the services, for the tests of launch.
         "launchtest": [

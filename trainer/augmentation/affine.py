@@ -3,8 +3,10 @@
 All are composed into one matrix per image and applied by one bilinear
 resampling; a chain of layers would resample (and blur) once per layer. The
 parameters, their units and their composition are those of Keras's
-`ImageDataGenerator` (keras-preprocessing, `image/affine_transformations.py`:
-rotation, shift, shear, zoom about the image's centre, then the flips).
+`ImageDataGenerator.apply_transform` (rotation, shift, shear, zoom about the
+image's centre, then the flips), with two differences: that takes shifts in
+pixels, and turns oblong images about a point that is not their centre. Its
+`height_shift_range` moves images sideways; ours moves them up and down.
 """
 
 import dataclasses
@@ -31,7 +33,8 @@ class AffineRanges:
         horizontal_flip: Whether half of the images are flipped left to right.
         vertical_flip: Whether half of the images are flipped upside down.
         fill_mode: What fills pixels outside the image: "nearest", "reflect",
-            "constant" (black) or "wrap" (of period n; SciPy's "grid-wrap").
+            "constant" (black) or "wrap" (of period n; SciPy's "grid-wrap",
+            but not interpolated across the seam).
     """
 
     rotation_range: float = 0.0
@@ -60,12 +63,12 @@ class AffineParameters:
     """The parameters drawn for each of B images; all are float32 `[B]`.
 
     Attributes:
-        theta: Rotation in degrees.
-        tx: Shift along the height, as a fraction of it.
-        ty: Shift along the width, as a fraction of it.
-        shear: Shear in degrees.
-        zx: Zoom along the height; 1 is none, 2 shows twice the height.
-        zy: Zoom along the width.
+        theta: Rotation in degrees, counterclockwise.
+        tx: Shift to the left, as a fraction of the width.
+        ty: Shift up, as a fraction of the height.
+        shear: Shear in degrees: columns stay straight, rows slant.
+        zx: Zoom along the width; 1 is none, 2 shows twice the width.
+        zy: Zoom along the height.
         flip_horizontal: 1 flips left to right, 0 does not.
         flip_vertical: 1 flips upside down, 0 does not.
     """
@@ -129,8 +132,8 @@ def sample(ranges: AffineRanges, seed: int, epoch, ids) -> AffineParameters:
     either_way = 2.0 * unit - 1.0
     return AffineParameters(
         theta=either_way[:, 0] * ranges.rotation_range,
-        tx=either_way[:, 1] * ranges.height_shift_range,
-        ty=either_way[:, 2] * ranges.width_shift_range,
+        tx=either_way[:, 1] * ranges.width_shift_range,
+        ty=either_way[:, 2] * ranges.height_shift_range,
         shear=either_way[:, 3] * ranges.shear_range,
         zx=1.0 + either_way[:, 4] * ranges.zoom_range,
         zy=1.0 + either_way[:, 5] * ranges.zoom_range,
@@ -212,8 +215,8 @@ def matrices(
 ) -> tf.Tensor:
     """Composes the map from output to input pixels of every image.
 
-    In coordinates (row, column) about the centre the map is
-    rotation * shift * shear * zoom * flip, as in `ImageDataGenerator`.
+    In coordinates (x, y) about the centre, x to the right and y down, the map
+    is rotation * shift * shear * zoom * flip, as in `ImageDataGenerator`.
 
     Args:
         parameters: The parameters of each image.
@@ -228,42 +231,33 @@ def matrices(
     shear = parameters.shear * (np.pi / 180)
     cos, sin = tf.cos(theta), tf.sin(theta)
     # Rotation * shear, then each column scaled by its zoom and flip.
-    scale_row = parameters.zx * (1.0 - 2.0 * parameters.flip_vertical)
-    scale_column = parameters.zy * (1.0 - 2.0 * parameters.flip_horizontal)
-    row_row = cos * scale_row
-    row_column = -(cos * tf.sin(shear) + sin * tf.cos(shear)) * scale_column
-    column_row = sin * scale_row
-    column_column = (cos * tf.cos(shear) - sin * tf.sin(shear)) * scale_column
-    shift_row = parameters.tx * height
-    shift_column = parameters.ty * width
+    scale_x = parameters.zx * (1.0 - 2.0 * parameters.flip_horizontal)
+    scale_y = parameters.zy * (1.0 - 2.0 * parameters.flip_vertical)
+    x_of_x = cos * scale_x
+    x_of_y = -tf.sin(theta + shear) * scale_y
+    y_of_x = sin * scale_x
+    y_of_y = tf.cos(theta + shear) * scale_y
+    shift_x = parameters.tx * width
+    shift_y = parameters.ty * height
     # The centre of pixels 0 .. n-1, onto which the map's origin is moved.
-    middle_row, middle_column = (height - 1) / 2, (width - 1) / 2
-    offset_row = (
-        middle_row
-        + cos * shift_row
-        - sin * shift_column
-        - row_row * middle_row
-        - row_column * middle_column
+    middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
+    offset_x = (
+        middle_x
+        + cos * shift_x
+        - sin * shift_y
+        - x_of_x * middle_x
+        - x_of_y * middle_y
     )
-    offset_column = (
-        middle_column
-        + sin * shift_row
-        + cos * shift_column
-        - column_row * middle_row
-        - column_column * middle_column
+    offset_y = (
+        middle_y
+        + sin * shift_x
+        + cos * shift_y
+        - y_of_x * middle_x
+        - y_of_y * middle_y
     )
     zero = tf.zeros_like(theta)
     return tf.stack(
-        [
-            column_column,
-            column_row,
-            offset_column,
-            row_column,
-            row_row,
-            offset_row,
-            zero,
-            zero,
-        ],
+        [x_of_x, x_of_y, offset_x, y_of_x, y_of_y, offset_y, zero, zero],
         axis=1,
     )
 
