@@ -5,29 +5,39 @@ import types
 
 import pytest
 
+from data_prep.dataset import manifest as manifest_lib
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import UsageError
 from trainer.config import Config
+from trainer.engine import start_rule
 
 
 @pytest.fixture
-def begun(tf, tmp_path):
+def begun(tmp_path):
     """A model directory that a run has begun; returns it and its config."""
-    from trainer.engine import model_directory
-
     config = Config("data", str(tmp_path), dropout=0.25, recipe="fast")
-    content = model_directory.identity(config, MANIFEST)
-    (tmp_path / model_directory.CONFIG).write_text(json.dumps(content))
+    content = start_rule.identity(config, MANIFEST)
+    (tmp_path / start_rule.CONFIG).write_text(json.dumps(content))
     return tmp_path, config
 
 
-MANIFEST = types.SimpleNamespace(fingerprint="0123456789abcdef")
+MANIFEST = types.SimpleNamespace(
+    fingerprint="0123456789abcdef",
+    splits={
+        "train": types.SimpleNamespace(count=1000),
+        "validation": types.SimpleNamespace(count=100),
+    },
+)
+
+
+@pytest.fixture(autouse=True)
+def data_set(monkeypatch):
+    monkeypatch.setattr(manifest_lib, "load", lambda _: MANIFEST)
 
 
 def check(config, model_dir):
-    from trainer.engine import model_directory
-
-    model_directory.check_same_run(config, MANIFEST, model_dir)
+    assert config.run.model_dir == str(model_dir)
+    start_rule.check(config)
 
 
 def forget(model_dir, *names):
@@ -75,12 +85,10 @@ def test_what_a_run_is_may_not_change_but_how_it_runs_may(begun):
 
 
 def test_workers_agree_on_what_they_compute_and_may_differ_in_places(begun):
-    from trainer.engine import model_directory
-
     _, config = begun
 
     def purpose(**changes):
-        return model_directory.purpose(config.replace(**changes), MANIFEST)
+        return start_rule.purpose(config.replace(**changes), MANIFEST)
 
     assert purpose(cache_dir="here", checkpoint_minutes=1.0) == purpose()
     for name in ("steps_per_loop", "nan_retries", "seed"):

@@ -322,6 +322,9 @@ def test_a_model_directory_belongs_to_one_run(trained, data, tmp_path, tf):
         (["--head=gap", "stray"], 64, r"Received: ['stray']"),
         (["--data_dir=nowhere"], 65, "python -m data_prep.task"),
         (["--data_dir="], 64, "--data_dir is missing"),
+        (["--seed=5000000000"], 64, "at most 2147483647"),
+        (["--warmup_epochs=nan"], 64, "--warmup_epochs=nan"),
+        (["--model_dir=/dev/null/model"], 64, "/dev/null is no folder"),
     ],
 )
 def test_mistakes(data, tmp_path, arguments, code, message):
@@ -331,6 +334,62 @@ def test_mistakes(data, tmp_path, arguments, code, message):
     assert "Traceback" not in done.stderr
     assert done.stderr.count("\n") <= 2
     assert not (tmp_path / "model").exists()
+
+
+@pytest.fixture
+def no_tensorflow(tmp_path, monkeypatch):
+    """A TensorFlow that cannot be imported stands before the real one."""
+    folder = tmp_path / "no" / "tensorflow"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise SystemError('imported')")
+    monkeypatch.setenv("PYTHONPATH", str(folder.parent))
+
+
+def test_answers_that_need_no_tensorflow(
+    trained, data, run, tmp_path, no_tensorflow
+):
+    """It takes seconds to import."""
+    model, _ = trained
+    same = flags(**{**settings_of(model), "min_accuracy": 0})
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "config.json").write_text('{"name": "thesis"}')
+    new, no_data = f"--model_dir={tmp_path / 'model'}", "--data_dir=nowhere"
+    for module, arguments, code, message in (
+        ("trainer.task", [no_data, new], 65, "no manifest.json"),
+        ("trainer.features", [no_data, "--output_dir=x"], 65, "no manifest"),
+        ("trainer.find_lr", [no_data], 65, "no manifest.json"),
+        ("trainer.preview", [no_data], 65, "no manifest.json"),
+        ("trainer.evaluate", ["--model_dir=nowhere"], 65, "no config.json"),
+        ("trainer.evaluate", [f"--model_dir={foreign}"], 65, "no config of"),
+        ("trainer.export", ["--model_dir=nowhere"], 65, "no config.json"),
+        (
+            "trainer.task",
+            [f"--data_dir={data}", f"--model_dir={model}", *same, "--seed=4"],
+            64,
+            "--seed=4 (was 3)",
+        ),
+        (
+            "trainer.task",
+            [f"--data_dir={data}", f"--model_dir={foreign}"],
+            65,
+            "is no config of a run",
+        ),
+        (
+            "trainer.task",
+            [f"--data_dir={data}", f"--model_dir={model}", *same],
+            0,
+            "",
+        ),
+    ):
+        done = run(module, *arguments)
+        assert done.returncode == code, (module, arguments, done.stderr)
+        assert message in done.stderr
+        assert "imported" not in done.stderr
+    assert "finished already" in done.stdout
+    control = run("trainer.task", f"--data_dir={data}", new, "--batch_size=8")
+    assert control.returncode == 1
+    assert "SystemError: imported" in control.stderr
 
 
 def test_a_batch_that_replicas_cannot_share(data, tmp_path, tf):

@@ -11,6 +11,7 @@ from data_prep.runtime import settings
 from data_prep.runtime import startup
 from data_prep.runtime.settings import setting
 from trainer import groups
+from trainer.engine import start_rule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +36,13 @@ class EvaluateConfig(settings.Config):
 
 def main(config: EvaluateConfig) -> None:
     """Measures the model and prints a table."""
+    chosen = config.evaluation
+    start_rule.load(chosen.model_dir)  # before what takes seconds
     startup.import_tensorflow()
     from trainer.inference import evaluation
     from trainer.inference import finished
     from trainer.pipeline.reader import naming_failures
 
-    chosen = config.evaluation
     with naming_failures():
         result = finished.evaluate(chosen.model_dir, chosen.split)
     print(evaluation.table(result))

@@ -9,6 +9,7 @@ from data_prep.runtime import command
 from data_prep.runtime import settings
 from data_prep.runtime import startup
 from trainer import groups
+from trainer.engine import start_rule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +29,11 @@ class ExportConfig(settings.Config):
 
 def main(config: ExportConfig) -> None:
     """Exports the model and says where it is."""
+    model_dir = config.export.model_dir
+    start_rule.load(model_dir)  # before what takes seconds
     startup.import_tensorflow()
     from trainer.inference import finished
 
-    model_dir = config.export.model_dir
     finished.export(model_dir)
     print(f"{model_dir}/model.keras\n{model_dir}/saved_model")
 

@@ -12,8 +12,8 @@ from trainer.config import Config
 from trainer.distribution import rendezvous
 from trainer.distribution.cluster import Cluster
 from trainer.distribution.worker_group import WorkerGroup
-from trainer.engine import model_directory
 from trainer.engine import setup
+from trainer.engine import start_rule
 from trainer.feature_extraction import extractor as extractor_lib
 from trainer.feature_extraction import views
 from trainer.feature_extraction.store import FeatureSet
@@ -45,7 +45,7 @@ def extract(
     manifest = manifest_lib.load(config.data.data_dir)
     _check_splits(manifest, splits_wanted)
     if cluster:
-        purpose = model_directory.purpose(config, manifest)
+        purpose = start_rule.purpose(config, manifest)
         rendezvous.meet(
             cluster.workers,
             cluster.index,

@@ -20,6 +20,7 @@ if __name__ == "__main__":  # before all that takes time to import
 import dataclasses
 from typing import Any
 
+from data_prep.dataset import manifest as manifest_lib
 from data_prep.dataset import splits
 from data_prep.runtime import command
 from data_prep.runtime import settings
@@ -27,6 +28,7 @@ from data_prep.runtime import startup
 from data_prep.runtime.settings import setting
 from trainer.config import Config
 from trainer.distribution.cluster import find_cluster
+from trainer.distribution.cluster import is_first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +70,7 @@ class FeaturesConfig(Config):
 def main(config: FeaturesConfig) -> None:
     """Extracts the features and prints where they are."""
     cluster = find_cluster(os.environ)
+    manifest_lib.load(config.data.data_dir)  # before what takes seconds
     startup.import_tensorflow()
     from trainer import extraction
     from trainer.distribution import devices
@@ -83,7 +86,7 @@ def main(config: FeaturesConfig) -> None:
         for features, reader in extraction.extract(
             config, wanted.split, cluster
         ):
-            if not worker_group.is_first(cluster):
+            if not is_first(cluster):
                 continue
             print(
                 f"{features.folder}: {features.count} images, "

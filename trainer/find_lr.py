@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.dataset import manifest as manifest_lib
 from data_prep.dataset import splits
 from data_prep.runtime import atomic
 from data_prep.runtime import command
@@ -226,6 +227,7 @@ def main(config: FindLrConfig) -> None:
     """
     search = config.search
     output = pathlib.Path(search.output)
+    manifest_lib.load(config.data.data_dir)  # before what takes seconds
     startup.import_tensorflow()
     rates, losses = find_lr(
         config, search.phase, search.lowest, search.highest, search.steps

@@ -74,7 +74,10 @@ class Run(settings.Group):
         first=True,
     )
     seed: int = setting(
-        0, "Seed of the weights, the order and the augmentation.", low=0
+        0,
+        "Seed of the weights, the order and the augmentation.",
+        low=0,
+        high=2**31 - 1,
     )
     deterministic: bool = setting(
         False, "Use only operations whose result repeats to the bit."

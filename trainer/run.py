@@ -1,28 +1,23 @@
 """The story of a run: data and devices -> phases -> export -> evaluation."""
 
-import json
 import pathlib
 import time
 from collections.abc import Sequence
 
 import keras
 
-from data_prep.dataset import manifest as manifest_lib
-from data_prep.dataset import splits
 from data_prep.dataset.manifest import Manifest
 from data_prep.runtime import atomic
-from data_prep.runtime.errors import DataError
-from data_prep.runtime.errors import TrainingError
-from data_prep.runtime.errors import UsageError
 from trainer.config import Config
 from trainer.distribution import devices
 from trainer.distribution import rendezvous
 from trainer.distribution.cluster import Cluster
+from trainer.distribution.cluster import is_first
 from trainer.distribution.worker_group import WorkerGroup
-from trainer.distribution.worker_group import is_first
 from trainer.distribution.worker_group import stop_when_worker_lost
 from trainer.engine import model_directory
 from trainer.engine import setup
+from trainer.engine import start_rule
 from trainer.engine import training as training_lib
 from trainer.engine.phases import train_phases
 from trainer.feature_extraction import extractor as extractor_lib
@@ -65,24 +60,18 @@ def run(
         Stopped: If a signal asked to stop, or another worker is gone.
     """
     begun_at = time.time()
-    manifest = manifest_lib.load(config.data.data_dir)
-    model_dir = pathlib.Path(config.run.model_dir)
-    model_directory.check_same_run(config, manifest, model_dir)
-    done_path = model_dir / "DONE.json"
-    if done_path.exists():
-        done = json.loads(done_path.read_text())
-        print(f"{model_dir} is finished already; nothing to do.")
-    else:
-        _check_splits(config, manifest)
-        cluster = devices.cluster_of(config.devices.strategy, cluster)
-        with stop_when_worker_lost(cluster), naming_failures():
-            done = train_and_evaluate(
-                config, manifest, cluster, log_dir, callbacks
-            )
-        done["seconds"] = time.time() - begun_at
-        if is_first(cluster):
-            atomic.write_json(done_path, done)
-    _check_accuracy(done, config.run.min_accuracy)
+    manifest = start_rule.check(config)
+    done = start_rule.finished(config)
+    if done is not None:
+        return done
+    cluster = devices.cluster_of(config.devices.strategy, cluster)
+    with stop_when_worker_lost(cluster), naming_failures():
+        done = train_and_evaluate(config, manifest, cluster, log_dir, callbacks)
+    done["seconds"] = time.time() - begun_at
+    if is_first(cluster):
+        path = pathlib.Path(config.run.model_dir, start_rule.DONE)
+        atomic.write_json(path, done)
+    start_rule.check_accuracy(done, config.run.min_accuracy)
     return done
 
 
@@ -107,7 +96,7 @@ def train_and_evaluate(
     """
     model_dir = pathlib.Path(config.run.model_dir)
     if cluster:
-        purpose = model_directory.purpose(config, manifest)
+        purpose = start_rule.purpose(config, manifest)
         timeout = config.devices.startup_timeout
         rendezvous.meet(cluster.workers, cluster.index, purpose, timeout)
     strategy, model = setup.make_model(config, manifest, cluster)
@@ -152,32 +141,3 @@ def train_and_evaluate(
         "exported": state.best,
         "evaluation": {name: evaluation[name] for name in reported},
     }
-
-
-def _check_splits(config: Config, manifest: Manifest) -> None:
-    missing = {splits.TRAIN, splits.VALIDATION} - set(manifest.splits)
-    if missing:
-        raise DataError(
-            f"{config.data.data_dir} has no {missing.pop()} split, only "
-            f"{', '.join(manifest.splits)}. Training needs train and "
-            "validation, which decides what is exported. Prepare the data "
-            "again: with --validation_fraction=0.1, which takes it out of "
-            "train and keeps a given test split, or with --splits, which "
-            "splits all images anew."
-        )
-    images = manifest.splits[splits.TRAIN].count
-    batch_size = config.optimisation.batch_size
-    if batch_size > images:
-        raise UsageError(
-            f"--batch_size={batch_size} is impossible: the train split "
-            f"has {images} images. Use at most --batch_size={images}."
-        )
-
-
-def _check_accuracy(done: dict, min_accuracy: float) -> None:
-    evaluation = done["evaluation"]
-    if evaluation["accuracy"] < min_accuracy:
-        raise TrainingError(
-            f"{evaluation['split']} accuracy {evaluation['accuracy']:.4f} is "
-            f"below --min_accuracy={min_accuracy}."
-        )

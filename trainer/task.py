@@ -24,7 +24,10 @@ from trainer.config import Config
 from trainer.distribution import command_line
 from trainer.distribution import handover
 from trainer.distribution import platform_settings
+from trainer.distribution.cluster import Cluster
 from trainer.distribution.cluster import find_cluster
+from trainer.distribution.cluster import is_first
+from trainer.engine import start_rule
 
 
 def adopt_platform(flag_values: flags.FlagValues) -> None:
@@ -51,13 +54,11 @@ def main(config: Config) -> None:
     try:
         refuse_object_storage(config)
         cluster = find_cluster(os.environ)
-        startup.import_tensorflow()
-        from trainer.distribution import worker_group
-        from trainer.run import run
-
-        with worker_group.exit_at_once_when_stopped(cluster):
-            done = run(config, cluster=cluster, log_dir=platform.log_dir or "")
-        if worker_group.is_first(cluster):
+        start_rule.check(config)
+        done = start_rule.finished(config)
+        if done is None:
+            done = _train(config, cluster, platform.log_dir or "")
+        if is_first(cluster):
             _hand_over(config, platform, done)
     except Stopped:
         raise
@@ -66,6 +67,15 @@ def main(config: Config) -> None:
             handover.report_failure(platform.failure_file, error)
         raise
     print(f"model: {config.run.model_dir}")
+
+
+def _train(config: Config, cluster: Cluster | None, log_dir: str) -> dict:
+    startup.import_tensorflow()
+    from trainer.distribution import worker_group
+    from trainer.run import run
+
+    with worker_group.exit_at_once_when_stopped(cluster):
+        return run(config, cluster=cluster, log_dir=log_dir)
 
 
 def refuse_object_storage(config: Config) -> None:

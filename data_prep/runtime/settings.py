@@ -121,10 +121,10 @@ class Setting:
     def range(self) -> str:
         """The limits as people read them, "" where there are none."""
         if self.low is not None and self.high is not None:
-            return f"{self.low:g} to {self.high:g}"
+            return f"{self.low:.10g} to {self.high:.10g}"
         if self.low is not None:
-            return f"at least {self.low:g}"
-        return "" if self.high is None else f"at most {self.high:g}"
+            return f"at least {self.low:.10g}"
+        return "" if self.high is None else f"at most {self.high:.10g}"
 
     def _wrong(self, value: Any, expected: str) -> UsageError:
         return UsageError(f"--{self.name}={value} is impossible: {expected}.")

@@ -38,6 +38,11 @@ class Cluster:
     index: int
 
 
+def is_first(cluster: Cluster | None) -> bool:
+    """Returns whether this worker writes files and prints."""
+    return cluster is None or cluster.index == 0
+
+
 def find_cluster(
     environ: Mapping[str, str], opt_ml: pathlib.Path = sagemaker_hosts.OPT_ML
 ) -> Cluster | None:

@@ -14,6 +14,7 @@ from data_prep.runtime import signals
 from data_prep.runtime.errors import EXIT_STOPPED
 from data_prep.runtime.errors import Stopped
 from trainer.distribution.cluster import Cluster
+from trainer.distribution.cluster import is_first
 
 _PIECE = 1 << 18  # numbers that are sent at once
 _POLL_SECONDS = 2.0  # of independent work between two exchanges of status
@@ -149,11 +150,6 @@ class WorkerGroup:
             )
 
         return add
-
-
-def is_first(cluster: Cluster | None) -> bool:
-    """Returns whether this worker writes files and prints."""
-    return cluster is None or cluster.index == 0
 
 
 @contextlib.contextmanager

@@ -1,10 +1,5 @@
-"""Which run a model directory belongs to, and its best epoch.
+"""What a run writes into its model directory first, and its best epoch."""
 
-A directory belongs to one set of flags and one data set. Only paths and
-devices may differ between the runs that continue in it.
-"""
-
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -15,93 +10,15 @@ import sys
 import keras
 import tensorflow as tf
 
-from data_prep.dataset import manifest as manifest_lib
 from data_prep.dataset.manifest import Manifest
 from data_prep.runtime import atomic
 from data_prep.runtime.errors import DataError
-from data_prep.runtime.errors import UsageError
-from data_prep.runtime.settings import RUN
-from data_prep.runtime.settings import START
 from trainer.config import Config
 from trainer.distribution.worker_group import WorkerGroup
 from trainer.engine import checkpoint
+from trainer.engine import start_rule
 
-CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
-
-
-def identity(config: Config, manifest: Manifest) -> dict:
-    """Returns the content of `config.json`.
-
-    Args:
-        config: All settings of the run.
-        manifest: The data set's manifest.
-
-    Returns:
-        All flags, and the fingerprint of the data set.
-    """
-    return {
-        **config.values(),
-        "data_fingerprint": manifest.fingerprint,
-    }
-
-
-def purpose(config: Config, manifest: Manifest) -> str:
-    """Returns a text that is equal in all workers of the same run.
-
-    Args:
-        config: All settings of the run.
-        manifest: The data set's manifest.
-    """
-    common = config.identity(RUN, START)
-    text = json.dumps([common, manifest.fingerprint], sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return f"{config.run.model_dir} {digest[:12]}"
-
-
-def check_same_run(
-    config: Config, manifest: Manifest, model_dir: pathlib.Path
-) -> None:
-    """Refuses a model directory that belongs to another run.
-
-    Args:
-        config: All settings of the run.
-        manifest: The data set's manifest.
-        model_dir: The model directory; it need not exist.
-
-    Raises:
-        UsageError: If it was begun with other flags.
-        DataError: If it is of another data set, or not a model directory.
-    """
-    path = model_dir / CONFIG
-    if not path.exists():
-        if model_dir.exists() and any(model_dir.iterdir()):
-            raise DataError(
-                f"--model_dir={model_dir} is not empty and holds no "
-                f"{CONFIG}, so it is no model directory. Pass another."
-            )
-        return
-    begun = json.loads(path.read_text())
-    if begun["data_fingerprint"] != manifest.fingerprint:
-        raise DataError(
-            f"{model_dir} was trained on another data set: its fingerprint is "
-            f"{begun['data_fingerprint'][:12]}..., that of "
-            f"{config.data.data_dir} is {manifest.fingerprint[:12]}.... Pass that data set, or "
-            "another --model_dir."
-        )
-    # A setting that an older version did not know had its default then.
-    defaults = {one.name: one.default for one in config.settings()}
-    different = [
-        f"--{name}={value} (was {was})"
-        for name, value in config.identity().items()
-        if (was := begun.get(name, defaults[name])) != value
-    ]
-    if different:
-        raise UsageError(
-            f"{model_dir} was begun with other flags: "
-            f"{', '.join(different)}. Run it with those, or pass another "
-            "--model_dir."
-        )
 
 
 def claim(
@@ -123,38 +40,11 @@ def claim(
     """
     found = environment(strategy)
     warn_of_changes(model_dir / ENVIRONMENT, found)
-    atomic.write_json(model_dir / CONFIG, identity(config, manifest))
+    atomic.write_json(
+        model_dir / start_rule.CONFIG, start_rule.identity(config, manifest)
+    )
     atomic.sweep(model_dir)
     atomic.write_json(model_dir / ENVIRONMENT, found)
-
-
-def load(model_dir: str) -> tuple[Config, Manifest]:
-    """Returns the config and the data set that a model directory belongs to.
-
-    Args:
-        model_dir: What `trainer.task` wrote.
-
-    Raises:
-        DataError: If it is not a model directory, or its data set has
-            changed.
-    """
-    path = pathlib.Path(model_dir, CONFIG)
-    try:
-        begun = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{model_dir} is no model directory: {error}. Expected what "
-            "trainer.task wrote."
-        ) from None
-    fingerprint = begun.pop("data_fingerprint")
-    config = Config(**{**begun, "model_dir": model_dir})
-    manifest = manifest_lib.load(config.data.data_dir)
-    if manifest.fingerprint != fingerprint:
-        raise DataError(
-            f"{config.data.data_dir} is not the data set that {model_dir} was "
-            "trained on: its fingerprint has changed. Put that one back."
-        )
-    return config, manifest
 
 
 def restore_best(

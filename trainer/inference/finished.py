@@ -5,6 +5,7 @@ import pathlib
 from trainer.distribution import devices
 from trainer.distribution.worker_group import WorkerGroup
 from trainer.engine import model_directory
+from trainer.engine import start_rule
 from trainer.inference import evaluation
 from trainer.inference import exporting
 from trainer.models.classifier import build_classifier
@@ -21,7 +22,7 @@ def export(model_dir: str) -> None:
     Raises:
         DataError: If there is no finished epoch.
     """
-    config, manifest = model_directory.load(model_dir)
+    config, manifest = start_rule.load(model_dir)
     devices.set_precision(config.devices.precision)
     # A new model, outside of any strategy, so that nothing of a strategy is
     # exported. Without dropout, which has no variables and is not a layer of
@@ -53,7 +54,7 @@ def evaluate(model_dir: str, split: str) -> dict:
     Raises:
         DataError: If there is no finished epoch, or the data set has changed.
     """
-    config, manifest = model_directory.load(model_dir)
+    config, manifest = start_rule.load(model_dir)
     devices.set_precision(config.devices.precision)
     strategy = devices.make_strategy(
         config.devices.strategy, config.devices.virtual_devices
