@@ -322,7 +322,7 @@ def test_a_model_directory_belongs_to_one_run(trained, data, tmp_path, tf):
         (["--head=gap", "stray"], 64, r"Received: ['stray']"),
         (["--data_dir=nowhere"], 65, "python -m data_prep.task"),
         (["--data_dir="], 64, "--data_dir is missing"),
-        (["--seed=5000000000"], 64, "at most 2147483647"),
+        (["--seed=5000000000"], 64, "0 to 2147483647"),
         (["--warmup_epochs=nan"], 64, "--warmup_epochs=nan"),
         (["--model_dir=/dev/null/model"], 64, "/dev/null is no folder"),
     ],

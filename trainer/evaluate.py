@@ -37,6 +37,7 @@ class EvaluateConfig(settings.Config):
 def main(config: EvaluateConfig) -> None:
     """Measures the model and prints a table."""
     chosen = config.evaluation
+    startup.require_tensorflow()
     start_rule.load(chosen.model_dir)  # before what takes seconds
     startup.import_tensorflow()
     from trainer.inference import evaluation

@@ -30,6 +30,7 @@ class ExportConfig(settings.Config):
 def main(config: ExportConfig) -> None:
     """Exports the model and says where it is."""
     model_dir = config.export.model_dir
+    startup.require_tensorflow()
     start_rule.load(model_dir)  # before what takes seconds
     startup.import_tensorflow()
     from trainer.inference import finished

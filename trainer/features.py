@@ -70,6 +70,7 @@ class FeaturesConfig(Config):
 def main(config: FeaturesConfig) -> None:
     """Extracts the features and prints where they are."""
     cluster = find_cluster(os.environ)
+    startup.require_tensorflow()
     manifest_lib.load(config.data.data_dir)  # before what takes seconds
     startup.import_tensorflow()
     from trainer import extraction

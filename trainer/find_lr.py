@@ -227,6 +227,7 @@ def main(config: FindLrConfig) -> None:
     """
     search = config.search
     output = pathlib.Path(search.output)
+    startup.require_tensorflow()
     manifest_lib.load(config.data.data_dir)  # before what takes seconds
     startup.import_tensorflow()
     rates, losses = find_lr(

@@ -54,6 +54,7 @@ def main(config: Config) -> None:
     try:
         refuse_object_storage(config)
         cluster = find_cluster(os.environ)
+        startup.require_tensorflow()
         start_rule.check(config)
         done = start_rule.finished(config)
         if done is None:

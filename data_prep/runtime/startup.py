@@ -11,6 +11,19 @@ from absl import logging as absl_logging
 from data_prep.runtime.errors import UsageError
 
 
+def require_tensorflow() -> None:
+    """Refuses to go on without TensorFlow, which is not imported yet.
+
+    Raises:
+        UsageError: If TensorFlow is not installed: data_prep needs none.
+    """
+    if importlib.util.find_spec("tensorflow") is None:
+        raise UsageError(
+            "this command needs TensorFlow. Install it with "
+            "`pip install 'shardtune[train]'`."
+        )
+
+
 def import_tensorflow() -> None:
     """Imports TensorFlow and Keras, showing their messages only on failure.
 
@@ -21,11 +34,7 @@ def import_tensorflow() -> None:
     Raises:
         UsageError: If TensorFlow is not installed: data_prep needs none.
     """
-    if importlib.util.find_spec("tensorflow") is None:
-        raise UsageError(
-            "this command needs TensorFlow. Install it with "
-            "`pip install 'shardtune[train]'`."
-        )
+    require_tensorflow()
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         import tensorflow  # noqa: F401
 
