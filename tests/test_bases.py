@@ -1,9 +1,14 @@
 """The table of bases, against keras.applications itself."""
 
 import importlib
+import os
+import subprocess
+import sys
+import types
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import UsageError
@@ -143,6 +148,145 @@ def test_batch_normalisation_keeps_its_statistics_in_fine_tuning():
     set_trainable(model, BASES["mobilenet"].layers[0])
     model(images, training=True)
     assert not np.array_equal(statistics[0].numpy(), before[0])
+
+
+def trained_whole(tf, base, replicas, steps=3, images=8, **options):
+    """Trains a whole base; returns the losses, and each replica's variables."""
+    import keras
+
+    from trainer.augmentation import policies
+    from trainer.distribution import devices
+    from trainer.engine import loop
+    from trainer.engine import optimizers
+    from trainer.engine.results import StepResult
+    from trainer.models.classifier import set_trainable
+    from trainer.pipeline.input_pipeline import Batch
+
+    keras.utils.set_random_seed(0)
+    strategy = tf.distribute.get_strategy()
+    if replicas > 1:
+        strategy = tf.distribute.MirroredStrategy(
+            [f"CPU:{n}" for n in range(replicas)]
+        )
+    with strategy.scope():
+        model = build(base)
+        set_trainable(model, BASES[base].layers[0])
+        optimizer = optimizers.create(
+            "sgd",
+            "phase",
+            model.trainable_variables,
+            momentum=0.9,
+            weight_decay=0.0,
+            factors={},
+        )
+    size, (_, side, _, _) = images // replicas, model.input.shape
+    generator = np.random.default_rng(0)
+    count = steps * images
+    shares = Batch(
+        generator.integers(0, 256, (count, side, side, 3), np.uint8),
+        generator.integers(0, 3, count).astype(np.int32),
+        np.arange(count),
+        np.full(count, 1 / images, np.float32),
+    )
+    source = tf.data.Dataset.from_tensor_slices(shares).batch(size, True)
+    train = loop.make_train(
+        strategy,
+        model,
+        optimizer,
+        policies.create(policies.Policy("none"), 3),
+        loop.StepOptions(**options),
+    )
+    iterator = iter(devices.distribute(strategy, source))
+    rates = tf.fill([steps], tf.constant(0.001))
+    arguments = (tf.constant(0, tf.int64), tf.constant(0, tf.int64))
+    packed = train(iterator, *arguments, rates, tf.constant(0.0, tf.float64))
+    result = StepResult.unpack(packed.numpy())
+    copies = {
+        v.path: [
+            x.numpy() for x in strategy.experimental_local_results(v.value)
+        ]
+        for v in model.variables
+    }
+    return result.loss_sum / result.images, copies
+
+
+@pytest.mark.parametrize(
+    "base, options",
+    [
+        ("mobilenet", {}),
+        *(
+            pytest.param(base, options, marks=pytest.mark.slow)
+            for base, options in (
+                ("mobilenet", {"jit_compile": True}),  # by one replica only
+                ("efficientnet_v2_b0", {}),
+            )
+        ),
+    ],
+)
+def test_replicas_train_a_whole_base_as_one_device_does(
+    base, options, tmp_path
+):
+    """The loss of every step, and the same variables on both replicas.
+
+    In processes of their own: TensorFlow's collectives remember the shapes of
+    an earlier strategy of the same process.
+    """
+
+    def run(replicas, **options):
+        path = tmp_path / f"{replicas}.npz"
+        code = (
+            "import sys, numpy, test_bases; from data_prep.runtime import "
+            "startup; startup.import_tensorflow(); import tensorflow as tf; "
+            "tf.config.set_logical_device_configuration("
+            "tf.config.list_physical_devices('CPU')[0], "
+            "[tf.config.LogicalDeviceConfiguration()] * 2); "
+            f"losses, copies = test_bases.trained_whole(tf, {base!r}, "
+            f"{replicas}, **{options}); "
+            f"numpy.savez({str(path)!r}, losses=losses, **copies)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT / "tests",
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        found = dict(np.load(path))
+        return found.pop("losses"), found
+
+    alone, variables = run(1)
+    losses, copies = run(2, **options)
+    np.testing.assert_allclose(losses, alone, rtol=1e-3)
+    assert len(copies) > 100
+    for path, (first, second) in copies.items():
+        np.testing.assert_array_equal(first, second, path)
+        np.testing.assert_allclose(
+            first, variables[path][0], rtol=0.05, atol=0.05, err_msg=path
+        )
+
+
+def test_accumulation_is_refused_to_batch_normalisation(tf):
+    """The statistics would be those of a part of the batch."""
+    from trainer.engine import setup
+
+    config = Config(
+        "data",
+        "model",
+        base="mobilenet",
+        weights="none",
+        image_size=32,
+        frozen_epochs=0,
+        finetune_from="conv1",
+        accumulation=2,
+    )
+    manifest = types.SimpleNamespace(classes=("a", "b"))
+    with pytest.raises(UsageError, match="--accumulation=2 is impossible"):
+        setup.make_model(config, manifest)
+    later = config.replace(
+        finetune_from="conv_dw_12", freeze_random_weights=True
+    )
+    setup.make_model(later, manifest)
 
 
 @pytest.mark.parametrize(

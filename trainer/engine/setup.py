@@ -20,6 +20,7 @@ from trainer.feature_extraction.extractor import Extractor
 from trainer.feature_extraction.head_init import ViewedSplit
 from trainer.models import weights
 from trainer.models.classifier import build_classifier
+from trainer.models.classifier import learns_statistics
 from trainer.pipeline.data_loader import DataLoader
 from trainer.pipeline.reader import Reader
 
@@ -38,7 +39,8 @@ def make_model(
         The strategy, and the model made under it.
 
     Raises:
-        UsageError: If the batch size does not fit the devices.
+        UsageError: If the batch size does not fit the devices, or
+            accumulation the network.
         DataError: If the weights are unusable.
     """
     strategy = devices.make_strategy(
@@ -64,6 +66,7 @@ def make_model(
         model = build_classifier(
             len(manifest.classes), config.data.image_size, config.model
         )
+    _check_accumulation(config, model)
     for name, arrays in loaded.items():
         model.get_layer(name).set_weights(arrays)
     return strategy, model
@@ -105,6 +108,19 @@ def _check_batch_size(batch_size: int, replicas: int, pieces: int) -> None:
         raise UsageError(
             f"--batch_size={batch_size} cannot be shared evenly by "
             f"{replicas} replicas{in_pieces}. Use --batch_size={nearest}."
+        )
+
+
+def _check_accumulation(config: Config, model: keras.Model) -> None:
+    pieces = config.optimisation.accumulation
+    if pieces > 1 and any(
+        learns_statistics(model, phase.train_from) for phase in config.phases
+    ):
+        raise UsageError(
+            f"--accumulation={pieces} is impossible where the whole of "
+            f"{config.model.base} learns: its batch normalisation needs the "
+            "statistics of the whole batch at once. Pass --accumulation=1 and "
+            "a smaller --batch_size, or begin --finetune_from at a later layer."
         )
 
 

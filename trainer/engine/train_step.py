@@ -150,7 +150,13 @@ def _make_forward_backward(
         gradients = tape.gradient(loss, variables)
         return gradients, results.measure(label, weight, logits, losses)
 
-    if options.jit_compile:
+    # Statistics that replicas share are summed by collectives, which XLA does
+    # not compile.
+    shares_statistics = replicas > 1 and any(
+        isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+        for layer in model.layers
+    )
+    if options.jit_compile and not shares_statistics:
         return tf.function(forward_backward, jit_compile=True)
     return forward_backward
 

@@ -85,6 +85,12 @@ def build_base(
             count = counts.get(kind, 0)
             counts[kind] = count + 1
             layer.name = f"{kind}_{count}" if count else kind
+        if isinstance(layer, keras.layers.BatchNormalization):
+            # Statistics of the whole batch, whatever the number of replicas.
+            layer.synchronized = True
+        if isinstance(layer, keras.layers.Dropout):
+            # EfficientNet's stochastic depth draws by device, not by image.
+            layer.rate = 0.0
     return built
 
 
@@ -128,6 +134,19 @@ def learning_layers(
         if base_learns or not in_base:
             result.append(layer)
     return result
+
+
+def learns_statistics(model: keras.Model, train_from: str | None) -> bool:
+    """Returns whether images of a batch depend on each other in training.
+
+    Args:
+        model: What `build_classifier` returned.
+        train_from: As in `learning_layers`.
+    """
+    return any(
+        isinstance(layer, keras.layers.BatchNormalization)
+        for layer in learning_layers(model, train_from)
+    )
 
 
 def base_of(model: keras.Model) -> keras.Model:
