@@ -20,6 +20,7 @@ from trainer.feature_extraction.extractor import Extractor
 from trainer.feature_extraction.head_init import ViewedSplit
 from trainer.models import weights
 from trainer.models.classifier import build_classifier
+from trainer.models.classifier import learning_layers
 from trainer.models.classifier import learns_statistics
 from trainer.pipeline.data_loader import DataLoader
 from trainer.pipeline.reader import Reader
@@ -114,7 +115,8 @@ def _check_batch_size(batch_size: int, replicas: int, pieces: int) -> None:
 def _check_accumulation(config: Config, model: keras.Model) -> None:
     pieces = config.optimisation.accumulation
     if pieces > 1 and any(
-        learns_statistics(model, phase.train_from) for phase in config.phases
+        learns_statistics(learning_layers(model, phase.train_from))
+        for phase in config.phases
     ):
         raise UsageError(
             f"--accumulation={pieces} is impossible where the whole of "

@@ -13,6 +13,7 @@ from trainer.engine.results import Metrics
 from trainer.engine.results import StepResult
 from trainer.groups import Optimisation
 from trainer.models import dropout
+from trainer.models.classifier import learns_statistics
 from trainer.pipeline.input_pipeline import Batch
 
 
@@ -152,9 +153,8 @@ def _make_forward_backward(
 
     # Statistics that replicas share are summed by collectives, which XLA does
     # not compile.
-    shares_statistics = replicas > 1 and any(
-        isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
-        for layer in model.layers
+    shares_statistics = replicas > 1 and learns_statistics(
+        layer for layer in model.layers if layer.trainable
     )
     if options.jit_compile and not shares_statistics:
         return tf.function(forward_backward, jit_compile=True)

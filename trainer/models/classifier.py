@@ -1,6 +1,7 @@
 """The classifier: preprocessing, base and head in one flat model."""
 
 import re
+from collections.abc import Iterable
 
 import keras
 
@@ -136,16 +137,14 @@ def learning_layers(
     return result
 
 
-def learns_statistics(model: keras.Model, train_from: str | None) -> bool:
+def learns_statistics(learning: Iterable[keras.layers.Layer]) -> bool:
     """Returns whether images of a batch depend on each other in training.
 
     Args:
-        model: What `build_classifier` returned.
-        train_from: As in `learning_layers`.
+        learning: The layers that learn.
     """
     return any(
-        isinstance(layer, keras.layers.BatchNormalization)
-        for layer in learning_layers(model, train_from)
+        isinstance(layer, keras.layers.BatchNormalization) for layer in learning
     )
 
 
