@@ -80,10 +80,7 @@ def main(config: FeaturesConfig) -> None:
 
     cluster = devices.cluster_of(config.devices.strategy, cluster)
     wanted = config.extraction
-    with (
-        worker_group.exit_at_once_when_stopped(cluster),
-        worker_group.stop_when_worker_lost(cluster),
-    ):
+    with worker_group.stop_when_worker_lost(cluster):
         for features, reader in extraction.extract(
             config, wanted.split, cluster
         ):

@@ -72,11 +72,9 @@ def main(config: Config) -> None:
 
 def _train(config: Config, cluster: Cluster | None, log_dir: str) -> dict:
     startup.import_tensorflow()
-    from trainer.distribution import worker_group
     from trainer.run import run
 
-    with worker_group.exit_at_once_when_stopped(cluster):
-        return run(config, cluster=cluster, log_dir=log_dir)
+    return run(config, cluster=cluster, log_dir=log_dir)
 
 
 def refuse_object_storage(config: Config) -> None:

@@ -1,5 +1,6 @@
 """How every `python -m ...` of this project starts and ends."""
 
+import atexit
 import importlib.metadata
 import os
 import signal
@@ -139,12 +140,15 @@ def _guard(main: Callable[[], int | None]) -> int | None:
 
 
 def _exit_at_once(code: int) -> NoReturn:
-    """Ends the process without the interpreter's own end.
+    """Ends the process without the end of the interpreter and of TensorFlow.
 
     Threads of TensorFlow's pipelines may still call Python. Where one does
     while the interpreter ends, the process aborts instead (Python,
-    "Cautions regarding runtime finalization").
+    "Cautions regarding runtime finalization"). TensorFlow's own end waits for
+    workers, which may be gone. Exit functions are called as usual: AutoGraph
+    removes its files there.
     """
+    atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -2,8 +2,6 @@
 
 import contextlib
 import functools
-import os
-import sys
 import time
 from collections.abc import Iterator
 
@@ -11,7 +9,6 @@ import numpy as np
 import tensorflow as tf
 
 from data_prep.runtime import signals
-from data_prep.runtime.errors import EXIT_STOPPED
 from data_prep.runtime.errors import Stopped
 from trainer.distribution.cluster import Cluster
 from trainer.distribution.cluster import is_first
@@ -180,22 +177,3 @@ def _reason(text: str) -> str:
     lines = [line.strip() for line in text.splitlines()]
     message = [line for line in lines if line and not line.startswith(where)]
     return " ".join(message[:2])
-
-
-@contextlib.contextmanager
-def exit_at_once_when_stopped(cluster: Cluster | None) -> Iterator[None]:
-    """Ends the process where `Stopped` is raised in one of several workers.
-
-    TensorFlow's own shutdown would wait for workers that are gone.
-
-    Args:
-        cluster: The processes that train together; None for one process,
-            where `Stopped` is raised as usual.
-    """
-    try:
-        yield
-    except Stopped as error:
-        if cluster is None:
-            raise
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        os._exit(EXIT_STOPPED)
