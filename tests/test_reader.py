@@ -48,7 +48,6 @@ from data_prep.dataset import manifest
 from data_prep.runtime import startup
 startup.import_tensorflow()
 from trainer.pipeline.reader import Reader
-from trainer.pipeline import decode
 data, limit = sys.argv[1], int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 reader = Reader(data, manifest.load(data), "train")
@@ -73,12 +72,13 @@ def test_shards_are_the_same_opened_once_or_each_time(
     many_shards, tf, monkeypatch
 ):
     from trainer.pipeline import reader as reader_lib
+    from trainer.pipeline import shard_files
 
     manifest = manifest_lib.load(many_shards)
     order = np.arange(100)
     found = []
     for most in (1, SHARDS - 1, SHARDS + 1):
-        monkeypatch.setattr(reader_lib, "_most_open_files", lambda n=most: n)
+        monkeypatch.setattr(shard_files, "_most_open_files", lambda n=most: n)
         reader = reader_lib.Reader(str(many_shards), manifest, "train")
         found.append(list(reader.contents(order)))
         assert reader.files() == list(map(reader.files().__getitem__, order))
@@ -178,27 +178,37 @@ def test_a_failure_is_no_abort_while_pipelines_call_python():
     assert done.stderr.splitlines()[-1] == "error: what went wrong"
 
 
-def test_an_image_that_cannot_be_decoded_is_named(many_shards, tf, monkeypatch):
+def test_an_image_that_cannot_be_decoded_is_named(tmp_path, tf):
     """Its record is whole: what is in it is wrong."""
-    from trainer.pipeline import decode
+    from trainer.pipeline import input_pipeline
     from trainer.pipeline.reader import Reader
-    from trainer.pipeline.reader import naming_failures
 
-    def refuse(*_):
-        raise ValueError("OpenCV cannot decode the image")
-
-    reader = Reader(str(many_shards), manifest_lib.load(many_shards), "train")
-    monkeypatch.setattr(decode, "decode_into", refuse)
-    file = reader.files()[5]
+    data = prepare(tmp_path)
+    manifest = manifest_lib.load(data)
+    row = manifest_lib.load_index(manifest, data, "train")[3]
+    path = data / manifest.splits["train"].shards[0].name
+    content = bytearray(path.read_bytes())
+    start, end = row["offset"], row["offset"] + row["bytes"]
+    content[
+        start + row["image_offset"] + 4 : start + row["image_offset"] + 60
+    ] = bytes(56)
+    checksum = records.masked_crc(bytes(content[start:end]))
+    content[end : end + 4] = checksum.to_bytes(4, "little")
+    path.write_bytes(content)
+    reader = Reader(str(data), manifest, "train")
+    file = reader.files()[3]
+    message = f"byte {start}: OpenCV cannot decode the image, {file}"
+    with pytest.raises(DataError, match=message):
+        reader.pixels(np.array([3]), 48)
+    source = input_pipeline.decoded_fast(reader, 48)
+    plan = input_pipeline.plan_evaluation(reader.count, 8)
     with (
-        pytest.raises(DataError, match=f"cannot decode the image, {file}"),
-        naming_failures(),
+        pytest.raises(DataError, match=message),
+        input_pipeline.naming_failures(),
     ):
-        tf.numpy_function(
-            lambda rows: reader.pixels(rows, 48), [np.array([5])], tf.uint8
-        )
+        list(input_pipeline.create(reader, plan, source))
     with (
         pytest.raises(tf.errors.InvalidArgumentError),  # nobody reader's
-        naming_failures(),
+        input_pipeline.naming_failures(),
     ):
         tf.reshape(tf.zeros(3), [2])

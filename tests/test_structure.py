@@ -222,7 +222,9 @@ def test_imports_inside_functions_are_for_a_quick_start():
     assert not wrong
 
 
-@pytest.mark.parametrize("module", COMMANDS)
+@pytest.mark.parametrize(
+    "module", [*COMMANDS, "trainer.pipeline.decoding_process"]
+)
 def test_commands_start_without_tensorflow(module):
     code = (
         f"import sys, {module}; "

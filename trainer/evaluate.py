@@ -42,7 +42,7 @@ def main(config: EvaluateConfig) -> None:
     startup.import_tensorflow()
     from trainer.inference import evaluation
     from trainer.inference import finished
-    from trainer.pipeline.reader import naming_failures
+    from trainer.pipeline.input_pipeline import naming_failures
 
     with naming_failures():
         result = finished.evaluate(chosen.model_dir, chosen.split)

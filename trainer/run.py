@@ -24,8 +24,8 @@ from trainer.feature_extraction import extractor as extractor_lib
 from trainer.inference import evaluation as evaluation_lib
 from trainer.inference import finished
 from trainer.models.classifier import inference_model
+from trainer.pipeline.input_pipeline import naming_failures
 from trainer.pipeline.reader import Reader
-from trainer.pipeline.reader import naming_failures
 
 
 def run(

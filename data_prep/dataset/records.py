@@ -148,20 +148,19 @@ def check_frame(framed: bytes, length: int) -> bytes:
     (stored,) = struct.unpack_from("<I", framed, 8)
     if masked_crc(framed[:8]) != stored:
         raise ValueError("the checksum of its length is wrong")
-    return unframe(framed[HEADER_BYTES:])
+    payload = framed[HEADER_BYTES:-FOOTER_BYTES]
+    check_payload(payload, framed[-FOOTER_BYTES:])
+    return payload
 
 
-def unframe(payload_and_footer: bytes) -> bytes:
-    """Returns the payload that stands before its 4-byte checksum.
+def check_payload(payload: bytes, footer: bytes) -> None:
+    """Checks a payload by the 4 bytes that follow it.
 
     Raises:
         ValueError: If the checksum does not fit the payload.
     """
-    payload = payload_and_footer[:-FOOTER_BYTES]
-    (stored,) = struct.unpack("<I", payload_and_footer[-FOOTER_BYTES:])
-    if masked_crc(payload) != stored:
+    if footer != struct.pack("<I", masked_crc(payload)):
         raise ValueError("the record's checksum does not fit its content")
-    return payload
 
 
 # The messages of tensorflow, `core/example/feature.proto`, with its names and

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 MAX_SIDE = 8192  # pixels of a square that is stored, or trained on
 RESIZES = ("stretch", "crop", "pad")
+# By which an image may be reduced before it is resampled bilinearly.
+FACTORS = tuple(1 << power for power in range(1, 25))
 
 Integer = Any  # an int, or a scalar integer tensor
 
@@ -105,3 +107,31 @@ def deciding_side(
         maximum: As in `fit`.
     """
     return (maximum if resize == "pad" else minimum)(height, width)
+
+
+def covers(side: Integer, factor: Integer, size: Integer) -> Any:
+    """Returns whether a side that is reduced still has a target's length.
+
+    An image is reduced by the greatest of `FACTORS` for which it has: averages
+    of whole areas, where two pixels of many would alias. A bilinear resampling
+    by less than 2 follows.
+
+    Args:
+        side: Length in pixels before it is reduced; or many, or a tensor.
+        factor: By which it is reduced, rounded up to whole pixels.
+        size: The target's length in pixels.
+    """
+    return (-(-side // factor) >= size) & (factor <= side)
+
+
+def reduction(side: int, size: int) -> int:
+    """Returns the factor that a side is reduced by.
+
+    Args:
+        side: Length of the source in pixels.
+        size: Length of the target in pixels.
+    """
+    factor = 1
+    while factor < FACTORS[-1] and covers(side, 2 * factor, size):
+        factor *= 2
+    return factor

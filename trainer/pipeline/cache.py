@@ -7,19 +7,16 @@ copy of the pixels, without Python. A file is the same array, memory-mapped.
 import mmap
 import os
 import pathlib
-from collections.abc import Iterator
 
 import numpy as np
-import psutil
 import tensorflow as tf
 
 from data_prep.runtime import atomic
 from data_prep.runtime.progress import Progress
+from trainer.pipeline import limits
 from trainer.pipeline.reader import Reader
 
 MIB = 1 << 20
-_GROUPS = pathlib.Path("/sys/fs/cgroup")
-_OWN_GROUPS = pathlib.Path("/proc/self/cgroup")
 
 
 def decoded_bytes(reader: Reader, image_size: int) -> int:
@@ -36,39 +33,7 @@ def memory_for_cache(cache_mb: int) -> int:
     """
     if cache_mb >= 0:
         return cache_mb * MIB
-    left = psutil.virtual_memory().available
-    return min([left, *_left_in_groups()]) // 2
-
-
-def _left_in_groups() -> Iterator[int]:
-    """Yields what is left of each memory limit that this process is under.
-
-    A limit of any group above counts too: those of Slurm, systemd and pods are
-    nested (Linux, Documentation/admin-guide/cgroup-v2.rst; v1 in
-    cgroup-v1/memory.rst).
-    """
-    if not _OWN_GROUPS.exists():
-        return
-    for line in _OWN_GROUPS.read_text().splitlines():
-        _, controllers, group = line.split(":", 2)
-        names = ("memory.max", "memory.current")
-        place = _GROUPS
-        if controllers:  # of version 1
-            if "memory" not in controllers.split(","):
-                continue
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-            place = _GROUPS / "memory"
-        own = place / group.strip("/")
-        for folder in (own, *own.parents):
-            if place not in (folder, *folder.parents):
-                break
-            try:
-                limit, used = (
-                    int((folder / name).read_text()) for name in names
-                )
-            except (OSError, ValueError):  # no such file, or "max"
-                continue
-            yield max(0, limit - used)
+    return limits.memory_left() // 2
 
 
 def fill(

@@ -1,31 +1,17 @@
 """From the bytes of an image to the pixels that the network sees.
 
-There are two decoders. Training uses OpenCV, which is faster and lets several
-threads decode at once. Evaluation and the exported model share one TensorFlow
-function, because they have to agree to the bit. Both take the same rectangles
-from `geometry.fit`; a test keeps their pixels within 2 of 255, and within 0.5
-on average, at every reduced scale.
-
-A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that still covers the
-target: less work, and no aliasing from skipped pixels.
+Evaluation and the exported model share this TensorFlow function, because they
+have to agree to the bit. Training uses `fast_decode`, by OpenCV. Both take the
+same rectangles from `geometry.fit` and reduce by the same factors; a test keeps
+their pixels within 2 of 255, and within 0.5 on average.
 """
 
-import cv2
-import numpy as np
+from collections.abc import Iterator
+
 import tensorflow as tf
 
 from data_prep.images import geometry
-
-SCALES = (1, 2, 4, 8)
-
-_JPEG_MAGIC = b"\xff\xd8\xff"
-_OPENCV_FLAGS = {
-    # Records are upright already; RGB in place of OpenCV's BGR.
-    scale: reduced | cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    for scale, reduced in zip(SCALES, (0, 16, 32, 64), strict=True)
-}
-# cv2.resize would start threads of its own inside each of tf.data's.
-cv2.setNumThreads(1)
+from trainer.pipeline.fast_decode import SCALES
 
 
 def decode_image(content: tf.Tensor, image_size: int, resize: str) -> tf.Tensor:
@@ -49,7 +35,7 @@ def decode_image(content: tf.Tensor, image_size: int, resize: str) -> tf.Tensor:
         # How many of the reduced sizes still cover the target.
         branch = tf.add_n(
             [
-                tf.cast(-(-side // scale) >= image_size, tf.int32)
+                tf.cast(geometry.covers(side, scale, image_size), tf.int32)
                 for scale in SCALES[1:]
             ]
         )
@@ -73,7 +59,10 @@ def decode_image(content: tf.Tensor, image_size: int, resize: str) -> tf.Tensor:
 
 
 def fit(image: tf.Tensor, image_size: int, resize: str) -> tf.Tensor:
-    """Fits a decoded image to a square, bilinearly, inside a graph.
+    """Fits a decoded image to a square, inside a graph.
+
+    A side at least twice as long as the target's is averaged first, so that a
+    PNG gives what a JPEG gives that was decoded at a reduced scale.
 
     Args:
         image: uint8 `[H, W, 3]` in [0, 255].
@@ -85,15 +74,10 @@ def fit(image: tf.Tensor, image_size: int, resize: str) -> tf.Tensor:
     """
     if image.shape == (image_size, image_size, 3):
         return image
-    # In 64 bits: a side of 10 million pixels times the target's overflows 32.
-    shape = tf.shape(image, tf.int64)
-    source, target = (
-        [tf.cast(number, tf.int32) for number in rectangle]
-        for rectangle in geometry.fit(
-            shape[0], shape[1], image_size, resize, tf.minimum, tf.maximum
-        )
-    )
+    source, target = _fit(image, image_size, resize)
+    image = _reduce(image, source[2:], target[2:])
     if resize == "crop":
+        source, _ = _fit(image, image_size, resize)
         image = tf.image.crop_to_bounding_box(image, *source)
     top, left, *inner = target
     image = tf.image.resize(image, inner)
@@ -104,67 +88,49 @@ def fit(image: tf.Tensor, image_size: int, resize: str) -> tf.Tensor:
     return tf.cast(tf.round(image), tf.uint8)
 
 
-def decode_into(
-    content: np.ndarray, height: int, width: int, resize: str, out: np.ndarray
-) -> None:
-    """Decodes an image and fits it to a square, by OpenCV, without the GIL.
-
-    Args:
-        content: uint8 `[n]`: the bytes of a JPEG or PNG file.
-        height: The image's height in pixels.
-        width: The image's width in pixels.
-        resize: As in `decode_image`.
-        out: uint8 `[S, S, 3]`, where the result goes.
-
-    Raises:
-        ValueError: If the image cannot be decoded.
-    """
-    image = decode_reduced(content, height, width, resize, len(out))
-    fit_into(image, resize, out)
+def _fit(
+    image: tf.Tensor, image_size: int, resize: str
+) -> Iterator[list[tf.Tensor]]:
+    # In 64 bits: a side of 10 million pixels times the target's overflows 32.
+    height, width, _ = tf.unstack(tf.shape(image, tf.int64))
+    rectangles = geometry.fit(
+        height, width, image_size, resize, tf.minimum, tf.maximum
+    )
+    for rectangle in rectangles:
+        yield [tf.cast(number, tf.int32) for number in rectangle]
 
 
-def decode_reduced(
-    content: np.ndarray, height: int, width: int, resize: str, image_size: int
-) -> np.ndarray:
-    """Decodes an image, a JPEG at the least scale that covers the target.
-
-    Args:
-        content: uint8 `[n]`: the bytes of a JPEG or PNG file.
-        height: The image's height in pixels.
-        width: The image's width in pixels.
-        resize: As in `decode_image`.
-        image_size: The target's width and height in pixels.
-
-    Returns:
-        uint8 `[H, W, 3]`, RGB.
-
-    Raises:
-        ValueError: If the image cannot be decoded.
-    """
-    scale = 1
-    if content[:3].tobytes() == _JPEG_MAGIC:
-        side = geometry.deciding_side(height, width, resize)
-        scale = max(s for s in SCALES if s == 1 or -(-side // s) >= image_size)
-    image = cv2.imdecode(content, _OPENCV_FLAGS[scale])
-    if image is None:
-        raise ValueError("OpenCV cannot decode the image")
-    return image
-
-
-def fit_into(image: np.ndarray, resize: str, out: np.ndarray) -> None:
-    """Fits a decoded image to a square, bilinearly, by OpenCV.
+def _reduce(
+    image: tf.Tensor, sides: list[tf.Tensor], target: list[tf.Tensor]
+) -> tf.Tensor:
+    """Does what `fast_decode` does.
 
     Args:
         image: uint8 `[H, W, 3]`.
-        resize: As in `fit`.
-        out: uint8 `[S, S, 3]`, where the result goes.
+        sides: Height and width of the part of it that is seen.
+        target: Height and width that these are resampled to.
+
+    Returns:
+        float32 `[H, W, 3]`, the sides less than twice the target's.
     """
-    if image.shape == out.shape:
-        out[:] = image
-        return
-    source, target = geometry.fit(*image.shape[:2], len(out), resize)
-    if target[2:] != out.shape[:2]:
-        out[:] = 0
-    part = out[target.slices]
-    # Not into `part` directly: OpenCV writes into whole arrays only.
-    part[:] = cv2.resize(image[source.slices], (target.width, target.height))
+    possible = tf.constant(geometry.FACTORS)
+    powers = [
+        tf.math.count_nonzero(
+            geometry.covers(side, possible, size), dtype=tf.int32
+        )
+        for side, size in zip(sides, target, strict=True)
+    ]
+    factors = tf.bitwise.left_shift(1, tf.stack(powers))
+
+    def average() -> tf.Tensor:
+        shape = tf.shape(image)[:2]
+        smaller = -(-shape // factors)
+        missing = smaller * factors - shape
+        padded = tf.pad(
+            image, [[0, missing[0]], [0, missing[1]], [0, 0]], "SYMMETRIC"
+        )
+        return tf.image.resize(padded, smaller, method="area")
+
+    return tf.cond(
+        tf.reduce_all(factors == 1), lambda: tf.cast(image, tf.float32), average
+    )

@@ -6,21 +6,57 @@ step decodes nothing of the steps before it, and the number of replicas or
 workers changes nothing.
 """
 
-import os
+import contextlib
+import functools
+import weakref
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from data_prep.runtime.errors import DataError
+from data_prep.runtime.errors import TrainingError
+from trainer.pipeline import limits
 from trainer.pipeline.decode import decode_image
 from trainer.pipeline.decode import fit
+from trainer.pipeline.decoding_pool import DecodingPool
 from trainer.pipeline.reader import Reader
 
 # What a batch holds for images: a function of their indices, int64 `[b]`, to a
 # tensor `[b, ...]`; pixels are uint8 `[b, S, S, 3]`, features float16.
 Source = Callable[[tf.Tensor], tf.Tensor]
+
+# What was raised in threads of tf.data, which make other errors of it.
+_failures: list[DataError | TrainingError] = []
+
+
+@contextlib.contextmanager
+def naming_failures() -> Iterator[None]:
+    """Raises what reading raised, in place of what TensorFlow makes of it."""
+    _failures.clear()
+    try:
+        yield
+    except tf.errors.OpError:
+        if _failures:
+            raise _failures[0] from None
+        raise
+
+
+def _noted(function: Callable) -> Callable:
+    """Returns the function, noting what it raises for `naming_failures`."""
+
+    @functools.wraps(function)
+    def noting(*arguments: np.ndarray) -> np.ndarray:
+        try:
+            return function(*arguments)
+        except (DataError, TrainingError) as error:
+            _failures.append(error)
+            raise
+
+    return noting
 
 
 class Batch(NamedTuple):
@@ -146,7 +182,7 @@ def create(
     # Each call makes a whole batch in one thread: per image, the overhead of
     # Python and tf.data cost a third of the rate. Two more calls than
     # processors keep those busy while a finished batch waits for its turn.
-    processors = len(os.sched_getaffinity(0))
+    processors = limits.processors()
     dataset = dataset.map(assemble, num_parallel_calls=processors + 2)
     options = tf.data.Options()
     # Threads of its own, and one per gather: sharing the model's made a pass
@@ -163,19 +199,28 @@ def create(
 def decoded_fast(reader: Reader, image_size: int) -> Source:
     """Returns the source of pixels for training, decoded by OpenCV.
 
+    In processes of their own, which end when the source is dropped.
+
     Args:
         reader: Reader of the split.
         image_size: S, in pixels.
     """
+    pool = DecodingPool(reader.shards, image_size)
+    # TensorFlow keeps every function it calls until the process ends, but the
+    # data set keeps `images`, and that the pool.
+    weak = weakref.ref(pool)
+
+    @_noted
+    def decode(indices: np.ndarray) -> np.ndarray:
+        return weak().pixels(reader.rows(indices))
 
     def images(indices: tf.Tensor) -> tf.Tensor:
-        result = tf.numpy_function(
-            lambda p: reader.pixels(p, image_size), [indices], tf.uint8
-        )
+        result = tf.numpy_function(decode, [indices], tf.uint8)
         return tf.ensure_shape(
             result, [indices.shape[0], image_size, image_size, 3]
         )
 
+    images.pool = pool
     return images
 
 
@@ -196,7 +241,9 @@ def decoded_exactly(reader: Reader, image_size: int) -> Source:
         return decode_image(content, image_size, manifest.resize)
 
     def images(indices: tf.Tensor) -> tf.Tensor:
-        contents = tf.numpy_function(reader.contents, [indices], tf.string)
+        contents = tf.numpy_function(
+            _noted(reader.contents), [indices], tf.string
+        )
         contents.set_shape(indices.shape)
         shape = [image_size, image_size, 3]
         return tf.map_fn(
