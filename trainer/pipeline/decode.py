@@ -113,16 +113,17 @@ def _reduce(
     Returns:
         float32 `[H, W, 3]`, the sides less than twice the target's.
     """
-    possible = tf.constant(geometry.FACTORS)
-    powers = [
-        tf.math.count_nonzero(
-            geometry.covers(side, possible, size), dtype=tf.int32
-        )
-        for side, size in zip(sides, target, strict=True)
-    ]
-    factors = tf.bitwise.left_shift(1, tf.stack(powers))
+    pairs = list(zip(sides, target, strict=True))
 
     def average() -> tf.Tensor:
+        powers = [
+            tf.math.count_nonzero(
+                geometry.covers(side, tf.constant(geometry.FACTORS), size),
+                dtype=tf.int32,
+            )
+            for side, size in pairs
+        ]
+        factors = tf.bitwise.left_shift(1, tf.stack(powers))
         shape = tf.shape(image)[:2]
         smaller = -(-shape // factors)
         missing = smaller * factors - shape
@@ -131,6 +132,5 @@ def _reduce(
         )
         return tf.image.resize(padded, smaller, method="area")
 
-    return tf.cond(
-        tf.reduce_all(factors == 1), lambda: tf.cast(image, tf.float32), average
-    )
+    down, across = [geometry.covers(side, 2, size) for side, size in pairs]
+    return tf.cond(down | across, average, lambda: tf.cast(image, tf.float32))
