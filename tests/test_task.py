@@ -457,8 +457,8 @@ def test_a_missing_shard_is_noticed_at_once(tmp_path, tf):
 def test_what_changes_nothing_but_the_speed(
     data, one_device, tmp_path, arguments
 ):
-    """Promise 3, with augmentation, dropout and clipping, over both phases
-    and a short batch: replicas, pieces of a batch, steps per call, XLA.
+    """Promise 3, with augmentation, mixing, dropout and clipping, over both
+    phases and a short batch: replicas, pieces of a batch, steps per call, XLA.
     """
     done = train(data, tmp_path / "model", *INVARIANT, *arguments)
     assert done.returncode == 0, done.stderr
@@ -477,6 +477,8 @@ INVARIANT = (
     "--average_decay=0.9",
     "--class_weights=balanced",
     "--layer_decay=0.7",
+    "--mixup=0.4",
+    "--cutmix=1",
 )
 
 
@@ -486,7 +488,7 @@ def one_device(data, tmp_path_factory):
     done = train(data, model, *INVARIANT)
     assert done.returncode == 0, done.stderr
     losses = [row[0] for row in curve(model)]
-    assert abs(losses[-1] / losses[0] - 1) > 0.01  # it does learn
+    assert abs(losses[-1] / losses[0] - 1) > 0.005  # it does learn
     return model
 
 

@@ -257,7 +257,7 @@ class Augmentation(settings.Group):
     cutmix: float = setting(
         0.0,
         "Alpha of CutMix, such as 1; 0 mixes none. With both, each takes half "
-        "of the batches.",
+        "of the images.",
         low=0,
     )
 

@@ -95,10 +95,11 @@ def main(config: PreviewConfig) -> None:
     )
     augment = policies.create(policy, len(manifest.classes))
     columns = [images]
+    batch = [images, reader.labels[rows], reader.ids[rows]]
+    if policy.mixes:  # the first with the last
+        batch = [np.concatenate([one[-1:], one]) for one in batch]
     for epoch in range(preview.views):
-        augmented, _ = augment(
-            images, reader.labels[rows], reader.ids[rows], epoch
-        )
+        augmented, _ = augment(*batch, epoch)
         columns.append(np.clip(np.rint(augmented), 0, 255).astype(np.uint8))
     Image.fromarray(grid(np.stack(columns, axis=1))).save(preview.output)
     print(

@@ -1,12 +1,12 @@
 """MixUp and CutMix: two images and their labels become one.
 
-The partner of an image is its neighbour among the images that its device
-computes at once, and shares and centres are drawn per image. So, unlike every
-other augmentation, what becomes of an image depends not only on seed, epoch
-and image but also on its batch, and on the number of devices and micro-batches
-that the batch is split into.
+The partner of an image is the one before it in the global batch, so the images
+come with one more, the first one's partner, wherever the batch is split. What
+an image keeps, and where the other one lies, is a function of seed, epoch and
+the image's id: neither depends on how many devices share a batch.
 """
 
+import numpy as np
 import tensorflow as tf
 
 from trainer.augmentation import random_bits
@@ -27,49 +27,55 @@ def shares(alpha: float, seed: int, epoch, ids) -> tf.Tensor:
     Returns:
         float32 `[B]` in [0, 1].
     """
-    unit = random_bits.uniform(seed, epoch, ids[:1], 2, stream=_STREAM)
-    key = tf.cast(unit[0] * 2.0**24, tf.int32)
-    gammas = tf.random.stateless_gamma([2, tf.size(ids)], key, alpha)
-    return gammas[0] / tf.maximum(gammas[0] + gammas[1], 1e-30)
+    from scipy import special
+
+    # The inverse of the distribution function, linear between 4097 points.
+    points = np.linspace(0, 1, 4097)
+    quantiles = special.betaincinv(alpha, alpha, points).astype(np.float32)
+    unit = random_bits.uniform(seed, epoch, ids, 1, stream=_STREAM)[:, 0]
+    place = unit * (len(points) - 1)
+    below = tf.cast(place, tf.int32)
+    low, high = tf.gather(quantiles, below), tf.gather(quantiles, below + 1)
+    return low + (place - tf.floor(place)) * (high - low)
 
 
 def mixup(images, targets, share) -> tuple[tf.Tensor, tf.Tensor]:
-    """Blends each image and target with its neighbour's.
+    """Blends each image and target with those before it.
 
     Zhang et al., "mixup: Beyond Empirical Risk Minimization", arXiv 1710.09412.
 
     Args:
-        images: float `[B, H, W, C]`.
-        targets: float32 `[B, K]`, probabilities of the K classes.
+        images: float `[B + 1, H, W, C]`; the first is a partner only.
+        targets: float32 `[B + 1, K]`, probabilities of the K classes.
         share: float32 `[B]` in [0, 1]: each image's own share of the blend.
 
     Returns:
-        Images and targets of the shapes and types given.
+        B images and targets.
     """
     of_image = tf.cast(share, images.dtype)[
         :, tf.newaxis, tf.newaxis, tf.newaxis
     ]
-    images = _neighbour(images) + of_image * (images - _neighbour(images))
-    return images, _blend(targets, share)
+    partners, images = images[:-1], images[1:]
+    return partners + of_image * (images - partners), _blend(targets, share)
 
 
 def cutmix(images, targets, share, centre) -> tuple[tf.Tensor, tf.Tensor]:
-    """Pastes a rectangle of each image's neighbour into it.
+    """Pastes a rectangle of the image before it into each image.
 
     Yun et al., "CutMix", arXiv 1905.04899: the rectangle has the image's
     aspect ratio and covers `1 - share` of it, less what lies outside; targets
     are blended by what is really covered.
 
     Args:
-        images: float `[B, H, W, C]`.
-        targets: float32 `[B, K]`, probabilities of the K classes.
+        images: float `[B + 1, H, W, C]`; the first is a partner only.
+        targets: float32 `[B + 1, K]`, probabilities of the K classes.
         share: float32 `[B]` in [0, 1]: the share of each image that the
             rectangle leaves, where it lies inside.
         centre: float32 `[B, 2]` in [0, 1): centre of the rectangle, as
             fractions of height and width.
 
     Returns:
-        Images and targets of the shapes and types given.
+        B images and targets.
     """
     sides = []
     for axis in (0, 1):
@@ -82,7 +88,7 @@ def cutmix(images, targets, share, centre) -> tuple[tf.Tensor, tf.Tensor]:
         )
     inside = sides[0][:, :, tf.newaxis] & sides[1][:, tf.newaxis, :]
     kept = 1.0 - tf.reduce_mean(tf.cast(inside, tf.float32), axis=(1, 2))
-    images = tf.where(inside[..., tf.newaxis], _neighbour(images), images)
+    images = tf.where(inside[..., tf.newaxis], images[:-1], images[1:])
     return images, _blend(targets, kept)
 
 
@@ -100,10 +106,12 @@ def centres(seed: int, epoch, ids) -> tf.Tensor:
     return random_bits.uniform(seed, epoch, ids, 2, stream=_STREAM + 1)
 
 
-def _neighbour(values: tf.Tensor) -> tf.Tensor:
-    return tf.roll(values, shift=1, axis=0)
+def coins(seed: int, epoch, ids) -> tf.Tensor:
+    """Draws for each image which of two ways it is mixed, bool `[B]`."""
+    unit = random_bits.uniform(seed, epoch, ids, 1, stream=_STREAM + 2)
+    return unit[:, 0] < 0.5
 
 
 def _blend(targets, share) -> tf.Tensor:
     share = share[:, tf.newaxis]
-    return share * targets + (1.0 - share) * _neighbour(targets)
+    return share * targets[1:] + (1.0 - share) * targets[:-1]

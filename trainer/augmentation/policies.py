@@ -1,9 +1,8 @@
 """Augmentation policies by name, and the function that applies one to a batch.
 
 What becomes of an image depends on seed, epoch and image id alone, so that
-replicas, batches and resumed runs change nothing. MixUp and CutMix are the
-exception: they mix an image with its neighbour, so they also depend on how
-batches are made and split (see `mix`).
+replicas and resumed runs change nothing. MixUp and CutMix mix it with the one
+before it, which the global batch decides (see `mix`).
 """
 
 import dataclasses
@@ -52,7 +51,7 @@ class Policy:
         strength: Factor of every range; 1 is the policy as published.
         mixup: Alpha of MixUp; 0 switches it off.
         cutmix: Alpha of CutMix; 0 switches it off. With both, each is applied
-            to half of the batches.
+            to half of the images.
         seed: The run's seed.
     """
 
@@ -61,6 +60,11 @@ class Policy:
     mixup: float = 0.0
     cutmix: float = 0.0
     seed: int = 0
+
+    @property
+    def mixes(self) -> bool:
+        """Whether an image is mixed with the one before it."""
+        return bool(self.mixup or self.cutmix)
 
 
 def create(policy: Policy, num_classes: int) -> Callable:
@@ -77,8 +81,9 @@ def create(policy: Policy, num_classes: int) -> Callable:
         `[B, H, W, 3]` in [0, 255], in the compute type of Keras's global dtype
         policy (float32 for "none"), and targets float32 `[B, K]`,
         probabilities of the classes. It draws from a hash of seed, epoch and
-        id, so the same arguments give the same result; without MixUp and
-        CutMix an image's result does not depend on the rest of the batch.
+        id, so the same arguments give the same result, and an image's result
+        does not depend on the rest of the batch. Where the policy mixes, it
+        takes B + 1 images, of which the first is only mixed into the second.
     """
     seed = policy.seed
     name = _COLOUR.get(policy.name, policy.name)
@@ -115,21 +120,22 @@ def _colour(policy: Policy, image, ids, epoch) -> tf.Tensor:
 
 
 def _mix(policy: Policy, image, targets, ids, epoch):
-    def mixup():
+    if not policy.mixes:
+        return image, targets
+    ids = ids[1:]
+    results = []
+    if policy.mixup:
         share = mix.shares(policy.mixup, policy.seed, epoch, ids)
-        return mix.mixup(image, targets, share)
-
-    def cutmix():
+        results.append(mix.mixup(image, targets, share))
+    if policy.cutmix:
         share = mix.shares(policy.cutmix, policy.seed, epoch, ids)
         centre = mix.centres(policy.seed, epoch, ids)
-        return mix.cutmix(image, targets, share, centre)
-
-    if policy.mixup and policy.cutmix:
-        # One coin per batch: its first image's random number.
-        coin = mix.centres(policy.seed, epoch, ids[:1])[0, 0] < 0.5
-        return tf.cond(coin, mixup, cutmix)
-    if policy.mixup:
-        return mixup()
-    if policy.cutmix:
-        return cutmix()
-    return image, targets
+        results.append(mix.cutmix(image, targets, share, centre))
+    if len(results) == 1:
+        return results[0]
+    # A coin per image: of a batch only a part may be here.
+    heads = mix.coins(policy.seed, epoch, ids)
+    return tuple(
+        tf.where(tf.reshape(heads, [-1, *[1] * (one.ndim - 1)]), one, other)
+        for one, other in zip(*results, strict=True)
+    )

@@ -97,6 +97,7 @@ def make_loader(
         seed=config.run.seed,
         replicas=workers.replicas,
         rank=workers.rank,
+        partners=bool(config.augmentation.mixup or config.augmentation.cutmix),
         workers=workers.count,
     )
 

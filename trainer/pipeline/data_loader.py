@@ -28,6 +28,8 @@ class DataLoader:
         replicas: Number of replicas of this worker.
         rank: Index of this worker, counted from 0.
         workers: Number of workers.
+        partners: Whether a replica's share of a training batch comes with one
+            more image before it, see `Plan.with_partners`.
 
     Attributes:
         readers: Readers of the splits, by split.
@@ -47,6 +49,7 @@ class DataLoader:
         replicas: int,
         rank: int = 0,
         workers: int = 1,
+        partners: bool = False,
     ):
         self.readers = readers
         self.batch_size = batch_size
@@ -59,6 +62,7 @@ class DataLoader:
         self._seed = seed
         self._replicas = replicas
         self._rank, self._workers = rank, workers
+        self._partners = partners
 
     def training(
         self, source: Source, epoch: int, first_step: int = 0
@@ -73,7 +77,10 @@ class DataLoader:
         plan = input_pipeline.plan_training(
             self.counts[splits.TRAIN], self.batch_size, self._seed, epoch
         )
-        return self._create(splits.TRAIN, plan.from_step(first_step), source)
+        plan = plan.from_step(first_step)
+        if self._partners:
+            plan = plan.with_partners(self._replicas * self._workers)
+        return self._create(splits.TRAIN, plan, source)
 
     def validation(self, source: Source) -> tf.data.Dataset:
         """Returns this worker's share of the validation split.

@@ -77,6 +77,10 @@ class Batch(NamedTuple):
     id: tf.Tensor
     weight: tf.Tensor
 
+    def last(self, count: int) -> "Batch":
+        """Returns the batch of the last images alone."""
+        return Batch(*(values[-count:] for values in self))
+
 
 class Plan(NamedTuple):
     """Which records make up the steps of an epoch: T steps of B images.
@@ -97,6 +101,27 @@ class Plan(NamedTuple):
         """Returns the plan of the steps with these indices, in their order."""
         steps = np.asarray(numbers, np.int64)
         return Plan(self.indices[steps], self.weights[steps])
+
+    def with_partners(self, replicas: int) -> "Plan":
+        """Returns the plan with one more image before each replica's share.
+
+        It is the one before that share in the global batch, the last one for
+        the first share, and weighs 0.
+
+        Args:
+            replicas: Number of replicas, of all workers together.
+        """
+
+        def extend(values: np.ndarray, before: np.ndarray) -> np.ndarray:
+            steps = len(values)
+            shares = values.reshape(steps, replicas, -1)
+            partners = before.reshape(steps, replicas, -1)[:, :, :1]
+            return np.concatenate([partners, shares], 2).reshape(steps, -1)
+
+        return Plan(
+            extend(self.indices, np.roll(self.indices, 1, axis=1)),
+            extend(self.weights, np.zeros_like(self.weights)),
+        )
 
     def of_worker(self, rank: int, workers: int) -> "Plan":
         """Returns a worker's slice of every global batch.
@@ -156,14 +181,14 @@ def create(
 
     Args:
         reader: Reader of the split that was planned.
-        plan: What to read; the batch size is a multiple of `replicas`.
+        plan: What to read; its width is a multiple of `replicas`.
         source: What the batches hold for an image, such as what
             `decoded_fast`, `decoded_exactly` or `cached` returned.
         replicas: Number of elements that make up a step. Replica r of step t
             takes element `t * replicas + r`.
 
     Returns:
-        Dataset of `Batch`, each of `batch_size / replicas` images.
+        Dataset of `Batch`, each of the plan's width divided by `replicas`.
     """
     size = plan.indices.shape[1] // replicas
     labels, ids = tf.constant(reader.labels), tf.constant(reader.ids)
