@@ -5,7 +5,8 @@ python tests/faults.py WHERE:NUMBER:WHAT[:MODULE] FLAGS...
 MODULE is `task`, of trainer, unless given.
 
 WHERE is a function that the run calls; before its NUMBERth call, counted from
-1, WHAT happens: a signal's name, "nan" (that step's loss is no number) or
+1, WHAT happens: a signal's name, several joined by "+" (at once) or by "/" (more
+than a second between them), "nan" (that step's loss is no number) or
 "full" (the disk has no space left). Nothing of this is in the product.
 """
 
@@ -29,12 +30,15 @@ from data_prep.runtime import startup  # noqa: E402
 def happen(what):
     if what == "full":
         raise OSError(errno.ENOSPC, "No space left on device")
-    number = getattr(signal, what)
-    os.kill(os.getpid(), number)
-    # Another thread takes those that ask to stop: until it has, the work that
-    # follows could be over.
-    while number in signals.SIGNALS and not signals.requested():
-        time.sleep(0.001)
+    for count, name in enumerate(what.replace("/", "+").split("+"), 1):
+        if count > 1 and "/" in what:
+            time.sleep(1.2)
+        number = getattr(signal, name)
+        os.kill(os.getpid(), number)
+        # Another thread takes those that ask to stop: until it has, the work
+        # that follows could be over.
+        while number in signals.SIGNALS and len(signals._received) < count:
+            time.sleep(0.001)
 
 
 def before(owner, name, number, what):

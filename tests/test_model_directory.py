@@ -1,14 +1,21 @@
 """Which runs may go on with a model directory."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import types
 
 import pytest
+from conftest import ROOT
 
 from data_prep.dataset import manifest as manifest_lib
 from data_prep.runtime.errors import DataError
+from data_prep.runtime.errors import Stopped
 from data_prep.runtime.errors import UsageError
 from trainer.config import Config
+from trainer.engine import directory_lock
 from trainer.engine import start_rule
 
 
@@ -127,3 +134,84 @@ def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew(
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n')
     with pytest.raises(DataError, match="step-.*npz are gone"):
         training_lib._refuse_lost_checkpoints(tmp_path)
+
+
+def begin_with(model_dir, weights):
+    config = Config("data", str(model_dir), weights=str(weights))
+    content = start_rule.identity(config, MANIFEST)
+    (model_dir / start_rule.CONFIG).write_text(json.dumps(content))
+    return config
+
+
+def test_weights_are_the_same_by_their_content(tmp_path):
+    model_dir = tmp_path / "model"
+    model_dir.mkdir()
+    file = tmp_path / "some.weights.h5"
+    file.write_bytes(b"weights")
+    config = begin_with(model_dir, file)
+    moved = file.rename(tmp_path / "moved.weights.h5")
+    check(config, model_dir)  # gone: the run's own files have them
+    again = config.replace(weights=str(moved))
+    check(again, model_dir)
+    begin_with(model_dir, moved)
+    moved.unlink()
+    begin_with(model_dir, moved)
+    file.write_bytes(b"weights")
+    check(config, model_dir)  # still known after a start without them
+    file.write_bytes(b"others")
+    other = config.replace(weights=str(file))
+    with pytest.raises(UsageError, match=r"--weights=.*some.weights.h5 \(was"):
+        check(other, model_dir)
+
+
+HOLD = """
+import pathlib, sys
+from trainer.engine import directory_lock
+with directory_lock.held(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("end", ["usual", "killed"])
+def test_a_directory_in_use_is_refused_until_its_run_ends(tmp_path, end):
+    model_dir = tmp_path / "model"
+    config = Config("data", str(model_dir))
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, model_dir],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout.readline() == b"held\n"
+    message = (
+        f"model is in use by process {holder.pid} on {os.uname().nodename}"
+    )
+    with pytest.raises(Stopped, match=message):
+        start_rule.check(config)
+    with (
+        pytest.raises(Stopped, match=message),
+        directory_lock.held(model_dir),
+    ):
+        raise AssertionError("two runs are in it")
+    if end == "killed":
+        holder.send_signal(signal.SIGKILL)
+    holder.communicate()
+    assert (model_dir / directory_lock.LOCK).exists() == (end == "killed")
+    start_rule.check(config)
+    with directory_lock.held(model_dir), pytest.raises(Stopped):
+        start_rule.check(config)
+    assert not any(model_dir.iterdir())
+
+
+def test_a_run_holds_its_directory(tmp_path, tf, monkeypatch):
+    from trainer import run
+
+    config = Config("data", str(tmp_path / "model"), batch_size=8)
+
+    def train(*_):
+        start_rule.check(config)
+
+    monkeypatch.setattr(run, "train_and_evaluate", train)
+    with pytest.raises(Stopped, match="is in use by process"):
+        run.run(config)

@@ -181,6 +181,39 @@ def test_a_signal_saves_within_a_step(data, tmp_path, whole, fault, devices):
         np.testing.assert_allclose(curve(model), curve(whole), rtol=1e-3)
 
 
+def test_two_signals_of_one_interrupt_save(data, tmp_path, whole):
+    """`timeout -s INT` sends one to the process and one to its group."""
+    model = tmp_path / "model"
+    arguments = ("--checkpoint_steps=0",)
+    cut = train(
+        data, model, *STATEFUL, *arguments, fault="step:2:SIGINT+SIGINT"
+    )
+    assert cut.returncode == 75, cut.stderr
+    assert "stopped by SIGINT after epoch 0 and 3 steps" in cut.stderr
+    go_on(data, model, whole, *arguments)
+
+
+def test_a_later_interrupt_does_not_wait_for_the_state(data, tmp_path):
+    model = tmp_path / "model"
+    cut = train(data, model, *STATEFUL, fault="step:2:SIGINT/SIGINT")
+    assert cut.returncode == 75, cut.stderr
+    assert (
+        cut.stderr == "error: stopped by SIGINT. Run the same command again.\n"
+    )
+
+
+def test_the_end_keeps_what_going_on_and_exporting_need(data, cut, whole):
+    """No optimizer: nothing trains any more."""
+    before = sorted(path.name for path in (cut / "checkpoints").iterdir())
+    assert len([name for name in before if name.startswith("step-")]) == 2
+    go_on(data, cut, whole)
+    steps = [*(cut / "checkpoints").glob("step-*.npz")]
+    assert [path.name for path in steps] == [f"step-{LAST:09d}.npz"]
+    assert all("/" in name for name in saved(cut, LAST))
+    with np.load(cut / "checkpoints" / "start.npz") as start:
+        assert saved(cut, LAST).keys() <= set(start.files)
+
+
 @pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN])
 def test_nohup_is_respected(handler):
     code = (

@@ -107,7 +107,7 @@ def train_here(data, model, callbacks=(), **settings):
 def settings_of(model):
     """Returns all settings that a model directory was begun with."""
     settings = json.loads((model / "config.json").read_text())
-    for name in ("data_fingerprint", "data_dir", "model_dir"):
+    for name in ("data_fingerprint", "weights_sha256", "data_dir", "model_dir"):
         del settings[name]
     return settings
 

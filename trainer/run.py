@@ -1,5 +1,6 @@
 """The story of a run: data and devices -> phases -> export -> evaluation."""
 
+import contextlib
 import pathlib
 import time
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from trainer.distribution.cluster import Cluster
 from trainer.distribution.cluster import is_first
 from trainer.distribution.worker_group import WorkerGroup
 from trainer.distribution.worker_group import stop_when_worker_lost
+from trainer.engine import directory_lock
 from trainer.engine import model_directory
 from trainer.engine import setup
 from trainer.engine import start_rule
@@ -57,20 +59,25 @@ def run(
         DataError: If the data set, weights or checkpoints are unusable.
         TrainingError: If the loss is not a number, or `min_accuracy` is
             missed.
-        Stopped: If a signal asked to stop, or another worker is gone.
+        Stopped: If a signal asked to stop, another worker is gone, or another
+            run is in the directory.
     """
     begun_at = time.time()
+    model_dir = pathlib.Path(config.run.model_dir)
     manifest = start_rule.check(config)
     done = start_rule.finished(config)
     if done is not None:
         return done
     cluster = devices.cluster_of(config.devices.strategy, cluster)
-    with stop_when_worker_lost(cluster), naming_failures():
+    with contextlib.ExitStack() as stack:
+        if is_first(cluster):  # the only one that writes
+            stack.enter_context(directory_lock.held(model_dir))
+        stack.enter_context(stop_when_worker_lost(cluster))
+        stack.enter_context(naming_failures())
         done = train_and_evaluate(config, manifest, cluster, log_dir, callbacks)
-    done["seconds"] = time.time() - begun_at
-    if is_first(cluster):
-        path = pathlib.Path(config.run.model_dir, start_rule.DONE)
-        atomic.write_json(path, done)
+        done["seconds"] = time.time() - begun_at
+        if is_first(cluster):
+            atomic.write_json(model_dir / start_rule.DONE, done)
     start_rule.check_accuracy(done, config.run.min_accuracy)
     return done
 

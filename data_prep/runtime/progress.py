@@ -17,9 +17,11 @@ class Progress:
     Args:
         what: Name of the work, such as "audit".
         total: Number of images in all.
+        first: What happens before the first image, such as "compiling"; a bar
+            says so.
     """
 
-    def __init__(self, what: str, total: int):
+    def __init__(self, what: str, total: int, first: str = ""):
         self._what = what
         self._total = total
         self._done = 0
@@ -27,13 +29,18 @@ class Progress:
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(
-                total=total, desc=what, unit="img", leave=False, smoothing=0.1
+                total=total,
+                desc=f"{what} ({first})" if first else what,
+                unit="img",
+                leave=False,
+                smoothing=0.1,
             )
 
     def update(self, images: int) -> None:
         """Adds `images` to what is done."""
         self._done += images
         if self._bar is not None:
+            self._bar.set_description(self._what, refresh=False)
             self._bar.update(images)
             return
         now = time.monotonic()

@@ -11,10 +11,13 @@ starts its threads, which inherit the mask.
 import os
 import signal
 import threading
+import time
 
 SIGNALS = {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT}
 if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
     SIGNALS.add(signal.SIGHUP)
+
+_MOMENT = 1.0  # seconds
 
 _received: list[str] = []
 _deferred = threading.Event()
@@ -54,11 +57,17 @@ def requested() -> str:
 
 
 def _listen(exit_code: int, messages: int) -> None:
+    begun = 0.0
     while True:
         name = signal.Signals(signal.sigwait(SIGNALS)).name
-        # After a second Ctrl-C nothing more is saved. What is on disk stays
-        # whole: files are replaced by rename.
-        impatient = name == "SIGINT" and _received == ["SIGINT"]
+        # After another Ctrl-C nothing more is saved. What is on disk stays
+        # whole: files are replaced by rename. One within a moment is the same
+        # Ctrl-C: `timeout -s INT` sends it to the process and to its group.
+        now = time.monotonic()
+        later = _received and now - begun >= _MOMENT
+        impatient = name == "SIGINT" == requested() and later
+        if not _received:
+            begun = now
         _received.append(name)
         if not _deferred.is_set() or impatient:
             text = f"error: stopped by {name}. Run the same command again.\n"

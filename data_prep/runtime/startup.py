@@ -35,6 +35,8 @@ def import_tensorflow() -> None:
         UsageError: If TensorFlow is not installed: data_prep needs none.
     """
     require_tensorflow()
+    if sys.stderr.isatty():
+        print("starting TensorFlow...", file=sys.stderr)
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         import tensorflow  # noqa: F401
 

@@ -207,6 +207,17 @@ def assign_model(
     assign(model_variables(model), {**start, **arrays}, path, workers)
 
 
+def start_of_run(model_dir: pathlib.Path) -> pathlib.Path | None:
+    """Returns the path of `START` if there is a run to go on with, else None.
+
+    Args:
+        model_dir: The model directory; it need not exist.
+    """
+    start = model_dir / "checkpoints" / START
+    goes_on = start.exists() and any(start.parent.glob("step-*.npz"))
+    return start if goes_on else None
+
+
 def step_path(directory: pathlib.Path, step: int) -> pathlib.Path:
     """Returns the path of the checkpoint after `step` steps of a run."""
     return directory / f"step-{step:09d}.npz"

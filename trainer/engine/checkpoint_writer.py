@@ -48,19 +48,20 @@ class CheckpointWriter:
         state = json.loads(json.dumps(state))
         self._put(lambda: checkpoint.save(path, arrays, state))
 
-    def keep_only(self, best: pathlib.Path | None) -> None:
+    def keep_only(self, best: pathlib.Path | None, newest: int = KEPT) -> None:
         """Removes old checkpoints, after what was saved before this call.
 
         Args:
-            best: The checkpoint to be exported, which stays beside the
-                `KEPT` newest ones; None where there is none yet.
+            best: The checkpoint to be exported, which stays; None where there
+                is none yet.
+            newest: How many of the newest stay.
 
         Raises:
             TrainingError: If an earlier file could not be written.
         """
 
         def remove() -> None:
-            for path in sorted(self._directory.glob("step-*.npz"))[:-KEPT]:
+            for path in sorted(self._directory.glob("step-*.npz"))[:-newest]:
                 path.unlink()
             for path in self._directory.glob("best-*.npz"):
                 if path != best:

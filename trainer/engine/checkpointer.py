@@ -104,6 +104,19 @@ class Checkpointer:
         waited = time.monotonic() - self._saved_at
         return bool(due_by_steps or (minutes and waited >= 60 * minutes))
 
+    def keep_last(self, best: dict) -> None:
+        """Removes all but the last checkpoint and the best, at a run's end.
+
+        Args:
+            best: The best epoch's row of `metrics.jsonl`.
+
+        Raises:
+            TrainingError: If something could not be written.
+        """
+        if self._writer:
+            path = checkpoint.best_path(self.directory, best)
+            self._writer.keep_only(path, newest=1)
+
     def wait(self) -> None:
         """Returns when everything is on disk.
 

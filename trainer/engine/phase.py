@@ -91,7 +91,8 @@ def _run_epoch(training: Training, setup: PhaseSetup) -> dict:
         state.end_phase()
         if setup.averages:
             setup.averages.swap()  # the next phase starts from the averages
-    save(training, setup.learned | setup.own)
+    # The next phase has an optimizer of its own.
+    save(training, setup.learned | ({} if state.starts_phase else setup.own))
     return row
 
 
@@ -112,8 +113,11 @@ def train_epoch(training: Training, setup: PhaseSetup, title: str) -> Totals:
     totals = Totals(**state.totals)
     dataset = loader.training(setup.part.train_source(epoch), epoch, state.step)
     batches = iter(devices.distribute(training.strategy, dataset))
-    with Progress(title, images) as progress:
-        progress.update(min(images, state.step * loader.batch_size))
+    compiled = setup.train.experimental_get_tracing_count()
+    first = "" if compiled else "compiling"
+    with Progress(title, images, first) as progress:
+        if state.step:
+            progress.update(min(images, state.step * loader.batch_size))
         for count in _call_sizes(training, steps - state.step):
             result, seconds = loop.timed(
                 setup.train,

@@ -13,6 +13,7 @@ from trainer.config import Config
 from trainer.distribution import devices
 from trainer.distribution.cluster import Cluster
 from trainer.distribution.worker_group import WorkerGroup
+from trainer.engine import checkpoint
 from trainer.engine import history
 from trainer.feature_extraction import head_init
 from trainer.feature_extraction import views
@@ -57,10 +58,12 @@ def make_model(
         strategy.num_replicas_in_sync,
         config.optimisation.accumulation,
     )
-    # Read before anything is written, so that a bad file leaves no trace.
+    # Read before anything is written, so that a bad file leaves no trace. Where
+    # a run goes on, its own files have them.
+    start = checkpoint.start_of_run(pathlib.Path(config.run.model_dir))
     loaded = (
         {}
-        if config.model.weights == "none"
+        if start or config.model.weights == "none"
         else weights.load_base(config.model.weights, config.model.base)
     )
     with strategy.scope():
@@ -70,6 +73,9 @@ def make_model(
     _check_accumulation(config, model)
     for name, arrays in loaded.items():
         model.get_layer(name).set_weights(arrays)
+    if start:
+        arrays, _ = checkpoint.load(start)
+        checkpoint.assign(checkpoint.model_variables(model), arrays, start)
     return strategy, model
 
 

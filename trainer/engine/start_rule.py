@@ -20,9 +20,13 @@ from data_prep.runtime.errors import UsageError
 from data_prep.runtime.settings import RUN
 from data_prep.runtime.settings import START
 from trainer.config import Config
+from trainer.engine import directory_lock
 
 CONFIG = "config.json"
 DONE = "DONE.json"
+# In config.json beside the flags.
+_FINGERPRINT = "data_fingerprint"
+_WEIGHTS = "weights_sha256"
 
 
 def check(config: Config) -> Manifest:
@@ -38,9 +42,11 @@ def check(config: Config) -> Manifest:
         UsageError: If the flags fit neither the data set nor the directory.
         DataError: If the data set is unusable, or the directory belongs to
             another one, or is none.
+        Stopped: If another run is in the directory.
     """
     manifest = manifest_lib.load(config.data.data_dir)
     model_dir = pathlib.Path(config.run.model_dir)
+    directory_lock.refuse_if_held(model_dir)
     _check_same_run(config, manifest, model_dir)
     if not (model_dir / DONE).exists():
         _check_writable(model_dir)
@@ -92,12 +98,26 @@ def identity(config: Config, manifest: Manifest) -> dict:
         manifest: The data set's manifest.
 
     Returns:
-        All flags, and the fingerprint of the data set.
+        All flags, the fingerprint of the data set, and the SHA-256 of the
+        file of weights; None where there is no such file.
     """
+    digest = weights_digest(config.model.weights)
+    begun = pathlib.Path(config.run.model_dir, CONFIG)
+    if digest is None and begun.exists():  # moved since: the state has them
+        digest = _read_config(begun).get(_WEIGHTS)
     return {
         **config.values(),
-        "data_fingerprint": manifest.fingerprint,
+        _FINGERPRINT: manifest.fingerprint,
+        _WEIGHTS: digest,
     }
+
+
+def weights_digest(weights: str) -> str | None:
+    """Returns the SHA-256 of a file of weights; None if it is no file."""
+    if not pathlib.Path(weights).is_file():
+        return None
+    with open(weights, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def purpose(config: Config, manifest: Manifest) -> str:
@@ -130,7 +150,8 @@ def load(model_dir: str) -> tuple[Config, Manifest]:
             "Expected what trainer.task wrote."
         )
     begun = _read_config(path)
-    fingerprint = begun.pop("data_fingerprint")
+    fingerprint = begun.pop(_FINGERPRINT)
+    begun.pop(_WEIGHTS, None)
     config = Config(**{**begun, "model_dir": model_dir})
     manifest = manifest_lib.load(config.data.data_dir)
     if manifest.fingerprint != fingerprint:
@@ -157,25 +178,30 @@ def _check_same_run(
     """
     path = model_dir / CONFIG
     if not path.exists():
-        if model_dir.exists() and any(model_dir.iterdir()):
+        lock = model_dir / directory_lock.LOCK
+        if model_dir.exists() and {*model_dir.iterdir()} - {lock}:
             raise DataError(
                 f"--model_dir={model_dir} is not empty and holds no "
                 f"{CONFIG}, so it is no model directory. Pass another."
             )
         return
     begun = _read_config(path)
-    if begun["data_fingerprint"] != manifest.fingerprint:
+    if begun[_FINGERPRINT] != manifest.fingerprint:
         raise DataError(
             f"{model_dir} was trained on another data set: its fingerprint is "
-            f"{begun['data_fingerprint'][:12]}..., that of "
+            f"{begun[_FINGERPRINT][:12]}..., that of "
             f"{config.data.data_dir} is {manifest.fingerprint[:12]}.... Pass that data set, or "
             "another --model_dir."
         )
     # A setting that an older version did not know had its default then.
     defaults = {one.name: one.default for one in config.settings()}
+    now = config.identity()
+    digest = begun.get(_WEIGHTS)
+    if digest and weights_digest(now["weights"]) == digest:
+        del now["weights"]  # the same file, wherever it lies
     different = [
         f"--{name}={value} (was {was})"
-        for name, value in config.identity().items()
+        for name, value in now.items()
         if (was := begun.get(name, defaults[name])) != value
     ]
     if different:
@@ -221,7 +247,7 @@ def _check_splits(config: Config, manifest: Manifest) -> None:
 def _read_config(path: pathlib.Path) -> dict:
     try:
         begun = json.loads(path.read_bytes())
-        begun["data_fingerprint"]
+        begun[_FINGERPRINT]
     except (OSError, ValueError, TypeError, KeyError):
         raise DataError(
             f"{path} is no config of a run: it is damaged, or of another "
