@@ -2,6 +2,7 @@
 
 import collections
 import io
+import os
 
 import numpy as np
 import pytest
@@ -190,7 +191,7 @@ def test_resuming_decodes_nothing_of_what_came_before(data, monkeypatch):
             np.testing.assert_array_equal(one, other)
 
 
-def test_a_file_cache_is_used_again(data, tmp_path):
+def test_a_file_cache_is_used_again(data, tmp_path, capsys):
     from trainer.pipeline import cache
     from trainer.pipeline import input_pipeline
     from trainer.pipeline.reader import Reader
@@ -211,9 +212,21 @@ def test_a_file_cache_is_used_again(data, tmp_path):
     untouched = input_pipeline.create(reader, plan, lambda p: tf_fail(p, fail))
     again = cache.fill(reader, untouched, 48, path).numpy()
     np.testing.assert_array_equal(again, first)
-    path.write_bytes(path.read_bytes()[:-1])  # a cut one is made anew
-    repaired = cache.fill(reader, dataset, 48, path).numpy()
-    np.testing.assert_array_equal(repaired, first)
+    whole = path.read_bytes()
+    half = len(whole) // 2
+    for damaged in (
+        whole[:-1],
+        whole[:half] + bytes(4096) + whole[half + 4096 :],
+        whole[:-4] + bytes(4),
+        b"",
+    ):
+        path.write_bytes(damaged)  # made anew
+        repaired = cache.fill(reader, dataset, 48, path).numpy()
+        np.testing.assert_array_equal(repaired, first)
+        assert (
+            "train.uint8 is damaged. Decoding again" in capsys.readouterr().err
+        )
+        assert path.read_bytes() == whole
 
 
 def tf_fail(positions, function):
@@ -414,6 +427,42 @@ def test_the_cache_keeps_within_every_limit_above(
     assert cache.memory_for_cache(-1) == pytest.approx(free, rel=0.2)
     limit("job", 1_000_000, 400_000)  # of the group above
     assert cache.memory_for_cache(-1) == 300_000
+    assert cache.memory_for_cache(-1, 3) == 100_000  # workers of one machine
     limit("job/step", 500_000, 600_000)
     assert cache.memory_for_cache(-1) == 0
     assert cache.memory_for_cache(3) == 3 << 20
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_processors_are_those_of_every_limit_above(
+    tmp_path, monkeypatch, version
+):
+    from trainer.pipeline import limits
+
+    all_of_them = len(os.sched_getaffinity(0))
+    monkeypatch.setattr(limits, "_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(limits, "_OWN_GROUPS", tmp_path / "own")
+    assert limits.processors() == all_of_them  # no groups at all
+    top = tmp_path / "groups" / ("cpu" if version == 1 else "")
+    own = {1: "5:cpu,cpuacct:/a/b\n4:memory:/c\n", 2: "0::/a/b\n"}[version]
+    (tmp_path / "own").write_text(own)
+    (top / "a" / "b").mkdir(parents=True)
+
+    def limit(group, quota):
+        if version == 2:
+            text = f"{quota if quota > 0 else 'max'} 100000\n"
+            (top / group / "cpu.max").write_text(text)
+            return
+        (top / group / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+        (top / group / "cpu.cfs_period_us").write_text("100000\n")
+
+    limit("a/b", -1)
+    limit("", 100 * 100_000)
+    assert limits.processors() == all_of_them
+    limit("a", 100_000)
+    assert limits.processors() == 1
+    limit("a", 1_000)
+    assert limits.processors() == 1
+    monkeypatch.setattr(limits.os, "sched_getaffinity", lambda _: range(64))
+    limit("a", 250_000)
+    assert limits.processors() == 3

@@ -105,6 +105,12 @@ def test_cluster(environ, expected):
     assert found == (expected and Cluster(*expected))
 
 
+def test_workers_of_one_host_are_counted():
+    workers = ("a:1", "b:1", "a:2", "[::1]:3", "a:3")
+    counts = [Cluster(workers, n).on_host for n in range(5)]
+    assert counts == [3, 1, 3, 1, 3]
+
+
 @pytest.mark.parametrize(
     "environ, says",
     [

@@ -62,6 +62,7 @@ ROOMS = {
     },
     "trainer.feature_extraction": {
         "data_prep.dataset",
+        "data_prep.images",
         "data_prep.runtime",
         "trainer.augmentation",
         "trainer.distribution",

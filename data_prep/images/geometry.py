@@ -13,6 +13,8 @@ from typing import Any
 from typing import NamedTuple
 
 MAX_SIDE = 8192  # pixels of a square that is stored, or trained on
+# Raised when the same image gives other pixels: 2 averages areas.
+VERSION = 2
 RESIZES = ("stretch", "crop", "pad")
 # By which an image may be reduced before it is resampled bilinearly.
 FACTORS = tuple(1 << power for power in range(1, 25))

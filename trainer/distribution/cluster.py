@@ -37,6 +37,12 @@ class Cluster:
     workers: tuple[str, ...]
     index: int
 
+    @property
+    def on_host(self) -> int:
+        """How many of the processes run on this one's host, itself included."""
+        hosts = [worker.rpartition(":")[0] for worker in self.workers]
+        return hosts.count(hosts[self.index])
+
 
 def is_first(cluster: Cluster | None) -> bool:
     """Returns whether this worker writes files and prints."""

@@ -36,6 +36,7 @@ class WorkerGroup:
     Attributes:
         rank: Index of this worker, counted from 0.
         count: Number of workers.
+        on_host: How many of them share this machine's memory.
         is_first: Whether this worker writes files and prints.
         replicas: Number of replicas of each worker.
     """
@@ -45,6 +46,7 @@ class WorkerGroup:
     ):
         self.rank = cluster.index if cluster else 0
         self.count = len(cluster.workers) if cluster else 1
+        self.on_host = cluster.on_host if cluster else 1
         self.is_first = is_first(cluster)
         self.replicas = strategy.num_replicas_in_sync // self.count
         self._strategy = strategy

@@ -105,6 +105,7 @@ def make_loader(
         rank=workers.rank,
         partners=bool(config.augmentation.mixup or config.augmentation.cutmix),
         workers=workers.count,
+        on_host=workers.on_host,
     )
 
 

@@ -12,8 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from data_prep.dataset.manifest import Manifest
+from data_prep.images import geometry
 from trainer.groups import Model
 from trainer.models.bases import BASES
+from trainer.pipeline import fast_decode
 
 
 def of_base(
@@ -35,6 +37,12 @@ def of_base(
         preprocessing = BASES[network.base].preprocessing
     return {
         "format": 1,
+        "pixels": geometry.VERSION,
+        "versions": {
+            "keras": keras.__version__,
+            "opencv": fast_decode.VERSION,
+            "tensorflow": tf.__version__,
+        },
         "data_fingerprint": manifest.fingerprint,
         "base": network.base,
         "weights": _hash_weights(base, strategy),

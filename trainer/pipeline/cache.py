@@ -7,7 +7,10 @@ copy of the pixels, without Python. A file is the same array, memory-mapped.
 import mmap
 import os
 import pathlib
+import sys
+from typing import BinaryIO
 
+import google_crc32c
 import numpy as np
 import tensorflow as tf
 
@@ -17,6 +20,8 @@ from trainer.pipeline import limits
 from trainer.pipeline.reader import Reader
 
 MIB = 1 << 20
+_BLOCK_BYTES = 16 * MIB
+_FOOTER_BYTES = 4  # the pixels' CRC-32C
 
 
 def decoded_bytes(reader: Reader, image_size: int) -> int:
@@ -24,16 +29,17 @@ def decoded_bytes(reader: Reader, image_size: int) -> int:
     return reader.count * image_size * image_size * 3
 
 
-def memory_for_cache(cache_mb: int) -> int:
+def memory_for_cache(cache_mb: int, processes: int = 1) -> int:
     """Returns how many bytes of memory decoded images may take.
 
     Args:
         cache_mb: The limit in MiB; -1 takes half of the memory that the
             machine, or the container, has left.
+        processes: How many processes share that half.
     """
     if cache_mb >= 0:
         return cache_mb * MIB
-    return limits.memory_left() // 2
+    return limits.memory_left() // (2 * processes)
 
 
 def fill(
@@ -48,8 +54,8 @@ def fill(
         reader: Reader of the split.
         dataset: Its batches in record order; the last one may be padded.
         image_size: S, in pixels.
-        path: File to keep the pixels in; one that exists already is used as
-            it is. None keeps them in memory.
+        path: File to keep the pixels in; one that is there and whole is used
+            as it is. None keeps them in memory.
 
     Returns:
         uint8 `[N, S, S, 3]`, in record order.
@@ -59,20 +65,48 @@ def fill(
     if path is None:
         memory = mmap.mmap(-1, size)  # aligned as TensorFlow needs it
         return _as_tensor(_decode(dataset, memory, shape, reader.split))
-    if not path.exists() or path.stat().st_size != size:
+    if not _is_whole(path, size):
         with (
             atomic.replacing(path) as incomplete,
             open(incomplete, "w+b") as file,
         ):
             os.posix_fallocate(
-                file.fileno(), 0, size
+                file.fileno(), 0, size + _FOOTER_BYTES
             )  # fails here if the disk is full
             with mmap.mmap(file.fileno(), size) as memory:
                 _decode(dataset, memory, shape, reader.split)
                 memory.flush()
+            checksum = _checksum(file, size)
+            file.seek(size)
+            file.write(checksum)
     with open(path, "rb") as file:
         memory = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
     return _as_tensor(np.frombuffer(memory, np.uint8).reshape(shape))
+
+
+def _is_whole(path: pathlib.Path, size: int) -> bool:
+    """Returns whether a file holds what was once written; warns if it is damaged.
+
+    It is read once. In a fresh process the first epoch would have to anyway.
+    """
+    if not path.exists():
+        return False
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size == size + _FOOTER_BYTES:
+            checksum = _checksum(file, size)
+            if file.read() == checksum:
+                return True
+    print(f"warning: {path} is damaged. Decoding again.", file=sys.stderr)
+    return False
+
+
+def _checksum(file: BinaryIO, size: int) -> bytes:
+    """Returns the CRC-32C of the first `size` bytes, and stops behind them."""
+    file.seek(0)
+    crc = google_crc32c.Checksum()
+    for start in range(0, size, _BLOCK_BYTES):
+        crc.update(file.read(min(_BLOCK_BYTES, size - start)))
+    return crc.digest()
 
 
 def _decode(

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from data_prep.dataset import splits
+from data_prep.images import geometry
 from trainer.groups import Data
 from trainer.pipeline import cache
+from trainer.pipeline import fast_decode
 from trainer.pipeline import input_pipeline
 from trainer.pipeline.input_pipeline import Plan
 from trainer.pipeline.input_pipeline import Source
@@ -28,6 +30,7 @@ class DataLoader:
         replicas: Number of replicas of this worker.
         rank: Index of this worker, counted from 0.
         workers: Number of workers.
+        on_host: How many of them share this machine's memory.
         partners: Whether a replica's share of a training batch comes with one
             more image before it, see `Plan.with_partners`.
 
@@ -49,11 +52,12 @@ class DataLoader:
         replicas: int,
         rank: int = 0,
         workers: int = 1,
+        on_host: int = 1,
         partners: bool = False,
     ):
         self.readers = readers
         self.batch_size = batch_size
-        self.images = _make_sources(settings, readers, batch_size)
+        self.images = _make_sources(settings, readers, batch_size, on_host)
         self.counts = {split: r.count for split, r in readers.items()}
         self.steps = {
             split: -(-count // batch_size)
@@ -105,7 +109,10 @@ class DataLoader:
 
 
 def _make_sources(
-    settings: Data, readers: Mapping[str, Reader], batch_size: int
+    settings: Data,
+    readers: Mapping[str, Reader],
+    batch_size: int,
+    on_host: int,
 ) -> dict[str, Source]:
     """Returns the source of each split's pixels, cached where they fit.
 
@@ -116,7 +123,12 @@ def _make_sources(
         splits.TRAIN: input_pipeline.decoded_fast,
         splits.VALIDATION: input_pipeline.decoded_exactly,
     }
-    memory = cache.memory_for_cache(settings.cache_mb)
+    # Another version may give other pixels.
+    versions = {
+        splits.TRAIN: f"opencv{fast_decode.VERSION}",
+        splits.VALIDATION: f"tensorflow{tf.__version__}",
+    }
+    memory = cache.memory_for_cache(settings.cache_mb, on_host)
     result = {}
     for split, reader in readers.items():
         decoded = decoders[split](reader, settings.image_size)
@@ -125,7 +137,8 @@ def _make_sources(
         if settings.cache_dir:
             name = (
                 f"{reader.manifest.fingerprint[:16]}-{split}-"
-                f"{settings.image_size}.uint8"
+                f"{settings.image_size}-{versions[split]}-"
+                f"{geometry.VERSION}.uint8"
             )
             path = pathlib.Path(settings.cache_dir, name)
         elif size <= memory:

@@ -11,6 +11,7 @@ import numpy as np
 from data_prep.images import geometry
 
 SCALES = (1, 2, 4, 8)
+VERSION = cv2.__version__
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _OPENCV_FLAGS = {
