@@ -243,8 +243,10 @@ def test_an_image_gets_the_same_wherever_it_stands(tf, name):
 
 def test_replicas_draw_for_their_own_images(tf):
     """Under two replicas every image gets what it gets on one."""
+    from trainer.distribution import devices
+
     augment = create("classic", seed=5)
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = devices.mirrored(["CPU:0", "CPU:1"])
     generator = np.random.default_rng(0)
     one = generator.integers(0, 255, (1, 32, 32, 3), np.uint8)
     images = np.repeat(one, 4, axis=0)  # the same picture under four ids

@@ -164,8 +164,10 @@ def test_layers_get_their_share_of_the_rate(tf, float32):
 
 def test_gradients_are_clipped_over_all_replicas(tf, float32):
     """The norm of the whole batch's gradient, not of each replica's."""
+    from trainer.distribution import devices
+
     limit = {"clip_norm": 0.01}
-    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    mirrored = devices.mirrored(["CPU:0", "CPU:1"])
     one, *_ = trained(
         tf, tf.distribute.get_strategy(), batches(tf), limit, rate=1.0
     )
@@ -311,9 +313,11 @@ def test_weight_decay_is_that_of_keras(tf, float32):
 
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_averages_follow_the_weights(tf, float32, replicas):
+    from trainer.distribution import devices
+
     strategy = tf.distribute.get_strategy()
     if replicas == 2:
-        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+        strategy = devices.mirrored(["CPU:0", "CPU:1"])
     model, _, _, averages = trained(
         tf,
         strategy,
@@ -340,9 +344,11 @@ def test_averages_follow_the_weights(tf, float32, replicas):
 def test_a_float16_overflow_skips_the_step_and_is_counted(tf, replicas):
     import keras
 
+    from trainer.distribution import devices
+
     strategy = tf.distribute.get_strategy()
     if replicas == 2:
-        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+        strategy = devices.mirrored(["CPU:0", "CPU:1"])
     keras.config.set_dtype_policy("mixed_float16")
     try:
         start = small_model().get_layer("logits").kernel.numpy()
@@ -606,3 +612,19 @@ def test_virtual_devices_are_refused_to_several_workers(tf):
     cluster = Cluster(("localhost:1", "localhost:2"), 0)
     with pytest.raises(UsageError, match="one CPU"):
         devices.make_strategy("auto", 1, cluster)
+
+
+def test_strategies_of_one_process_share_no_collectives(tf):
+    """TensorFlow's own would be taken for one another, and abort."""
+    from trainer.distribution import devices
+
+    for dtype, size in ((tf.float32, 3), (tf.float64, 5), (tf.float32, 7)):
+        strategy = devices.mirrored(["CPU:0", "CPU:1"])
+
+        def add(dtype=dtype, size=size):
+            context = tf.distribute.get_replica_context()
+            return context.all_reduce("SUM", tf.ones(size, dtype))
+
+        total = tf.function(lambda s=strategy, f=add: s.run(f))()
+        for one in strategy.experimental_local_results(total):
+            np.testing.assert_array_equal(one, np.full(size, 2))

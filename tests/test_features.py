@@ -184,13 +184,14 @@ def test_features_are_those_of_their_image(tf, tmp_path):
 @pytest.mark.parametrize("head", ["gap", "flatten"])
 @pytest.mark.parametrize("strategy", ["one_device", "mirrored"])
 def test_replicas_change_nothing(data, tf, tmp_path, head, strategy):
+    from trainer.distribution import devices
     from trainer.models.classifier import base_of
     from trainer.models.classifier import build_classifier
 
     wanted = config(data, tmp_path, head=head, augment="classic")
     manifest = manifest_lib.load(str(data))
     if strategy == "mirrored":
-        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+        strategy = devices.mirrored(["CPU:0", "CPU:1"])
     else:
         strategy = tf.distribute.get_strategy()
     tf.keras.utils.set_random_seed(0)

@@ -176,7 +176,6 @@ with directory_lock.held(pathlib.Path(sys.argv[1])):
 @pytest.mark.parametrize("end", ["usual", "killed"])
 def test_a_directory_in_use_is_refused_until_its_run_ends(tmp_path, end):
     model_dir = tmp_path / "model"
-    config = Config("data", str(model_dir))
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, model_dir],
         cwd=ROOT,
@@ -188,7 +187,7 @@ def test_a_directory_in_use_is_refused_until_its_run_ends(tmp_path, end):
         f"model is in use by process {holder.pid} on {os.uname().nodename}"
     )
     with pytest.raises(Stopped, match=message):
-        start_rule.check(config)
+        directory_lock.refuse_if_held(model_dir)
     with (
         pytest.raises(Stopped, match=message),
         directory_lock.held(model_dir),
@@ -198,10 +197,10 @@ def test_a_directory_in_use_is_refused_until_its_run_ends(tmp_path, end):
         holder.send_signal(signal.SIGKILL)
     holder.communicate()
     assert (model_dir / directory_lock.LOCK).exists() == (end == "killed")
-    start_rule.check(config)
+    directory_lock.refuse_if_held(model_dir)
     with directory_lock.held(model_dir), pytest.raises(Stopped):
-        start_rule.check(config)
-    assert not any(model_dir.iterdir())
+        directory_lock.refuse_if_held(model_dir)
+    assert not list(model_dir.glob("*"))
 
 
 def test_a_run_holds_its_directory(tmp_path, tf, monkeypatch):
@@ -210,7 +209,7 @@ def test_a_run_holds_its_directory(tmp_path, tf, monkeypatch):
     config = Config("data", str(tmp_path / "model"), batch_size=8)
 
     def train(*_):
-        start_rule.check(config)
+        directory_lock.refuse_if_held(tmp_path / "model")
 
     monkeypatch.setattr(run, "train_and_evaluate", train)
     with pytest.raises(Stopped, match="is in use by process"):

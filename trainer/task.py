@@ -4,6 +4,7 @@ python -m trainer.task --data_dir=data --model_dir=model
 """
 
 import os
+import pathlib
 import sys
 
 from data_prep.runtime.errors import EXIT_STOPPED
@@ -27,6 +28,7 @@ from trainer.distribution import platform_settings
 from trainer.distribution.cluster import Cluster
 from trainer.distribution.cluster import find_cluster
 from trainer.distribution.cluster import is_first
+from trainer.engine import directory_lock
 from trainer.engine import start_rule
 
 
@@ -55,6 +57,8 @@ def main(config: Config) -> None:
         refuse_object_storage(config)
         cluster = find_cluster(os.environ)
         startup.require_tensorflow()
+        if is_first(cluster):  # the one that has the directory to itself
+            directory_lock.refuse_if_held(pathlib.Path(config.run.model_dir))
         start_rule.check(config)
         done = start_rule.finished(config)
         if done is None:

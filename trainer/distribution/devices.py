@@ -1,6 +1,7 @@
 """Devices, distribution strategy, precision and seeds."""
 
 import faulthandler
+import itertools
 import json
 import os
 import pathlib
@@ -11,6 +12,23 @@ import tensorflow as tf
 
 from data_prep.runtime.errors import UsageError
 from trainer.distribution.cluster import Cluster
+
+_key_bases = itertools.count(step=1000)
+
+
+def mirrored(devices: list[str] | None) -> tf.distribute.MirroredStrategy:
+    """Returns a strategy for a network on each of some devices.
+
+    TensorFlow numbers the collectives of every strategy alike and remembers
+    their shapes, so a second training in one process, of another network, would
+    be aborted ("Collective instance 100 expected type ..."). Each strategy gets
+    numbers of its own here.
+
+    Args:
+        devices: Their names; None takes all GPUs.
+    """
+    tf.distribute.MirroredStrategy._collective_key_base = next(_key_bases)
+    return tf.distribute.MirroredStrategy(devices)
 
 
 def make_strategy(
@@ -57,7 +75,7 @@ def make_strategy(
         # The default strategy runs on the first device without the overhead
         # of a distributed one.
         return tf.distribute.get_strategy()
-    return tf.distribute.MirroredStrategy(devices)
+    return mirrored(devices)
 
 
 def _prepare_devices(virtual_devices: int) -> list[str]:

@@ -34,6 +34,7 @@ def held(model_dir: pathlib.Path) -> Iterator[None]:
     Raises:
         Stopped: If another run is in it.
     """
+    is_new = not model_dir.exists()
     model_dir.mkdir(parents=True, exist_ok=True)
     path = model_dir / LOCK
     file = _open(path)
@@ -51,6 +52,9 @@ def held(model_dir: pathlib.Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         os.close(file)
+        if is_new:  # and nothing came of it
+            with contextlib.suppress(OSError):
+                model_dir.rmdir()
 
 
 def refuse_if_held(model_dir: pathlib.Path) -> None:

@@ -42,11 +42,9 @@ def check(config: Config) -> Manifest:
         UsageError: If the flags fit neither the data set nor the directory.
         DataError: If the data set is unusable, or the directory belongs to
             another one, or is none.
-        Stopped: If another run is in the directory.
     """
     manifest = manifest_lib.load(config.data.data_dir)
     model_dir = pathlib.Path(config.run.model_dir)
-    directory_lock.refuse_if_held(model_dir)
     _check_same_run(config, manifest, model_dir)
     if not (model_dir / DONE).exists():
         _check_writable(model_dir)

@@ -103,7 +103,7 @@ def make_replica_step(
         # Outside of what XLA compiles: the resampling has no kernel there.
         image, targets = augment(batch.image, batch.label, batch.id, epoch)
         # Without the partner, where images are mixed.
-        batch = batch.last(targets.shape[0])
+        batch = batch.last(targets.shape[0] or tf.shape(targets)[0])
         in_loss = batch.weight
         if options.class_weights:
             # Of a mixed image each class weighs with its own share.
