@@ -11,11 +11,11 @@ import pytest
 from conftest import ROOT
 
 from data_prep.dataset import manifest as manifest_lib
+from data_prep.runtime import directory_lock
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import Stopped
 from data_prep.runtime.errors import UsageError
 from trainer.config import Config
-from trainer.engine import directory_lock
 from trainer.engine import start_rule
 
 
@@ -166,7 +166,7 @@ def test_weights_are_the_same_by_their_content(tmp_path):
 
 HOLD = """
 import pathlib, sys
-from trainer.engine import directory_lock
+from data_prep.runtime import directory_lock
 with directory_lock.held(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -393,7 +393,7 @@ def test_answers_that_need_no_tensorflow(
 
 
 def test_a_second_run_is_refused_at_once(data, run, tmp_path):
-    from trainer.engine import directory_lock
+    from data_prep.runtime import directory_lock
 
     model = tmp_path / "model"
     with directory_lock.held(model):

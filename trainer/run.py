@@ -9,6 +9,7 @@ import keras
 
 from data_prep.dataset.manifest import Manifest
 from data_prep.runtime import atomic
+from data_prep.runtime import directory_lock
 from trainer.config import Config
 from trainer.distribution import devices
 from trainer.distribution import rendezvous
@@ -16,7 +17,6 @@ from trainer.distribution.cluster import Cluster
 from trainer.distribution.cluster import is_first
 from trainer.distribution.worker_group import WorkerGroup
 from trainer.distribution.worker_group import stop_when_worker_lost
-from trainer.engine import directory_lock
 from trainer.engine import model_directory
 from trainer.engine import setup
 from trainer.engine import start_rule

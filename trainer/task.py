@@ -18,6 +18,7 @@ if __name__ == "__main__":  # before all that takes time to import
 from absl import flags
 
 from data_prep.runtime import command
+from data_prep.runtime import directory_lock
 from data_prep.runtime import startup
 from data_prep.runtime.errors import Stopped
 from data_prep.runtime.errors import UsageError
@@ -28,7 +29,6 @@ from trainer.distribution import platform_settings
 from trainer.distribution.cluster import Cluster
 from trainer.distribution.cluster import find_cluster
 from trainer.distribution.cluster import is_first
-from trainer.engine import directory_lock
 from trainer.engine import start_rule
 
 

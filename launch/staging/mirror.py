@@ -15,6 +15,7 @@ import json
 import pathlib
 
 from data_prep.runtime import atomic
+from data_prep.runtime import directory_lock
 from data_prep.runtime import storage
 from data_prep.runtime.errors import DataError
 
@@ -106,6 +107,8 @@ class Mirror:
         for path in sorted(self._folder.rglob("*")):
             name = path.relative_to(self._folder).as_posix()
             if not path.is_file() or path.name.startswith(atomic.INCOMPLETE):
+                continue
+            if path.name == directory_lock.LOCK:
                 continue
             # A file that is replaced or goes while we look: next time.
             with contextlib.suppress(FileNotFoundError):

@@ -14,13 +14,13 @@ import pathlib
 from data_prep.dataset import manifest as manifest_lib
 from data_prep.dataset import splits
 from data_prep.dataset.manifest import Manifest
+from data_prep.runtime import directory_lock
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import TrainingError
 from data_prep.runtime.errors import UsageError
 from data_prep.runtime.settings import RUN
 from data_prep.runtime.settings import START
 from trainer.config import Config
-from trainer.engine import directory_lock
 
 CONFIG = "config.json"
 DONE = "DONE.json"

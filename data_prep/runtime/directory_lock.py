@@ -20,6 +20,7 @@ from collections.abc import Iterator
 
 from data_prep.runtime.errors import Stopped
 
+# Copies of a folder leave it out.
 LOCK = "run.lock"
 _IN_USE = {errno.EAGAIN, errno.EACCES}
 
