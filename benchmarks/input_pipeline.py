@@ -324,11 +324,15 @@ def bottleneck(data_dir: str, size: int) -> str:
 
     from trainer.pipeline import fast_decode
     from trainer.pipeline.reader import Reader
+    from trainer.pipeline.shard_files import ShardFiles
 
     reader = Reader(data_dir, manifest_lib.load(data_dir), "train")
-    rows = reader._index
-    payloads = [reader._payload(row) for row in rows]
-    contents = [reader._image(row) for row in rows]
+    rows = reader.rows(np.arange(reader.count))
+    shard_files = ShardFiles(reader.shards)
+    contents = [
+        np.frombuffer(content, np.uint8)
+        for content in shard_files.contents(rows)
+    ]
     shapes = [(int(row["height"]), int(row["width"])) for row in rows]
     batch = np.empty((reader.count, size, size, 3), np.uint8)
     raw = reader.manifest.encoding == "raw"
@@ -362,13 +366,7 @@ def bottleneck(data_dir: str, size: int) -> str:
             tf.identity(pixels).numpy()
 
     stages = {
-        "read (pread, checksum)": lambda: [reader._payload(r) for r in rows],
-        "parse (find the image)": lambda: [
-            np.frombuffer(
-                p, np.uint8, int(r["image_bytes"]), int(r["image_offset"])
-            )
-            for p, r in zip(payloads, rows, strict=True)
-        ],
+        "read (pread, checksum)": lambda: [*shard_files.contents(rows)],
         **({} if raw else {"decode (reduced scale)": decode_all}),
         "resize": fit,
         "batch (gather from memory)": lambda: tf.gather(pixels, positions),

@@ -133,7 +133,7 @@ class Config(settings.Config):
                 "--frozen_epochs=0 leaves that phase out. Leave out one of "
                 "them."
             )
-        mixes = augmentation.mixup or augmentation.cutmix
+        mixes = augmentation.mixes
         if features.feature_cache and mixes:
             raise UsageError(
                 "--feature_cache keeps the features of single images, and "

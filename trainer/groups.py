@@ -261,6 +261,11 @@ class Augmentation(settings.Group):
         low=0,
     )
 
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed with others."""
+        return bool(self.mixup or self.cutmix)
+
 
 @dataclasses.dataclass(frozen=True)
 class Features(settings.Group):

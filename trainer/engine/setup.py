@@ -103,7 +103,7 @@ def make_loader(
         seed=config.run.seed,
         replicas=workers.replicas,
         rank=workers.rank,
-        partners=bool(config.augmentation.mixup or config.augmentation.cutmix),
+        partners=config.augmentation.mixes,
         workers=workers.count,
         on_host=workers.on_host,
     )

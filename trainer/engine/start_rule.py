@@ -99,7 +99,7 @@ def identity(config: Config, manifest: Manifest) -> dict:
         All flags, the fingerprint of the data set, and the SHA-256 of the
         file of weights; None where there is no such file.
     """
-    digest = weights_digest(config.model.weights)
+    digest = _weights_digest(config.model.weights)
     begun = pathlib.Path(config.run.model_dir, CONFIG)
     if digest is None and begun.exists():  # moved since: the state has them
         digest = _read_config(begun).get(_WEIGHTS)
@@ -110,7 +110,7 @@ def identity(config: Config, manifest: Manifest) -> dict:
     }
 
 
-def weights_digest(weights: str) -> str | None:
+def _weights_digest(weights: str) -> str | None:
     """Returns the SHA-256 of a file of weights; None if it is no file."""
     if not pathlib.Path(weights).is_file():
         return None
@@ -193,14 +193,11 @@ def _check_same_run(
         )
     # A setting that an older version did not know had its default then.
     defaults = {one.name: one.default for one in config.settings()}
-    now = config.identity()
-    digest = begun.get(_WEIGHTS)
-    if digest and weights_digest(now["weights"]) == digest:
-        del now["weights"]  # the same file, wherever it lies
     different = [
         f"--{name}={value} (was {was})"
-        for name, value in now.items()
+        for name, value in config.identity().items()
         if (was := begun.get(name, defaults[name])) != value
+        and not (name == "weights" and _is_same_file(value, begun))
     ]
     if different:
         raise UsageError(
@@ -208,6 +205,12 @@ def _check_same_run(
             f"{', '.join(different)}. Run it with those, or pass another "
             "--model_dir."
         )
+
+
+def _is_same_file(weights: str, begun: dict) -> bool:
+    """Returns whether it is the file that the run began with, elsewhere."""
+    digest = begun.get(_WEIGHTS)
+    return digest is not None and _weights_digest(weights) == digest
 
 
 def _check_writable(model_dir: pathlib.Path) -> None:
