@@ -15,7 +15,6 @@ import os
 import pathlib
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ from data_prep.dataset import manifest as manifest_lib
 from data_prep.dataset import verification
 from data_prep.runtime import command
 from data_prep.runtime import settings
+from data_prep.runtime import signals
 from data_prep.runtime import storage
 from data_prep.runtime import subprocesses
 from data_prep.runtime.errors import DataError
@@ -184,13 +184,11 @@ def run_trainer(
         if child is not None and child.poll() is None:
             child.send_signal(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    for number in signals.SIGNALS:
         signal.signal(number, forward)
-    # A session of its own: a Ctrl-C reaches it through `forward` alone.
-    child = subprocess.Popen(
+    child = subprocesses.start_tied(
         subprocesses.python_module("trainer.task", *words),
-        env=subprocesses.environment(),
-        start_new_session=True,
+        subprocesses.environment(),
     )
     for number in received:  # one that came just before it began
         child.send_signal(number)

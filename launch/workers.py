@@ -3,7 +3,8 @@
 python -m launch.workers --workers=2 -- --data_dir=data --model_dir=model
 
 For trials of what runs on several machines: every process gets the TF_CONFIG
-that a cluster would give it. All are stopped by SIGTERM or SIGINT, or when one
+that a cluster would give it. All are stopped by what stops a trainer
+(SIGTERM, SIGINT, SIGUSR1, SIGHUP), by the end of this process, or when one
 fails. When they stopped with their state saved, and no signal asked for it,
 all are started again.
 """
@@ -17,6 +18,7 @@ import time
 
 from data_prep.runtime import command
 from data_prep.runtime import settings
+from data_prep.runtime import signals
 from data_prep.runtime import subprocesses
 from data_prep.runtime.errors import EXIT_FAILURE
 from data_prep.runtime.errors import EXIT_STOPPED
@@ -88,8 +90,9 @@ def run_once(
             if process.poll() is None:
                 process.send_signal(number)
 
-    handled = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    before = {number: signal.signal(number, forward) for number in handled}
+    before = {
+        number: signal.signal(number, forward) for number in signals.SIGNALS
+    }
     try:
         for index in range(workers):
             processes.append(_start(words, addresses, index))
@@ -133,12 +136,8 @@ def _start(
 ) -> subprocess.Popen:
     task = {"type": "worker", "index": rank}
     config = {"cluster": {"worker": addresses}, "task": task}
-    return subprocess.Popen(
-        words,
-        env={**subprocesses.environment(), "TF_CONFIG": json.dumps(config)},
-        # A Ctrl-C reaches it through `forward` alone.
-        start_new_session=True,
-    )
+    environ = {**subprocesses.environment(), "TF_CONFIG": json.dumps(config)}
+    return subprocesses.start_tied(words, environ)
 
 
 def _wait(

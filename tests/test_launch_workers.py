@@ -1,5 +1,6 @@
 """`launch.workers`: several processes of this machine as one training."""
 
+import contextlib
 import json
 import os
 import signal
@@ -65,6 +66,57 @@ def test_codes_are_combined():
     assert workers.combine_codes([75, 64]) == 64
     assert workers.combine_codes([64, 65]) == 1
     assert workers.combine_codes([-9, 0]) == 1
+
+
+WAITS = """
+import os, pathlib, signal, sys
+name = pathlib.Path(sys.argv[1], os.environ.get("TF_CONFIG", "one")[-3:-2])
+signal.pthread_sigmask(signal.SIG_BLOCK, set(range(1, 32)))
+name.with_suffix(".ready").write_text(str(os.getpid()))
+number = signal.sigwait(set(range(1, 32)))
+name.with_suffix(".stopped").write_text(signal.Signals(number).name)
+sys.exit(75)
+"""
+
+STARTERS = {
+    "workers": "workers.run_once(words, 2, 60, [])",
+    "staged": (
+        "staged.subprocesses.python_module = lambda *_: words\n"
+        "staged.run_trainer((), None, 60)"
+    ),
+}
+
+
+def wait_for(folder, pattern, count):
+    end = time.monotonic() + 300
+    while len(list(folder.glob(pattern))) < count:
+        assert time.monotonic() < end, f"no {count} {pattern} in {folder}"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("starter", STARTERS)
+@pytest.mark.parametrize(
+    "sent, arrives", [("SIGKILL", "SIGTERM"), ("SIGHUP", "SIGHUP")]
+)
+def test_a_process_ends_with_what_started_it(tmp_path, starter, sent, arrives):
+    words = [sys.executable, "-c", WAITS, str(tmp_path)]
+    code = (
+        "from launch import staged, workers\n"
+        f"words = {words!r}\n{STARTERS[starter]}"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    count = 2 if starter == "workers" else 1
+    wait_for(tmp_path, "*.ready", count)
+    process.send_signal(signal.Signals[sent])
+    try:
+        wait_for(tmp_path, "*.stopped", count)
+    finally:
+        for ready in tmp_path.glob("*.ready"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(ready.read_text()), signal.SIGKILL)
+    process.wait()
+    stopped = sorted(tmp_path.glob("*.stopped"))
+    assert [path.read_text() for path in stopped] == [arrives] * count
 
 
 @pytest.fixture
