@@ -19,6 +19,7 @@ from training import settings_of
 from training import train
 from training import train_here
 
+from data_prep.runtime.errors import EXIT_STOPPED
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import TrainingError
 from data_prep.runtime.errors import UsageError
@@ -505,13 +506,16 @@ def one_device(data, tmp_path_factory):
 @pytest.mark.slow  # float16 is emulated on a CPU
 def test_float16_scales_its_loss(data, tmp_path):
     model = tmp_path / "model"
-    done = train(
-        data, model, "--precision=mixed_float16", "--virtual_devices=2"
-    )
+    words = ("--precision=mixed_float16", "--virtual_devices=2")
+    stopped = train(data, model, *words, fault="step:3:SIGTERM")
+    assert stopped.returncode == EXIT_STOPPED, stopped.stderr
+    path = max(model.glob("checkpoints/step-*.npz"))
+    with np.load(path) as state:
+        assert any("dynamic_scale" in name for name in state)
+    done = train(data, model, *words)
     assert done.returncode == 0, done.stderr
     rows = lines(model / "metrics.jsonl")
     assert all(np.isfinite(row["loss"]) for row in rows)
-    assert any("dynamic_scale" in name for name in saved(model, 3 * STEPS))
 
 
 def test_where_the_pixels_come_from_changes_nothing(
