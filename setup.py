@@ -10,7 +10,6 @@ TRAIN = [
     "keras>=3.11.3",  # earlier ones load unsafe .h5 and .keras files
     "keras-cv>=0.9",
     "matplotlib>=3.8",  # draws what trainer.find_lr found
-    "psutil>=5.9",
     "scikit-learn>=1.4",  # per-class figures; the quickstart's digits
     "scipy>=1.11",  # fits the head of --head_init
     "tensorboard>=2.18",  # tf.summary writes nothing without it
@@ -48,6 +47,7 @@ setup(
         "opencv-python-headless>=4.11",  # decodes 1.5 times as fast as tf.io
         "pillow>=10.1",
         "protobuf>=4.25",
+        "psutil>=5.9",  # memory that is left
         "pyyaml>=6",  # launch reads the manifests that it writes
         "simplejpeg>=1.8",  # libjpeg-turbo; the audit reads every coefficient
         "threadpoolctl>=3.1",  # near-duplicates are compared by one thread

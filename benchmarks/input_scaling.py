@@ -68,8 +68,8 @@ def rate_asleep(
         runs: Passes that count.
     """
     startup.import_tensorflow()
+    from data_prep.runtime import limits
     from trainer.pipeline import input_pipeline as real
-    from trainer.pipeline import limits
 
     limits.processors = lambda: processors
     real.DecodingPool = functools.partial(no_decoding.pool, seconds=seconds)

@@ -414,7 +414,7 @@ def test_manifest_says_how_it_was_made(run, tmp_path):
 
 # What `shardtune[train]` brings and preparing a data set does without.
 TRAINING = (
-    "keras keras_cv matplotlib psutil scipy sklearn tensorboard tensorflow "
+    "keras keras_cv matplotlib scipy sklearn tensorboard tensorflow "
     "tensorflow_datasets"
 )
 

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -132,22 +133,37 @@ def test_a_signal_ends_with_75_and_the_rest_follows(data, whole, tmp_path):
 
 @pytest.mark.slow
 def test_a_file_that_cannot_be_written(data, whole, tmp_path):
-    """The operating system's refusal, first of features, then of the CSV."""
+    """The operating system's refusal, first of features, then of the CSV.
+
+    Of the validation split: to the system what decoding processes share is a
+    file as well.
+    """
     out = tmp_path / "out"
-    done = extract(data, out, "--csv", file_bytes=1000)
+    (train,) = whole.glob("train-*")
+    shutil.copytree(
+        train, out / train.name, ignore=shutil.ignore_patterns("*.csv")
+    )
+    done = extract(data, out, file_bytes=1000)
     assert done.returncode == 65, done.stderr
     assert "File too large. What is finished is kept" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not list(out.glob("*/*"))  # nothing torn is left
+    assert not list(out.glob("*validation*/*"))  # nothing torn is left
     done = extract(data, out, "--csv", file_bytes=10_000)
     assert done.returncode == 65, done.stderr
     assert "features.csv could not be written" in done.stderr
     assert "Traceback" not in done.stderr
-    (folder,) = out.glob("train-*")
-    assert not list(folder.glob("*features.csv"))
+    assert not list(out.glob("*/*features.csv"))
     done = extract(data, out, "--csv")
     assert done.returncode == 0, done.stderr
     assert hash_tree(out) == hash_tree(whole)
+
+
+def test_decoding_processes_that_get_no_memory(data, tmp_path):
+    done = extract(data, tmp_path / "out", file_bytes=1000)
+    assert done.returncode == 1, done.stderr
+    assert "share 46128 bytes with processes that decode" in done.stderr
+    assert "File too large" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def lacking(tmp_path, split):

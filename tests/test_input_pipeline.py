@@ -403,8 +403,8 @@ def test_the_cache_keeps_within_every_limit_above(
     tmp_path, monkeypatch, version
 ):
     """Slurm's, systemd's and a pod's limits are groups within groups."""
+    from data_prep.runtime import limits
     from trainer.pipeline import cache
-    from trainer.pipeline import limits
 
     monkeypatch.setattr(limits, "_GROUPS", tmp_path / "groups")
     monkeypatch.setattr(limits, "_OWN_GROUPS", tmp_path / "own")
@@ -437,7 +437,7 @@ def test_the_cache_keeps_within_every_limit_above(
 def test_processors_are_those_of_every_limit_above(
     tmp_path, monkeypatch, version
 ):
-    from trainer.pipeline import limits
+    from data_prep.runtime import limits
 
     all_of_them = len(os.sched_getaffinity(0))
     monkeypatch.setattr(limits, "_GROUPS", tmp_path / "groups")

@@ -132,6 +132,32 @@ def test_a_damaged_record_ends_a_training_with_one_message(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [("trainer.features", "--output_dir"), ("trainer.find_lr", "--output")],
+)
+def test_a_damaged_record_is_named_by_what_reads_training_images(
+    damaged, run, tmp_path, words
+):
+    data, places = damaged
+    module, flag = words
+    done = run(
+        module,
+        f"--data_dir={data}",
+        f"{flag}={tmp_path / 'out.png'}",
+        "--base=scratch",
+        "--weights=none",
+        "--freeze_random_weights",
+        "--image_size=62",
+        "--batch_size=4",
+        "--cache_mb=0",
+    )
+    assert done.returncode == 65, done.stderr
+    assert f"error: {places['train']}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 FAIL_WHILE_A_PIPELINE_RUNS = """
 import atexit, sys, time
 import tensorflow as tf

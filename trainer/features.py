@@ -77,10 +77,11 @@ def main(config: FeaturesConfig) -> None:
     from trainer.distribution import devices
     from trainer.distribution import worker_group
     from trainer.feature_extraction import csv_table
+    from trainer.pipeline.input_pipeline import naming_failures
 
     cluster = devices.cluster_of(config.devices.strategy, cluster)
     wanted = config.extraction
-    with worker_group.stop_when_worker_lost(cluster):
+    with worker_group.stop_when_worker_lost(cluster), naming_failures():
         for features, reader in extraction.extract(
             config, wanted.split, cluster
         ):

@@ -230,9 +230,12 @@ def main(config: FindLrConfig) -> None:
     startup.require_tensorflow()
     manifest_lib.load(config.data.data_dir)  # before what takes seconds
     startup.import_tensorflow()
-    rates, losses = find_lr(
-        config, search.phase, search.lowest, search.highest, search.steps
-    )
+    from trainer.pipeline.input_pipeline import naming_failures
+
+    with naming_failures():
+        rates, losses = find_lr(
+            config, search.phase, search.lowest, search.highest, search.steps
+        )
     best = suggest(rates, losses)
     plot(rates, losses, best, output)
     table = output.with_suffix(".csv")

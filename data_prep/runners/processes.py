@@ -16,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from data_prep.images import memory
+from data_prep.runtime import limits
 from data_prep.runtime.errors import DataError
 
 # Calls that wait or run for each process: enough to keep it busy, few enough
@@ -32,11 +33,12 @@ class Processes:
     """Processes of this machine.
 
     Args:
-        workers: How many; 0 is one per processor, 1 is this very process.
+        workers: How many; 0 is one per processor that this process
+            may use, 1 is this very process.
     """
 
     def __init__(self, workers: int):
-        self._workers = workers or len(os.sched_getaffinity(0))
+        self._workers = workers or limits.processors()
         self._pool = None
 
     def __enter__(self) -> "Processes":

@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from data_prep.runtime import atomic
+from data_prep.runtime import limits
 from data_prep.runtime.progress import Progress
-from trainer.pipeline import limits
 from trainer.pipeline.reader import Reader
 
 MIB = 1 << 20

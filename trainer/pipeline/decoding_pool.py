@@ -18,11 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_prep.runtime import limits
 from data_prep.runtime import subprocesses
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import TrainingError
 from trainer.pipeline import decoding_process
-from trainer.pipeline import limits
 from trainer.pipeline.shard_files import Shards
 
 
@@ -73,11 +73,12 @@ class DecodingPool:
 
         Raises:
             DataError: If a record is damaged.
-            TrainingError: If the process that decodes it ended.
+            TrainingError: If the process that decodes it ended, or the system
+                gives no memory for it.
         """
+        offset, result = self._place(len(rows))
         decoder = self._acquire()
         try:
-            offset, result = self._place(len(rows))
             decoder.connection.send_bytes(decoding_process.pack(offset, rows))
             problem = decoder.connection.recv_bytes()
         except (EOFError, OSError):
@@ -128,15 +129,25 @@ class DecodingPool:
             if free:
                 offset, mapped = free.pop()
             else:
-                offset = os.fstat(self._memory).st_size
-                pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-                os.ftruncate(self._memory, offset + pages)
-                mapped = mmap.mmap(self._memory, size, offset=offset)
+                offset, mapped = self._grow(size)
         # All views refer to this array, not to one another. Its address is a
         # page's, so TensorFlow takes it as it is.
         array = np.frombuffer(mapped, np.uint8)
         weakref.finalize(array, free.append, (offset, mapped)).atexit = False
         return offset, array.reshape(count, self._size, self._size, 3)
+
+    def _grow(self, size: int) -> tuple[int, mmap.mmap]:
+        offset = os.fstat(self._memory).st_size
+        pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        try:
+            os.ftruncate(self._memory, offset + pages)
+            return offset, mmap.mmap(self._memory, size, offset=offset)
+        except OSError as error:
+            raise TrainingError(
+                f"this process cannot share {size} bytes with processes that "
+                f"decode images: {error}. Limits such as `ulimit -f` and "
+                "`ulimit -v` must be above that."
+            ) from None
 
 
 def _end(decoders: list[_Decoder], memory: int) -> None:

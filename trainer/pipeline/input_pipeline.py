@@ -17,9 +17,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from data_prep.runtime import limits
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import TrainingError
-from trainer.pipeline import limits
 from trainer.pipeline.decode import decode_image
 from trainer.pipeline.decode import fit
 from trainer.pipeline.decoding_pool import DecodingPool
