@@ -183,7 +183,11 @@ def main() -> None:
                 ours, place, size, "nothing", 20
             )
         if values.only:
-            makers = {k: m for k, m in makers.items() if values.only in k}
+            makers = {
+                name: make
+                for name, make in makers.items()
+                if values.only in name or name == "ours"
+            }
         figures, absent = measure.in_turns(makers, values.rounds, values.runs)
         if values.ffcv_python:
             for name, rates in ffcv(photos, size).items():

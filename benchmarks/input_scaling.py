@@ -74,7 +74,7 @@ def rate_asleep(
     limits.processors = lambda: processors
     real.DecodingPool = functools.partial(no_decoding.pool, seconds=seconds)
     # Long enough that its start is no part of it.
-    passes = max(1, processors // 4)
+    passes = processors
     epoch = input_pipeline.ours(data_dir, size, "fast", passes)
     return statistics.median(measure.rates(epoch, runs))
 
