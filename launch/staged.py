@@ -10,6 +10,7 @@ left when it ends; see `launch.staging.mirror`.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -18,6 +19,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 
 from data_prep.dataset import manifest as manifest_lib
 from data_prep.dataset import verification
@@ -32,8 +34,10 @@ from data_prep.runtime.settings import setting
 from launch import arguments
 from launch.arguments import replace
 from launch.arguments import value_of
+from launch.staging.lease import Lease
 from launch.staging.mirror import Mirror
 from trainer.distribution.cluster import find_cluster
+from trainer.distribution.cluster import is_first
 
 _POLL_SECONDS = 0.5
 
@@ -104,28 +108,49 @@ def fetch_inputs(
     return copies
 
 
-def open_model(url: str, folder: pathlib.Path) -> Mirror | None:
-    """Copies a model directory in; returns what copies it out.
+@dataclasses.dataclass(frozen=True)
+class Copy:
+    """What copies a model directory out, and the right to do so."""
+
+    mirror: Mirror
+    lease: Lease
+
+    def push(self) -> None:
+        """Copies out what changed; see `Mirror.push`.
+
+        Raises:
+            DataError: If the store refuses.
+            Stopped: If it does not answer, or another run has taken over.
+        """
+        self.lease.check()
+        self.mirror.push()
+
+
+@contextlib.contextmanager
+def opened(url: str, folder: pathlib.Path) -> Iterator[Copy | None]:
+    """Copies a model directory in; yields what copies it out.
 
     Args:
         url: The model directory in object storage.
         folder: Local folder for it.
 
-    Returns:
+    Yields:
         None on all workers but the first, which alone writes.
 
     Raises:
         DataError: If the copy is damaged, or the store refuses.
-        Stopped: If it does not answer.
+        Stopped: If it does not answer, or another run is in the directory.
     """
     print(f"opening {url}", flush=True)
     mirror = Mirror(url, folder)
-    mirror.fetch()
-    cluster = find_cluster(os.environ)
-    if cluster is not None and cluster.index:
-        return None
+    if not is_first(find_cluster(os.environ)):
+        mirror.fetch()
+        yield None
+        return
     mirror.check_writable()
-    return mirror
+    with Lease(url).held() as lease:
+        mirror.fetch()
+        yield Copy(mirror, lease)
 
 
 def train(words: list[str], scratch: pathlib.Path, seconds: float) -> int:
@@ -138,39 +163,44 @@ def train(words: list[str], scratch: pathlib.Path, seconds: float) -> int:
 
     Raises:
         DataError: If what is in the store is not whole, or the store refuses.
-        Stopped: If a store does not answer.
+        Stopped: If a store does not answer, or another run is in the model
+            directory.
     """
     spelt = arguments.parse("trainer.task", words)
-    model, mirror, copies = scratch / "model", None, {}
-    model_dir = value_of(spelt, "model_dir")
-    if storage.is_url(model_dir):
-        mirror = open_model(model_dir, model)
-        copies["model_dir"] = str(model)
-    copies |= fetch_inputs(spelt, scratch)
-    code = run_trainer(replace(spelt, copies), mirror, seconds)
-    if mirror is None:
-        return code
+    copies = fetch_inputs(spelt, scratch)
+    model_dir, model = value_of(spelt, "model_dir"), scratch / "model"
+    if not storage.is_url(model_dir):
+        return run_trainer(replace(spelt, copies), None, seconds)
+    copies["model_dir"] = str(model)
+    with opened(model_dir, model) as copy:
+        code = run_trainer(replace(spelt, copies), copy, seconds)
+        if copy is not None:
+            _copy_last(copy, model, code)
+    return code
+
+
+def _copy_last(copy: Copy, model: pathlib.Path, code: int) -> None:
+    """Copies out what is left, or keeps it here and says so."""
     try:
-        mirror.push()
+        copy.push()
         if code == 0:
-            mirror.publish()
+            copy.mirror.publish()
     except (DataError, Stopped) as error:
         kept = tempfile.mkdtemp(prefix="shardtune-kept-")
         shutil.move(model, kept)
         raise type(error)(
             f"{error} What was not copied is kept here, in {kept}/model."
         ) from None
-    return code
 
 
 def run_trainer(
-    words: tuple[str, ...], mirror: Mirror | None, seconds: float
+    words: tuple[str, ...], copy: Copy | None, seconds: float
 ) -> int:
     """Runs the trainer; passes signals on and copies out all the while.
 
     Args:
         words: Its command line.
-        mirror: Copies its model directory out; None to copy nothing.
+        copy: Copies its model directory out; None to copy nothing.
         seconds: Between two copies.
 
     Returns:
@@ -200,18 +230,20 @@ def run_trainer(
             if copying is not None and copying.done():
                 copying.result()
                 copying, next_copy = None, time.monotonic() + seconds
-            due = mirror is not None and time.monotonic() > next_copy
+            due = copy is not None and time.monotonic() > next_copy
             if due and copying is None and not received:
-                copying = thread.submit(_try_push, mirror)
+                copying = thread.submit(_try_push, copy)
+            if copy is not None and copy.lease.is_lost and not received:
+                forward(signal.SIGTERM, None)
             time.sleep(_POLL_SECONDS)
     code = child.returncode
     return 128 - code if code < 0 else code
 
 
-def _try_push(mirror: Mirror) -> None:
+def _try_push(copy: Copy) -> None:
     """Copies out what changed; the next copy, or the last, may succeed."""
     try:
-        mirror.push()
+        copy.push()
     except (DataError, Stopped, OSError) as error:
         print(f"warning: {error}", file=sys.stderr, flush=True)
 

@@ -8,6 +8,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import gcs_service
@@ -25,6 +26,9 @@ from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import Stopped
 from data_prep.runtime.errors import UsageError
 from launch import staged
+from launch import workers
+from launch.staging.lease import LEASE
+from launch.staging.lease import Lease
 from launch.staging.mirror import COMMIT
 from launch.staging.mirror import Mirror
 
@@ -248,6 +252,113 @@ def test_runs_in_a_bucket_are_compared(bucket, tmp_path):
         f"{bucket}/sweep/001,0.2,test,0.7500,1.0000,yes",
         f"{bucket}/sweep/000,0.1,,,,no",
     ]
+
+
+def test_a_lease_that_is_renewed_keeps_others_out(bucket):
+    url = f"{bucket}/model"
+    owner, other = Lease(url, patience=1.0), Lease(url, patience=600.0)
+    with owner.held():
+        assert not owner.is_lost
+        with pytest.raises(Stopped, match=f"in use by process {os.getpid()}"):
+            other.acquire()
+        owner.check()
+    assert LEASE not in storage.names(url)
+    # Free again: nobody waits for it.
+    with Lease(url, patience=600.0).held():
+        pass
+
+
+def test_a_lease_whose_owner_is_gone_is_taken_over(bucket):
+    url = f"{bucket}/model"
+    gone = Lease(url)
+    gone.acquire()
+    with Lease(url, patience=1.0).held() as mine:
+        with pytest.raises(Stopped, match="in use by process"):
+            gone.check()
+        assert gone.is_lost and not mine.is_lost
+        mine.check()
+
+
+def test_a_run_that_lost_its_lease_stops_and_writes_no_more(
+    bucket, tmp_path, monkeypatch
+):
+    """Its trainer is asked to save; what it saved is kept here, not there."""
+    url, scratch = f"{bucket}/model", tmp_path / "scratch"
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    tempfile.tempdir = None
+    taken = []
+
+    def trainer(*_):
+        code = (
+            "import pathlib, signal\n"
+            "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"
+            f"place = pathlib.Path({str(scratch / 'model')!r})\n"
+            "place.mkdir(parents=True)\n"
+            "(place / 'config.json').touch()\n"
+            "signal.sigwait([signal.SIGTERM])\n"
+            "raise SystemExit(75)\n"
+        )
+        taken.append(Lease(url))
+        taken[0]._renew()  # as one that did not see ours
+        return [sys.executable, "-c", code]
+
+    monkeypatch.setattr(staged.subprocesses, "python_module", trainer)
+    monkeypatch.setattr(staged, "Lease", lambda url: Lease(url, patience=1.0))
+    monkeypatch.setattr(staged.signal, "signal", lambda *_: None)
+    words = ["--data_dir=data", f"--model_dir={url}"]
+    with pytest.raises(Stopped, match=r"in use by .*kept here, in (\S+)\."):
+        staged.train(words, scratch, 0.1)
+    tempfile.tempdir = None
+    taken[0].check()
+    assert storage.names(url) == [LEASE]
+    assert list(tmp_path.glob("shardtune-kept-*/model/config.json"))
+
+
+@pytest.mark.slow
+def test_two_workers_on_a_store_one_killed(bucket, data, tmp_path):
+    """Each has copies of its own; the first holds the lease."""
+    upload(data, f"{bucket}/data")
+    words = [sys.executable, "-m", "launch.staged", "--copy_seconds=0.5", "--"]
+    words += [f"--data_dir={bucket}/data", f"--model_dir={bucket}/model"]
+    words += [*TINY, "--frozen_epochs=30", "--finetune_epochs=0"]
+    words += ["--startup_timeout=900", "--checkpoint_steps=2"]
+
+    def start():
+        ports = workers.free_ports(2)
+        addresses = [f"127.0.0.1:{port}" for port in ports]
+        processes = []
+        for rank in range(2):
+            scratch = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+            scratch.mkdir()
+            task = {"type": "worker", "index": rank}
+            cluster = {"cluster": {"worker": addresses}, "task": task}
+            environ = {"TF_CONFIG": json.dumps(cluster), "TMPDIR": str(scratch)}
+            processes.append(
+                subprocess.Popen(words, cwd=ROOT, env=os.environ | environ)
+            )
+        return processes
+
+    def epochs():
+        try:
+            files = json.loads(storage.read(f"{bucket}/model/{COMMIT}"))
+            metrics = files["files"]["metrics.jsonl"]["object"]
+            text = storage.read(f"{bucket}/model/{metrics}").decode()
+        except (FileNotFoundError, KeyError):
+            return []
+        return [json.loads(line)["epoch"] for line in text.splitlines()]
+
+    first, second = start()
+    end = time.monotonic() + 600
+    while not epochs() and time.monotonic() < end:
+        time.sleep(0.2)
+    first.kill()  # its trainer is stopped with it
+    first.wait()
+    assert second.wait() == 75
+    assert 1 <= len(epochs()) < 30
+    assert [process.wait() for process in start()] == [0, 0]
+    assert epochs() == list(range(1, 31))
+    names = storage.names(f"{bucket}/model")
+    assert "DONE.json" in names and LEASE not in names
 
 
 @pytest.mark.slow

@@ -121,6 +121,9 @@ def _weights_digest(weights: str) -> str | None:
 def purpose(config: Config, manifest: Manifest) -> str:
     """Returns a text that is equal in all workers of the same run.
 
+    Of the model directory only the name counts: each worker may have its own
+    on a disk of its own, or a copy in a scratch folder.
+
     Args:
         config: All settings of the run.
         manifest: The data set's manifest.
@@ -128,7 +131,7 @@ def purpose(config: Config, manifest: Manifest) -> str:
     common = config.identity(RUN, START)
     text = json.dumps([common, manifest.fingerprint], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return f"{config.run.model_dir} {digest[:12]}"
+    return f"{pathlib.Path(config.run.model_dir).name} {digest[:12]}"
 
 
 def load(model_dir: str) -> tuple[Config, Manifest]:
