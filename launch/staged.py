@@ -166,7 +166,10 @@ def train(words: list[str], scratch: pathlib.Path, seconds: float) -> int:
         Stopped: If a store does not answer, or another run is in the model
             directory.
     """
-    spelt = arguments.parse("trainer.task", words)
+    # Of a trial of Vertex AI's search only that variable names its folder.
+    given = os.environ.get("AIP_MODEL_DIR", "").rstrip("/")
+    defaults = [f"--model_dir={given}"] if storage.is_url(given) else []
+    spelt = arguments.parse("trainer.task", words, defaults)
     copies = fetch_inputs(spelt, scratch)
     model_dir, model = value_of(spelt, "model_dir"), scratch / "model"
     if not storage.is_url(model_dir):

@@ -10,8 +10,13 @@ from launch import arguments
 from launch.job import MODULES
 from launch.job import Cloud
 from launch.job import Job
+from launch.job import Local
 from launch.job import Sweep
-from trainer.distribution import platform_settings
+from launch.job import Vertex
+from launch.job import Workers
+
+# Each machine pulls its image and copies the data by itself.
+_STARTUP_SECONDS = 1800
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,11 +84,6 @@ def plan(job: Job, words: Sequence[str]) -> Work:
     )
 
 
-def gcs_mount(uri: str) -> str:
-    """Returns the path at which Vertex AI mounts a gs:// folder."""
-    return platform_settings.find({"AIP_MODEL_DIR": uri}).model_dir or ""
-
-
 def _variants(options: settings.Group) -> list[list[str]]:
     if not isinstance(options, Sweep):
         return []
@@ -92,9 +92,10 @@ def _variants(options: settings.Group) -> list[list[str]]:
 
 
 def _is_staged(job: Job, module: str, runs: Sequence[Sequence[str]]) -> bool:
-    # Vertex AI and SageMaker bring folders of a bucket themselves, and
-    # data_prep reads and writes object storage itself.
-    if job.common.target in ("vertex", "sagemaker") or module != "trainer.task":
+    # SageMaker copies folders of a bucket itself, and data_prep reads and writes
+    # object storage itself. Vertex AI mounts buckets, but reading by position
+    # is slow there, and a folder cannot be renamed.
+    if job.common.target == "sagemaker" or module != "trainer.task":
         return False
     return any(
         "://" in path
@@ -104,13 +105,16 @@ def _is_staged(job: Job, module: str, runs: Sequence[Sequence[str]]) -> bool:
 
 
 def _platform_defaults(job: Job) -> list[str]:
-    """Returns the flags that the platform will give where the words do not."""
+    """Returns the flags that the platform gives where the words do not."""
     options = job.options
-    if job.common.job != "trainer" or not isinstance(options, Cloud):
+    if job.common.job != "trainer":
         return []
-    uri = options.output_uri.rstrip("/")
-    if not uri:
-        return []
-    if job.common.target == "vertex":
-        return [f"--model_dir={gcs_mount(f'{uri}/model/')}"]
-    return [f"--model_dir={uri}/{job.common.name}"]
+    found = []
+    if isinstance(options, Workers) and not isinstance(options, Local):
+        if options.workers > 1:
+            found.append(f"--startup_timeout={_STARTUP_SECONDS}")
+    if isinstance(options, Cloud) and options.output_uri:
+        # On Vertex AI also what AIP_MODEL_DIR will say.
+        name = "model" if isinstance(options, Vertex) else job.common.name
+        found.append(f"--model_dir={options.output_uri.rstrip('/')}/{name}")
+    return found

@@ -57,10 +57,11 @@ def test_jobs_pass_googles_messages(fields):
         for k in pools[0]
         if k in ("containerSpec", "pythonPackageSpec")
     )
-    assert "--data_dir=/gcs/bucket/data" in program["args"]
+    assert "--data_dir=gs://bucket/data" in program["args"]
+    assert "launch.staged" in str(program)
     # A trial gets a folder of its own from AIP_MODEL_DIR.
     given = [a for a in program["args"] if a.startswith("--model_dir=")]
-    wanted = [] if "tune" in fields else ["--model_dir=/gcs/bucket/run/model"]
+    wanted = [] if "tune" in fields else ["--model_dir=gs://bucket/run/model"]
     assert given == wanted
 
 
@@ -154,7 +155,7 @@ def test_a_sweep_is_a_job_a_run():
     assert sorted(found.files) == ["shardtune-000.yaml", "shardtune-001.yaml"]
     assert len(found.commands) == 2
     text = found.files["shardtune-001.yaml"]
-    assert "--model_dir=/gcs/bucket/run/model/001" in text
+    assert "--model_dir=gs://bucket/run/model/001" in text
     assert "--seed=2" in text
 
 

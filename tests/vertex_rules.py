@@ -67,5 +67,8 @@ def check(file, config):
         else:
             command, words = container["command"], container["args"]
             module = module_of(command, file)
-        given = ["--model_dir=/gcs/given/by/vertex"]
+        if module == "launch.staged":
+            require(words[0] == "--", file, "the trainer's flags follow --")
+            module, words = "trainer.task", words[1:]
+        given = ["--model_dir=gs://given/by/vertex"]
         arguments.parse(module, words, given * (module == "trainer.task"))

@@ -1,6 +1,6 @@
 """Vertex AI: CustomJob and HyperparameterTuningJob, by gcloud.
 
-It mounts buckets at /gcs, so nothing is staged. Its managed data sets
+What lies in gs:// is copied in and out by `launch.staged`. Managed data sets
 (AIP_TRAINING_DATA_URI) are not read: they are no data sets of data_prep.
 """
 
@@ -15,7 +15,6 @@ from launch.targets import schemas
 from launch.targets.rendering import Rendered
 from launch.targets.rendering import dump_yaml
 from launch.work import Work
-from launch.work import gcs_mount
 
 CONFIG = "job.yaml"
 # With GPUs (which it has itself) and without.
@@ -74,7 +73,7 @@ def render(common: Common, options: Vertex, work: Work) -> Rendered:
     for number, run in enumerate(work.runs or ((),)):
         name = f"{common.name}-{number:03d}" if work.runs else common.name
         file = f"{name}.yaml" if work.runs else CONFIG
-        spec = _job_spec(options, work.module, (*work.arguments, *run))
+        spec = _job_spec(options, work, (*work.arguments, *run))
         schemas.check_vertex(file, spec)
         values = {**vars(options), "name": name}
         files[file] = dump_yaml([spec], header.format(**values))
@@ -118,7 +117,7 @@ def _render_tuning(common: Common, options: Vertex, work: Work) -> Rendered:
                 _parameter(word, work) for word in shlex.split(options.tune)
             ],
         },
-        "trialJobSpec": _job_spec(options, work.module, given),
+        "trialJobSpec": _job_spec(options, work, given),
     }
     schemas.check_vertex(CONFIG, config)
     header = (_HEADER_OF_TUNING + _HEADER_OF_SPEC).format(
@@ -180,8 +179,8 @@ def _takes_fractions(name: str, work: Work) -> bool:
     return True
 
 
-def _job_spec(options: Vertex, module: str, given: tuple[str, ...]) -> dict:
-    program = _program(options, module, given)
+def _job_spec(options: Vertex, work: Work, given: tuple[str, ...]) -> dict:
+    program = _program(options, work, given)
     pools = [_pool(options, 1, program)]  # the chief
     if options.workers > 1:
         pools.append(_pool(options, options.workers - 1, program))
@@ -213,10 +212,9 @@ def _pool(options: Vertex, replicas: int, program: dict) -> dict:
     }
 
 
-def _program(options: Vertex, module: str, given: tuple[str, ...]) -> dict:
-    words = list(given)
-    if module == "trainer.task":  # data_prep reads gs:// itself
-        words = [_mounted(argument) for argument in given]
+def _program(options: Vertex, work: Work, given: tuple[str, ...]) -> dict:
+    module, *before = work.program
+    words = [*before, *given]
     if options.package_uri:
         return {
             "pythonPackageSpec": {
@@ -233,11 +231,3 @@ def _program(options: Vertex, module: str, given: tuple[str, ...]) -> dict:
             "args": words,
         }
     }
-
-
-def _mounted(argument: str) -> str:
-    """Returns an argument whose gs:// folder is where Vertex AI mounts it."""
-    name, _, value = argument.partition("=")
-    return (
-        f"{name}={gcs_mount(value)}" if value.startswith("gs://") else argument
-    )
