@@ -5,6 +5,7 @@
 # Without GPUs: --build-arg BASE=tensorflow/tensorflow:2.21.0
 # With the ImageNet weights inside, for machines without network:
 #   --build-arg WEIGHTS=imagenet
+# For SageMaker, whose folders are root's: --build-arg USER=root
 # For data_prep on Dataflow: --build-arg EXTRAS=gcs,s3,beam, on any image of
 # Python 3.11, as data_prep needs no TensorFlow.
 ARG BASE=tensorflow/tensorflow:2.21.0-gpu
@@ -33,8 +34,10 @@ RUN mkdir --mode=1777 /opt/keras && \
     if [ "${WEIGHTS}" = imagenet ]; then python -m trainer.weights; fi
 
 WORKDIR /job
-RUN chmod 1777 /job
-USER 1000:1000
+# /var/hypertune: where a trial of Vertex AI leaves its figure.
+RUN mkdir /var/hypertune && chmod 1777 /job /var/hypertune
+ARG USER=1000:1000
+USER ${USER}
 
 # Exec form: Python is process 1 and gets SIGTERM itself.
 ENTRYPOINT ["python"]

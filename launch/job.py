@@ -143,6 +143,15 @@ class Sweep(settings.Group):
 
 
 @dataclasses.dataclass(frozen=True)
+class Throttle(settings.Group):
+    """Of a target whose scheduler can hold runs of a sweep back."""
+
+    runs_at_once: int = setting(
+        0, "Runs of a sweep at a time; 0 is all of them.", low=0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Shell(settings.Group):
     """Of a target whose script starts Python itself."""
 
@@ -200,17 +209,44 @@ class Docker(Volumes, Grace, Container, Gpus):
 
 
 @dataclasses.dataclass(frozen=True)
-class Slurm(Sweep, Shell, Restarts, Grace, TimeLimit, Machine, Gpus, Workers):
+class Slurm(
+    Throttle, Sweep, Shell, Restarts, Grace, TimeLimit, Machine, Gpus, Workers
+):
     """Slurm."""
 
     slurm_options: str = setting(
         "", "More #SBATCH options: --partition=gpu --account=me."
     )
+    container: str = setting(
+        "",
+        "Run in a container: apptainer:/images/shardtune.sif (or "
+        "apptainer:docker://IMAGE), or pyxis:IMAGE.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        runtime, colon, image = self.container.partition(":")
+        if self.container and (
+            runtime not in ("apptainer", "pyxis") or not image
+        ):
+            raise UsageError(
+                f"--container={self.container} is unknown: expected "
+                "apptainer:IMAGE or pyxis:IMAGE."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class Kubernetes(
-    Sweep, Account, Volumes, Restarts, Grace, Container, Machine, Gpus, Workers
+    Throttle,
+    Sweep,
+    Account,
+    Volumes,
+    Restarts,
+    Grace,
+    Container,
+    Machine,
+    Gpus,
+    Workers,
 ):
     """Kubernetes."""
 

@@ -56,6 +56,7 @@ def submit(rendered: Rendered, folder: pathlib.Path) -> int:
             f"{', '.join(sorted(missing))} is not installed here. Install it, "
             "or render with --dry_run and submit elsewhere."
         )
+    _refuse_other_runs(rendered, folder)
     for name, text in rendered.files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,6 +73,23 @@ def submit(rendered: Rendered, folder: pathlib.Path) -> int:
             return EXIT_FAILURE
     print(rendered.afterwards)
     return 0
+
+
+def _refuse_other_runs(rendered: Rendered, folder: pathlib.Path) -> None:
+    """Keeps the flags of a sweep that may still be read.
+
+    Raises:
+        UsageError: If the folder holds those of another one.
+    """
+    for name, text in rendered.files.items():
+        path = folder / name
+        is_run = name.startswith("runs/")
+        if is_run and path.exists() and path.read_text() != text:
+            raise UsageError(
+                f"{path} holds the flags of another sweep, which waiting runs "
+                "read when they begin. Pass another --name, or delete "
+                f"{folder} if they have ended."
+            )
 
 
 def main(job: Job, words: list[str]) -> int:

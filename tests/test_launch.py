@@ -1,5 +1,6 @@
 """`python -m launch.submit`: what it renders, refuses, and how fast it is."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -475,3 +476,66 @@ def test_compare_lists_unfinished_runs_last(run, tmp_path):
         ["0.3", "", "", "", "no"],
     ]
     assert run("launch.compare", tmp_path / "absent").returncode == 65
+
+
+@pytest.mark.parametrize("target", ["slurm", "local"])
+def test_flags_that_waiting_runs_read_are_kept(tmp_path, target):
+    folder = tmp_path / "shardtune"
+
+    def submitted(grid):
+        job = Job(target=target, grid=grid, output_dir=str(tmp_path))
+        rendered = submit.render(job, ["--data_dir=d", "--model_dir=m"])
+        # In place of sbatch, or of the run itself.
+        done = dataclasses.replace(
+            rendered, commands=(("true",),), runs_here=False
+        )
+        return submit.submit(done, folder)
+
+    assert submitted("seed=1,2") == 0
+    assert submitted("seed=1,2") == 0  # the same again
+    with pytest.raises(UsageError, match="another sweep.*another --name"):
+        submitted("seed=1,3")
+    assert "--seed=2" in (folder / "runs" / "1.flags").read_text()
+
+
+def line_of(target, words=(), **fields):
+    job = Job(target=target, **fields)
+    rendered = submit.render(
+        job, ["--data_dir=/d/data", "--model_dir=/m/model", *words]
+    )
+    (name,) = [n for n in rendered.files if n in ("job.sbatch", "job.yaml")]
+    return rendered.files[name].replace(" \\\n", "")
+
+
+def test_slurm_runs_a_container():
+    text = line_of("slurm", container="apptainer:/images/shardtune.sif")
+    for word in ("--nv", "--bind=/d/data", "--bind=/m", f"--bind={ROOT}"):
+        assert f" {word} " in text
+    assert re.search(r"srun .* apptainer exec .*/shardtune.sif\s+python", text)
+    assert "--nv" not in line_of("slurm", container="apptainer:x", gpus=0)
+    text = line_of("slurm", container="pyxis:registry/shardtune:1")
+    assert "--container-image=registry/shardtune:1" in text
+    assert "/d/data:/d/data,/m:/m" in text
+    with pytest.raises(UsageError, match="apptainer:IMAGE or pyxis:IMAGE"):
+        Job(target="slurm", container="docker:x")
+
+
+def test_slurm_gives_a_task_its_processors():
+    assert re.search(r"srun .*--cpus-per-task=5 ", line_of("slurm", cpus=5))
+
+
+@pytest.mark.parametrize("target", ["slurm", "kubernetes", "vertex"])
+def test_machines_wait_long_for_one_another(target):
+    fields = {
+        "kubernetes": {"volumes": "c:/d,e:/m"},
+        "vertex": {
+            "image": "r/s:1",
+            "output_uri": "gs://b/o",
+        },
+    }.get(target, {})
+    one = line_of(target, **fields)
+    assert "startup_timeout" not in one
+    assert "--startup_timeout=1800" in line_of(target, workers=2, **fields)
+    words = ["--startup_timeout=70"]
+    text = line_of(target, words, workers=2, **fields)
+    assert "--startup_timeout=70" in text and "1800" not in text

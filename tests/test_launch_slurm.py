@@ -85,6 +85,32 @@ def wait_for(condition, seconds=600):
         time.sleep(0.1)
 
 
+def test_options_arrive_as_they_were_written(cluster, queue, tmp_path):
+    number, _ = queue(
+        "--data_dir=/absent",
+        f"--model_dir={tmp_path / 'model'}",
+        slurm_options="--comment='two words' --hold",
+        grid="dropout=0,0.5",
+        runs_at_once=1,
+    )
+    found = cluster.job(number)
+    assert found["ArrayTaskThrottle"] == "1"
+    shown = cluster.run("scontrol", "show", "job", number)
+    assert "Comment=two words" in shown
+    cluster.run("scancel", number)
+
+
+def test_a_setup_may_use_variables_that_are_not_set(cluster, queue, tmp_path):
+    number, log = queue(
+        "--data_dir=/absent",
+        f"--model_dir={tmp_path / 'model'}",
+        setup='source /etc/bash.bashrc; echo "set up$SHARDTUNE_ABSENT"',
+    )
+    found = cluster.finish(number)
+    assert found["ExitCode"].startswith("65"), log.read_text()
+    assert "set up" in log.read_text()
+
+
 def test_time_limit_saves_requeues_and_resumes(cluster, queue, data, tmp_path):
     model = tmp_path / "model"
     number, log = queue(

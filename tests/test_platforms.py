@@ -7,8 +7,12 @@ import subprocess
 
 import pytest
 
+from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import UsageError
+from trainer import task
+from trainer.config import Config
 from trainer.distribution import command_line
+from trainer.distribution import handover
 from trainer.distribution import platform_settings
 from trainer.distribution import slurm_hostlist
 from trainer.distribution.cluster import Cluster
@@ -253,3 +257,36 @@ def test_what_cannot_be_read_ends_the_trainer_with_64(run):
     assert done.returncode == 64, done.stderr
     assert "error: the variable SM_HOSTS cannot be read" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "variable, name",
+    [("CLOUD_ML_HP_METRIC_FILE", "metric"), ("SM_MODEL_DIR", "published")],
+)
+def test_a_place_that_is_roots_is_refused_before_the_training(
+    tmp_path, monkeypatch, variable, name
+):
+    """Root may write everywhere, so what the system says is said here."""
+    refused = tmp_path / "roots"
+    refused.mkdir()
+    monkeypatch.setenv(variable, str(refused / "new" / name))
+    if variable.startswith("SM_"):
+        monkeypatch.setenv("SM_HOSTS", '["algo-1"]')
+        monkeypatch.setenv("SM_CURRENT_HOST", "algo-1")
+    real = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: path != refused and real(path, mode)
+    )
+    config = Config(str(tmp_path / "absent"), str(tmp_path / "model"))
+    with pytest.raises(UsageError, match=f"may not write to {refused}.*USER"):
+        task.main(config)
+    monkeypatch.undo()
+    with pytest.raises(DataError, match="holds no manifest.json"):
+        task.main(config)
+
+
+def test_a_failure_that_cannot_be_reported_is_raised(tmp_path, capsys):
+    """Not the refusal of the platform's file."""
+    (tmp_path / "file").touch()
+    handover.report_failure(tmp_path / "file" / "failure", ValueError("why"))
+    assert "failure was not written" in capsys.readouterr().err

@@ -57,7 +57,11 @@ def main(config: Config) -> None:
         refuse_object_storage(config)
         cluster = find_cluster(os.environ)
         startup.require_tensorflow()
-        if is_first(cluster):  # the one that has the directory to itself
+        if is_first(cluster):
+            for place in (platform.publish_dir, platform.metric_file):
+                if place:
+                    handover.refuse_unwritable(pathlib.Path(place))
+            # It has the directory to itself.
             directory_lock.refuse_if_held(pathlib.Path(config.run.model_dir))
         start_rule.check(config)
         done = start_rule.finished(config)

@@ -90,7 +90,10 @@ def _config_map(metadata: dict, work: Work) -> dict:
 def _sweep(metadata: dict, work: Work, options: Kubernetes, pod: dict) -> dict:
     # A wrong run does not end the others.
     backoff = {"backoffLimitPerIndex": options.restarts}
-    return _indexed_job(metadata, len(work.runs), backoff, "FailIndex", pod)
+    job = _indexed_job(metadata, len(work.runs), backoff, "FailIndex", pod)
+    if options.runs_at_once:
+        job["spec"]["parallelism"] = min(options.runs_at_once, len(work.runs))
+    return job
 
 
 def _indexed_job(

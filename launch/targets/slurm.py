@@ -10,6 +10,7 @@ import re
 import shlex
 
 from data_prep.runtime.errors import UsageError
+from data_prep.runtime.settings import WRITTEN
 from launch.job import Common
 from launch.job import Slurm
 from launch.targets.rendering import Rendered
@@ -48,10 +49,17 @@ def render(common: Common, options: Slurm, work: Work) -> Rendered:
     """
     _check(options)
     more = shlex.split(options.slurm_options)
-    line = shell_lines([options.python, "-m", *work.program, *work.arguments])
+    line = shell_lines(
+        [
+            *_container(common, options, work),
+            *(options.python, "-m", *work.program, *work.arguments),
+        ]
+    )
     array, log = "", f"{common.name}-%j.out"
     if work.runs:
         array = f"#SBATCH --array=0-{len(work.runs) - 1}"
+        if options.runs_at_once:
+            array += f"%{options.runs_at_once}"
         log = f"{common.name}-%A_%a.out"
         runs = shlex.quote(str(common.folder / "runs"))
         line += f' \\\n  --flagfile={runs}/"$SLURM_ARRAY_TASK_ID".flags'
@@ -69,7 +77,7 @@ def render(common: Common, options: Slurm, work: Work) -> Rendered:
         log=log,
         grace=options.grace_seconds,
         array=array,
-        options="\n".join(f"#SBATCH {option}" for option in more),
+        options="\n".join(f"#SBATCH {shlex.quote(word)}" for word in more),
         directory=shlex.quote(str(pathlib.Path.cwd())),
         setup=options.setup,
         line=line,
@@ -82,6 +90,34 @@ def render(common: Common, options: Slurm, work: Work) -> Rendered:
         f"Watch: squeue --name={common.name}. "
         f"Stop: scancel --name={common.name}. Resume: sbatch {script}",
     )
+
+
+def _container(common: Common, options: Slurm, work: Work) -> list[str]:
+    """Returns the words before Python that start it in a container.
+
+    It sees what the flags name, the job's folder and the current one.
+    """
+    if not options.container:
+        return []
+    runtime, _, image = options.container.partition(":")
+    here = pathlib.Path.cwd()
+    folders = {str(here), str(common.folder)}
+    for one, prefix, path in work.local_paths:
+        place = pathlib.Path(path).absolute()
+        is_file = prefix == "csv:" or bool(place.suffix)
+        # What is written need not be there yet.
+        outer = one.path.mode == WRITTEN or is_file
+        folders.add(str(place.parent if outer else place))
+    if runtime == "pyxis":
+        mounts = ",".join(f"{folder}:{folder}" for folder in sorted(folders))
+        return [
+            f"--container-image={image}",
+            f"--container-mounts={mounts}",
+            f"--container-workdir={here}",
+        ]
+    gpus = ["--nv"] if options.gpus else []
+    binds = [f"--bind={folder}" for folder in sorted(folders)]
+    return ["apptainer", "exec", *gpus, *binds, f"--pwd={here}", image]
 
 
 def _check(options: Slurm) -> None:

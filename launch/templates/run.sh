@@ -2,8 +2,8 @@
 # $name, on this machine. Run it again after a stop: it resumes.
 # Exit codes: 0 done, 64 wrong command, 65 wrong data, 75 stopped with its
 # state saved (run it again), 1 anything else.
-set -u
 cd $directory || exit 64
 $setup
+set -u
 # exec: the process that a SIGTERM is sent to is Python itself.
 exec $line

@@ -1,9 +1,9 @@
 #!/bin/bash
 # $name, on this machine: the runs of a sweep, one after the other. Run it
 # again after a stop: finished runs are skipped, the stopped one resumes.
-set -u
 cd $directory || exit 64
 $setup
+set -u
 failed=0
 stopped=0
 # A stop reaches the training, which saves its state and says 75.
