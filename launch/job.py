@@ -155,7 +155,11 @@ class Throttle(settings.Group):
 class Shell(settings.Group):
     """Of a target whose script starts Python itself."""
 
-    python: str = setting("python", "Python interpreter.")
+    python: str = setting(
+        "",
+        "Python interpreter; unless given, python on Slurm, and here the one "
+        "that runs this command.",
+    )
     setup: str = setting(
         "", "Shell line that runs first: module load cuda, for instance."
     )

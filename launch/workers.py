@@ -11,10 +11,14 @@ all are started again.
 
 import dataclasses
 import json
+import os
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
+from collections.abc import Mapping
 
 from data_prep.runtime import command
 from data_prep.runtime import settings
@@ -22,6 +26,7 @@ from data_prep.runtime import signals
 from data_prep.runtime import subprocesses
 from data_prep.runtime.errors import EXIT_FAILURE
 from data_prep.runtime.errors import EXIT_STOPPED
+from data_prep.runtime.errors import UsageError
 from launch import arguments
 from launch import job
 
@@ -80,8 +85,12 @@ def run_once(
 
     Returns:
         The exit code of them all, see `combine_codes`.
+
+    Raises:
+        UsageError: If there are fewer GPUs than processes.
     """
     addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
+    gpus = share_gpus(workers, os.environ)
     processes: list[subprocess.Popen] = []
 
     def forward(number: int, _frame: object) -> None:
@@ -95,7 +104,7 @@ def run_once(
     }
     try:
         for index in range(workers):
-            processes.append(_start(words, addresses, index))
+            processes.append(_start(words, addresses, index, gpus[index]))
         _wait(processes, received, grace_seconds)
     finally:
         for process in processes:
@@ -131,12 +140,62 @@ def combine_codes(codes: list[int]) -> int:
     return EXIT_FAILURE
 
 
+def _ending(rank: int, code: int) -> str:
+    """Says how a process has failed; what it printed stands above."""
+    how = f"ended with {code}"
+    if code < 0:
+        how = f"was ended by {signal.Signals(-code).name}"
+    return f"workers: worker {rank} {how}"
+
+
+def share_gpus(workers: int, environ: Mapping[str, str]) -> list[str | None]:
+    """Returns CUDA_VISIBLE_DEVICES of each process, None to leave it alone.
+
+    TensorFlow takes all memory of every GPU that it sees.
+
+    Args:
+        workers: Number of processes.
+        environ: Environment variables.
+
+    Raises:
+        UsageError: If there are fewer GPUs than processes.
+    """
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        gpus = [gpu for gpu in visible.split(",") if gpu]
+    elif shutil.which("nvidia-smi"):
+        listed = subprocess.run(
+            ["nvidia-smi", "--list-gpus"], capture_output=True, text=True
+        )
+        lines = [x for x in listed.stdout.splitlines() if x.startswith("GPU ")]
+        gpus = [str(number) for number in range(len(lines))]
+    else:
+        gpus = []
+    if not gpus:
+        return [None] * workers
+    if len(gpus) < workers:
+        raise UsageError(
+            f"--workers={workers} on {len(gpus)} GPUs: each process needs one "
+            f"of its own. Pass --workers={len(gpus)} or fewer, 1 for one "
+            "process on all GPUs, or set CUDA_VISIBLE_DEVICES= to train on "
+            "CPUs."
+        )
+    # The same number each; the last are left over where that is not all.
+    each = len(gpus) // workers
+    return [
+        ",".join(gpus[rank * each : (rank + 1) * each])
+        for rank in range(workers)
+    ]
+
+
 def _start(
-    words: list[str], addresses: list[str], rank: int
+    words: list[str], addresses: list[str], rank: int, gpus: str | None
 ) -> subprocess.Popen:
     task = {"type": "worker", "index": rank}
     config = {"cluster": {"worker": addresses}, "task": task}
     environ = {**subprocesses.environment(), "TF_CONFIG": json.dumps(config)}
+    if gpus is not None:
+        environ["CUDA_VISIBLE_DEVICES"] = gpus
     return subprocesses.start_tied(words, environ)
 
 
@@ -147,8 +206,15 @@ def _wait(
 ) -> None:
     """Waits for all to end, or for the time that a stop may take."""
     deadline = None
-    while any(process.poll() is None for process in processes):
-        failed = any(process.poll() for process in processes)
+    named: set[int] = set()
+    while True:
+        codes = [process.poll() for process in processes]
+        failed = {rank for rank, code in enumerate(codes) if code}
+        for rank in sorted(failed - named):
+            print(_ending(rank, codes[rank]), file=sys.stderr)
+        named |= failed
+        if None not in codes:
+            return
         if deadline is None and (failed or received):
             deadline = time.monotonic() + grace_seconds
         if deadline is not None and time.monotonic() > deadline:

@@ -232,9 +232,10 @@ ODD = "mo del$HOME`x`'\"%h;é"
 def test_odd_names_survive_the_shell(target, tmp_path):
     """The script run by bash, a stand-in taking the place of the client."""
     words = ["--data_dir=data", f"--model_dir={ODD}"]
+    fields = {"python": "python"} if target == "local" else {}
     (text,) = (
         text
-        for name, text in render(target, words, python="python").files.items()
+        for name, text in render(target, words, **fields).files.items()
         if name in ("run.sh", "job.sbatch")
     )
     program = {"local": "python", "docker": "docker", "slurm": "srun"}[target]
@@ -299,6 +300,8 @@ def test_systemd_unit(tmp_path):
         ("KillMode=mixed", "KillMode=mixd"),
         ("RestartForceExitStatus=75", "RestartForceExitStatus=many"),
         ("ExecStart=", "ExecStrt="),
+        ("User=", "Usr="),
+        ("Environment=", "Environmnt="),
     ):
         assert old in text
         code, said = verify(text.replace(old, new))
@@ -308,7 +311,7 @@ def test_systemd_unit(tmp_path):
 @pytest.mark.parametrize(
     "target, old, new",
     [
-        ("local", "exec python", "python"),
+        ("local", f"exec {sys.executable}", sys.executable),
         ("docker", "exec docker", "docker"),
         ("docker", "--stop-timeout=120", ""),
         ("docker", "  -m trainer.task", '  sh -c "python -m trainer"'),
@@ -438,7 +441,7 @@ def test_dry_run_writes_nothing(run, tmp_path):
     words = ("--dry_run", f"--output_dir={tmp_path}", "--", *PLACES)
     done = run("launch.submit", *words)
     assert done.returncode == 0, done.stderr
-    assert "exec python -m trainer.task" in done.stdout
+    assert f"exec {sys.executable} -m trainer.task" in done.stdout
     assert not list(tmp_path.iterdir())
 
 

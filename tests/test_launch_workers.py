@@ -14,6 +14,7 @@ from training import TINY
 from training import prepare
 
 from data_prep.runtime import subprocesses
+from data_prep.runtime.errors import UsageError
 from launch import workers
 
 
@@ -57,6 +58,53 @@ def test_every_worker_has_an_address_of_its_own(tmp_path):
     assert [one["task"]["index"] for one in found] == [0, 1, 2]
     assert len(set(found[0]["cluster"]["worker"])) == 3
     assert all(one["cluster"] == found[0]["cluster"] for one in found)
+
+
+def test_how_a_worker_failed_is_said(tmp_path, capfd):
+    words = script(
+        tmp_path, "os.kill(os.getpid(), 9) if index else sys.exit(75)"
+    )
+    assert workers.run_once(words, 2, 60.0, []) == 75
+    said = capfd.readouterr().err.splitlines()
+    assert set(said) == {
+        "workers: worker 0 ended with 75",
+        "workers: worker 1 was ended by SIGKILL",
+    }
+
+
+def test_gpus_are_shared():
+    def shared(count, visible):
+        return workers.share_gpus(count, {"CUDA_VISIBLE_DEVICES": visible})
+
+    assert shared(2, "0,1,2,3") == ["0,1", "2,3"]
+    assert shared(2, "4,7,9") == ["4", "7"]
+    assert shared(2, "") == [None, None]
+    with pytest.raises(UsageError, match="--workers=2 on 1 GPUs"):
+        shared(2, "GPU-3a")
+
+
+def test_gpus_are_counted_where_no_variable_names_them(tmp_path, monkeypatch):
+    """nvidia-smi's own output, which a script prints: there is no GPU here."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        "#!/bin/sh\necho 'GPU 0: NVIDIA H100 (UUID: GPU-1)'\n"
+        "echo 'GPU 1: NVIDIA H100 (UUID: GPU-2)'\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert workers.share_gpus(2, {}) == ["0", "1"]
+
+
+def test_every_worker_sees_its_own_gpus(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6")
+    words = script(
+        tmp_path,
+        "with open(f'{sys.argv[1]}/{index}', 'w') as f:"
+        " f.write(os.environ['CUDA_VISIBLE_DEVICES'])",
+    )
+    assert workers.run_once([*words, str(tmp_path)], 2, 1.0, []) == 0
+    found = [(tmp_path / str(n)).read_text() for n in range(2)]
+    assert found == ["5", "6"]
 
 
 def test_codes_are_combined():

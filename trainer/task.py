@@ -20,7 +20,9 @@ from absl import flags
 from data_prep.runtime import command
 from data_prep.runtime import directory_lock
 from data_prep.runtime import startup
+from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import Stopped
+from data_prep.runtime.errors import TrainingError
 from data_prep.runtime.errors import UsageError
 from trainer.config import Config
 from trainer.distribution import command_line
@@ -30,6 +32,8 @@ from trainer.distribution.cluster import Cluster
 from trainer.distribution.cluster import find_cluster
 from trainer.distribution.cluster import is_first
 from trainer.engine import start_rule
+
+_EXPECTED = (UsageError, DataError, TrainingError, Stopped)
 
 
 def adopt_platform(flag_values: flags.FlagValues) -> None:
@@ -53,6 +57,7 @@ def main(config: Config) -> None:
         config: All settings of the run.
     """
     platform = platform_settings.find(os.environ)
+    cluster = None
     try:
         refuse_object_storage(config)
         cluster = find_cluster(os.environ)
@@ -69,11 +74,12 @@ def main(config: Config) -> None:
             done = _train(config, cluster, platform.log_dir or "")
         if is_first(cluster):
             _hand_over(config, platform, done)
-    except Stopped:
-        raise
     except Exception as error:
-        if platform.failure_file:
+        if platform.failure_file and not isinstance(error, Stopped):
             handover.report_failure(platform.failure_file, error)
+        if cluster and isinstance(error, _EXPECTED):
+            # The messages of all workers often lie in one log.
+            raise type(error)(f"worker {cluster.index}: {error}") from error
         raise
     print(f"model: {config.run.model_dir}")
 

@@ -1,7 +1,10 @@
 """This machine: all of its GPUs, or several processes to try a cluster."""
 
+import getpass
+import os
 import pathlib
 import shlex
+import sys
 
 from data_prep.runtime.errors import UsageError
 from launch.job import Common
@@ -61,10 +64,11 @@ def render(common: Common, options: Local, work: Work) -> Rendered:
 
 
 def _line(options: Local, work: Work) -> list[str]:
-    program = [options.python, "-m", *work.program]
+    python = options.python or sys.executable
+    program = [python, "-m", *work.program]
     if options.workers > 1:
         program = [
-            *(options.python, "-m", "launch.workers"),
+            *(python, "-m", "launch.workers"),
             f"--workers={options.workers}",
             f"--restarts={options.restarts}",
             f"--grace_seconds={options.grace_seconds}",
@@ -74,14 +78,20 @@ def _line(options: Local, work: Work) -> list[str]:
 
 
 def _unit(common: Common, options: Local) -> str:
-    # systemd reads % $ \ and " itself.
-    script = str(common.folder / "run.sh")
-    for plain, escaped in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%")):
-        script = script.replace(plain, escaped)
     return fill_template(
         "systemd.service",
         name=common.name,
         starts=options.restarts + 1,
-        script=script.replace("$", "$$"),
+        user=getpass.getuser(),
+        path=_quoted(os.environ.get("PATH", os.defpath)),
+        # In ExecStart alone $ names a variable.
+        script=_quoted(str(common.folder / "run.sh")).replace("$", "$$"),
         grace=options.grace_seconds,
     )
+
+
+def _quoted(text: str) -> str:
+    """Returns a text as it stands between " in a unit of systemd."""
+    for plain, escaped in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%")):
+        text = text.replace(plain, escaped)
+    return text

@@ -52,7 +52,8 @@ def render(common: Common, options: Slurm, work: Work) -> Rendered:
     line = shell_lines(
         [
             *_container(common, options, work),
-            *(options.python, "-m", *work.program, *work.arguments),
+            *(options.python or "python", "-m"),
+            *(*work.program, *work.arguments),
         ]
     )
     array, log = "", f"{common.name}-%j.out"
