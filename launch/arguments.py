@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
@@ -73,6 +74,18 @@ def value_of(arguments: Sequence[str], name: str) -> str:
         if argument.startswith(f"--{name}="):
             found = argument.partition("=")[2]
     return found
+
+
+def value_or_default(module: str, arguments: Sequence[str], name: str) -> Any:
+    """Returns the value of a flag as text, or its default.
+
+    Args:
+        module: "trainer.task" or "data_prep.task".
+        arguments: Flags, each `--name=value`.
+        name: The flag.
+    """
+    declared = {one.name: one for one in CONFIGS[module].settings()}
+    return value_of(arguments, name) or declared[name].default
 
 
 def replace(

@@ -17,6 +17,7 @@ import sys
 from data_prep.runtime import command
 from data_prep.runtime.errors import EXIT_FAILURE
 from data_prep.runtime.errors import UsageError
+from launch import agreement
 from launch.job import Job
 from launch.targets.rendering import Rendered
 from launch.work import plan
@@ -33,7 +34,9 @@ def render(job: Job, words: list[str]) -> Rendered:
         UsageError: If a flag is wrong, or the platform would refuse the job.
     """
     target = importlib.import_module(f"launch.targets.{job.common.target}")
-    return target.render(job.common, job.options, plan(job, words))
+    work = plan(job, words)
+    agreement.check(job, work)
+    return target.render(job.common, job.options, work)
 
 
 def submit(rendered: Rendered, folder: pathlib.Path) -> int:

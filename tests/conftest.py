@@ -12,8 +12,10 @@ from PIL import Image
 
 from data_prep.runtime import startup
 
-# Whatever runs the tests may ignore it, as nohup does: children inherit that.
+# Whatever runs the tests may ignore them, as nohup and a shell's `&` do: children
+# inherit that.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIDE = 48

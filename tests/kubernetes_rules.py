@@ -184,7 +184,8 @@ def _check_service(documents):
             for entry in pod["containers"][0].get("env", ())
         }
         require(
-            spec["completions"] == spec["parallelism"],
+            spec["completions"] == spec["parallelism"]
+            or "backoffLimitPerIndex" in spec,  # runs, which need no other
             "Job",
             "completions and parallelism differ, so workers would wait for "
             "others that are not started",

@@ -58,7 +58,7 @@ def _variants(target):
     yield {"name": "a-1", "output_dir": "/some where"}
     if target != "docker":
         yield {"grid": GRID}
-    for workers, gpus in itertools.product((1, 2, 5), (0, 1, 8)):
+    for workers, gpus in itertools.product((1, 2, 4), (0, 1, 8)):
         if target == "docker" and workers == 1:
             yield {"gpus": gpus, "grace_seconds": 45}
         elif target == "local":

@@ -128,8 +128,8 @@ def test_data_prep_is_launched_the_same_way():
         "vertex": {"image": "pkg.dev/p/r/s:1", "output_uri": "gs://bucket/run"},
     }
     for target in ("local", "docker", "slurm", "kubernetes", "vertex"):
-        words = ["--source=/mnt/photos", "--output_dir=/mnt/data"]
-        words += [
+        local = ["--source=/mnt/photos", "--output_dir=/mnt/data"]
+        words = launch_jobs.PREPARE.get(target, local) + [
             "--shard_mb=32",
             "--runner=beam",
             f"--beam_options={FLINK}",
@@ -229,8 +229,9 @@ ODD = "mo del$HOME`x`'\"%h;é"
 
 
 @pytest.mark.parametrize("target", ["local", "docker", "slurm"])
-def test_odd_names_survive_the_shell(target, tmp_path):
+def test_odd_names_survive_the_shell(target, tmp_path, monkeypatch):
     """The script run by bash, a stand-in taking the place of the client."""
+    monkeypatch.chdir(tmp_path)
     words = ["--data_dir=data", f"--model_dir={ODD}"]
     fields = {"python": "python"} if target == "local" else {}
     (text,) = (
@@ -250,8 +251,11 @@ def test_odd_names_survive_the_shell(target, tmp_path):
         check=True,
     )
     found = done.stdout.split("\0")
-    where = f"/job/model_dir/{ODD}" if target == "docker" else ODD
+    where = "/job/model_dir" if target == "docker" else ODD
     assert f"--model_dir={where}" in found
+    if target == "docker":
+        assert f"--volume={tmp_path / ODD}:{where}" in found
+        assert (tmp_path / ODD).is_dir()  # else Docker makes it, as root
 
 
 @pytest.mark.skipif(
@@ -503,9 +507,10 @@ def test_flags_that_waiting_runs_read_are_kept(tmp_path, target):
 
 def line_of(target, words=(), **fields):
     job = Job(target=target, **fields)
-    rendered = submit.render(
-        job, ["--data_dir=/d/data", "--model_dir=/m/model", *words]
-    )
+    places = ["--data_dir=/d/data", "--model_dir=/m/model"]
+    if target == "vertex":
+        places = ["--data_dir=gs://b/data"]
+    rendered = submit.render(job, [*places, *words])
     (name,) = [n for n in rendered.files if n in ("job.sbatch", "job.yaml")]
     return rendered.files[name].replace(" \\\n", "")
 

@@ -39,7 +39,7 @@ def test_kinds_pass_their_schemas(kind):
     pytest.importorskip("kubernetes_validate")
     pytest.importorskip("kubeflow_trainer_api")
     pytest.importorskip("kubeflow.training")
-    text = manifest(kind=kind, workers=3)
+    text = manifest(kind=kind, workers=4)
     assert '- "--seed=3"\n' in text
     assert ("LEGACY" in text) == (kind == "tfjob")
 
@@ -136,7 +136,8 @@ def test_mutants_of_operators_are_refused(kind, old, new):
         (WORDS, {"volumes": "claim"}, "CLAIM:/path"),
         (WORDS, {"grid": "seed=1,2", "workers": 2}, "one worker a run"),
         (WORDS, {"volumes": "claim:/mnt,other:/dev/shm"}, "something else"),
-        (WORDS, {"volumes": "claim:/mnt,other:/mnt/"}, "something else"),
+        (WORDS, {"volumes": "claim:/mnt,other:/mnt/"}, "no / at its end"),
+        (WORDS, {"volumes": "claim:/mnt,other:/mnt"}, "something else"),
         (WORDS, {"grace_seconds": 5}, "too short"),
         ([*WORDS, "--weights=/home/w.h5"], {}, "--weights=/home/w.h5 lies on"),
         ([*WORDS, "--feature_dir=/f"], {}, "--feature_dir=/f lies on no"),

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from training import prepare
 from data_prep.runtime.errors import UsageError
 from launch import submit
 from launch.job import Job
+from trainer.engine import history
 
 WORDS = ["--data_dir=s3://bucket/data", "--seed=4"]
 
@@ -36,9 +38,12 @@ def request(words=WORDS, **fields):
 @pytest.mark.parametrize("spot", [False, True])
 def test_request_passes_botocore(spot):
     pytest.importorskip("botocore")
-    found = request(spot=spot, workers=3)
-    assert found["AlgorithmSpecification"]["ContainerArguments"] == ["--seed=4"]
-    assert found["ResourceConfig"]["InstanceCount"] == 3
+    found = request(spot=spot, workers=4)
+    assert found["AlgorithmSpecification"]["ContainerArguments"] == [
+        "--seed=4",
+        "--startup_timeout=1800.0",
+    ]
+    assert found["ResourceConfig"]["InstanceCount"] == 4
     assert found["EnableManagedSpotTraining"] is spot
     assert found["CheckpointConfig"]["S3Uri"] == "s3://bucket/out/shardtune"
 
@@ -55,7 +60,7 @@ def test_data_prep_reads_and_writes_s3_itself():
     assert "InputDataConfig" not in found and "CheckpointConfig" not in found
     for number, flag in ((0, "--source"), (1, "--output_dir")):
         local = [f"{flag}=/data" if i == number else words[i] for i in (0, 1)]
-        with pytest.raises(UsageError, match=f"{flag}=/data is nothing that"):
+        with pytest.raises(UsageError, match=f"{flag}=/data is a path of this"):
             render(local, job="data_prep")
 
 
@@ -126,7 +131,10 @@ def test_shards_for_each_worker_are_refused():
     "fields, says",
     [
         ({"machine_type": "ml.bogus.12xlarge"}, "InstanceType"),
-        ({"role_arn": "arn:aws:iam::1:user/train-somebody"}, "RoleArn"),
+        (
+            {"role_arn": "arn:aws:iam::123456789012:role/" + "a" * 2048},
+            "RoleArn",
+        ),
     ],
 )
 def test_botocore_is_asked_at_submit_time(fields, says):
@@ -142,7 +150,7 @@ def test_botocore_is_asked_at_submit_time(fields, says):
         (WORDS, {"role_arn": ""}, "--role_arn"),
         (WORDS, {"output_uri": ""}, "--model_dir"),
         (WORDS, {"image": "shardtune"}, "registry"),
-        ([*WORDS, "--model_dir=model"], {}, "lost with the machine"),
+        ([*WORDS, "--model_dir=model"], {}, "a path of this machine"),
         (WORDS, {"time_limit": 2}, "MaxRuntimeInSeconds"),
     ],
 )
@@ -350,3 +358,35 @@ def test_amazons_own_drivers(tmp_path, data):
     assert config["deterministic"] is False
     assert config["data_dir"] == "/opt/ml/input/data/train"
     assert (ml / "model/DONE.json").exists()
+
+
+def test_metrics_are_those_of_the_epochs():
+    """Lines as the trainer prints them: of an epoch, a fitted head, the test."""
+    epoch = {
+        "loss": 0.5,
+        "accuracy": 0.7,
+        "val_loss": 0.25,
+        "val_accuracy": 0.9,
+        "images_per_second": 12.0,
+        "data_wait_fraction": 0.1,
+        "seconds": 3.0,
+        "skipped_steps": 0,
+        "phase": "frozen",
+        "epoch": 1,
+    }
+    head = {"C": 1.0, "scaling": "none", "val_loss": 0.75, "val_accuracy": 0.6}
+    log = [
+        history.fitted_head_summary("logistic_regression", head),
+        history.epoch_summary("frozen 1/1", epoch),
+        history.export_summary([epoch], epoch),
+        "test accuracy 0.8500, loss 0.3500, 200 images",
+    ]
+    found = {
+        one["Name"]: re.findall(one["Regex"], "\n".join(log))
+        for one in request()["AlgorithmSpecification"]["MetricDefinitions"]
+    }
+    assert found == {
+        "train:loss": ["0.5000"],
+        "validation:loss": ["0.2500"],
+        "validation:accuracy": ["0.9000"],
+    }

@@ -40,12 +40,14 @@ OTHER = {
     "restarts": 3,
     "time_limit": 90,
     "grid": "seed=1,2",
-    "python": "/opt/python",
+    "python": "/bin/sh",
+    "runs_at_once": 1,
+    "container": "pyxis:image",
     "setup": "module load cuda",
-    "volumes": "claim:/mnt,/host:/inside",
+    "volumes": "/host:/inside",
     "service_account": "somebody@project.iam",
-    "region": "us-east-2",
-    "machine_type": "ml.p3.2xlarge",
+    "region": "europe-west4",
+    "machine_type": "g2-standard-16",
     "output_uri": "gs://other/place",
     "spot": True,
     "slurm_options": "--partition=gpu",
@@ -65,11 +67,16 @@ def other_value(target, name, tmp_path):
         path = tmp_path / "a.flags"
         path.write_text("--seed=5\n")
         return str(path)
-    if (target, name) == ("sagemaker", "output_uri"):
-        return "s3://other/place"
-    if (target, name) == ("kubernetes", "volumes"):
-        return "claim:/mnt,other:/inside"
-    return OTHER[name]
+    return OF_TARGET.get((target, name), OTHER[name])
+
+
+OF_TARGET = {
+    ("sagemaker", "output_uri"): "s3://other/place",
+    ("sagemaker", "region"): "us-east-2",
+    ("sagemaker", "machine_type"): "ml.p3.2xlarge",
+    ("kubernetes", "volumes"): "claim:/mnt,other:/inside",
+    ("kubernetes", "service_account"): "somebody",
+}
 
 
 SETTINGS = {s.name: s for s in Job.settings()}
@@ -87,6 +94,10 @@ def test_every_setting_of_a_target_has_an_effect(target, name, tmp_path):
     least = dict(least)
     if name in ("trials", "parallel_trials"):
         least["tune"] = launch_jobs.TUNE
+    if name == "runs_at_once":
+        least["grid"] = launch_jobs.GRID
+    if name == "region":  # that of the image would be another one
+        least["image"] = "registry.io/other/image:2"
     changed = {**least, name: other_value(target, name, tmp_path)}
     assert changed[name] != SETTINGS[name].default
 
@@ -161,11 +172,11 @@ def test_a_refused_setting_exits_with_64(run):
 
 
 PATHS_OF_DOCKER = [
-    ("--cache_dir=/a/cache", "/a:/job/cache_dir", "/job/cache_dir/cache"),
-    ("--feature_dir=/a/kept", "/a:/job/feature_dir", "/job/feature_dir/kept"),
+    ("--cache_dir=/a/cache", "/a/cache:/job/cache_dir", "/job/cache_dir"),
+    ("--feature_dir=/a/kept", "/a/kept:/job/feature_dir", "/job/feature_dir"),
     ("--weights=/a/w.h5", "/a/w.h5:/job/weights/w.h5:ro", "/job/weights/w.h5"),
     ("--data_dir=/a/data", "/a/data:/job/data_dir:ro", "/job/data_dir"),
-    ("--model_dir=/a/model", "/a:/job/model_dir", "/job/model_dir/model"),
+    ("--model_dir=/a/model", "/a/model:/job/model_dir", "/job/model_dir"),
     ("--splits_from=/a/old", "/a/old:/job/splits_from:ro", "/job/splits_from"),
 ]
 

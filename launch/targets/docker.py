@@ -5,10 +5,12 @@ import pathlib
 import shlex
 
 from data_prep.runtime import settings
+from data_prep.runtime.errors import UsageError
 from data_prep.runtime.settings import WRITTEN
 from launch import arguments
 from launch.job import Common
 from launch.job import Docker
+from launch.targets import forms
 from launch.targets.rendering import Rendered
 from launch.targets.rendering import fill_template
 from launch.targets.rendering import shell_lines
@@ -31,21 +33,29 @@ def render(common: Common, options: Docker, work: Work) -> Rendered:
         work: What runs in it, not a sweep. Each folder or file that its flags
             name is mounted.
     """
+    forms.require("image", options.image, "image")
     docker = [f"--gpus={_gpus(options.gpus)}"] if options.gpus else []
     inside: dict[str, str | None] = {}
+    made = []
     for one, prefix, path in work.local_paths:
-        volume, place = _mount(one, prefix, pathlib.Path(path).absolute())
+        host = pathlib.Path(os.path.abspath(path))
+        _check_path(one, host)
+        if one.path.mode == WRITTEN and work.module == "trainer.task":
+            # Docker would make a missing one as root's own.
+            made.append(str(host))
+        volume, place = _mount(one, prefix, host, work.module)
         docker.append(f"--volume={volume}")
         inside[one.name] = f"{prefix}{place}"
     if any("://" in argument for argument in work.arguments):
         docker += _credentials()
-    docker += [f"--volume={v}" for v in options.volumes.split(",") if v]
+    docker += [f"--volume={v}" for v in _parse_volumes(options.volumes)]
     words = ["-m", *work.program, *arguments.replace(work.arguments, inside)]
     text = fill_template(
         "docker.sh",
         name=common.name,
         image=shlex.quote(options.image),
         grace=options.grace_seconds,
+        folders="mkdir -p " + shlex.join(made) + " || exit 64" if made else "",
         options=shell_lines(docker),
         line=shell_lines(words),
     )
@@ -64,15 +74,60 @@ def _gpus(count: int) -> str:
     return "all" if count == 1 else str(count)
 
 
+def _check_path(one: settings.Setting, host: pathlib.Path) -> None:
+    if ":" in str(host) or host == pathlib.Path("/"):
+        raise UsageError(
+            f"--{one.name}={host} cannot be mounted by Docker: expected a "
+            "folder below / without a colon in its path."
+        )
+
+
+def _parse_volumes(text: str) -> list[str]:
+    """Returns volumes as Docker takes them.
+
+    Raises:
+        UsageError: If one is not /host:/path or /host:/path:ro, or two are
+            mounted at one path.
+    """
+    places: list[str] = []
+    volumes = [volume for volume in text.split(",") if volume]
+    for volume in volumes:
+        host, _, rest = volume.partition(":")
+        place, _, mode = rest.partition(":")
+        is_plain = all(
+            path.startswith("/") and path == os.path.normpath(path)
+            for path in (host, place)
+        )
+        if not is_plain or mode not in ("", "ro", "rw"):
+            raise UsageError(
+                f"--volumes has {volume!r}: expected /host:/path or "
+                "/host:/path:ro, both without .. or a / at their end."
+            )
+        if place in places or place.startswith("/job/"):
+            raise UsageError(
+                f"--volumes has {volume!r}: something else is mounted at "
+                f"{place}."
+            )
+        places.append(place)
+    return volumes
+
+
 def _mount(
-    one: settings.Setting, prefix: str, host: pathlib.Path
+    one: settings.Setting, prefix: str, host: pathlib.Path, module: str
 ) -> tuple[str, str]:
     """Returns Docker's volume for a path, and the path in the container."""
     place = f"/job/{one.name}"
     if prefix == "csv:":  # its images lie beside it
         return f"{host.parent}:{place}:ro", f"{place}/{host.name}"
+    if one.path.mode == WRITTEN and module == "trainer.task":
+        return f"{host}:{place}", place
     if one.path.mode == WRITTEN:
-        # The folder above, as Docker would make a missing one as root's own.
+        # data_prep renames the folder, so it wants the one above.
+        if host.parent == pathlib.Path("/"):
+            raise UsageError(
+                f"--{one.name}={host} would mount all of /: expected a folder "
+                "below another one."
+            )
         return f"{host.parent}:{place}", f"{place}/{host.name}"
     if host.suffix:  # a file, whose ending says what it is
         place = f"{place}/{host.name}"

@@ -1,8 +1,11 @@
 """Kubernetes: an Indexed Job by default; JobSet, TrainJob and TFJob too."""
 
+import posixpath
+
 from data_prep.runtime.errors import UsageError
 from launch.job import Common
 from launch.job import Kubernetes
+from launch.targets import forms
 from launch.targets import kubernetes_objects
 from launch.targets import kubernetes_pod
 from launch.targets import schemas
@@ -80,6 +83,12 @@ def render(common: Common, options: Kubernetes, work: Work) -> Rendered:
             several workers each, or where Kubernetes would refuse the
             manifest.
     """
+    forms.require("namespace", options.namespace, "Kubernetes namespace")
+    forms.require("image", options.image, "image")
+    if options.service_account:
+        forms.require(
+            "service_account", options.service_account, "Kubernetes name"
+        )
     volumes = _parse_volumes(options.volumes)
     _check_paths(work, volumes)
     if work.runs and (options.workers > 1 or options.kind != "job"):
@@ -115,11 +124,13 @@ def _parse_volumes(text: str) -> dict[str, str]:
     claims: dict[str, str] = {}
     for volume in filter(None, text.split(",")):
         claim, colon, path = volume.partition(":")
-        if not colon or not path.startswith("/") or not claim:
+        plain = path == posixpath.normpath(path) and ":" not in path
+        if not colon or not path.startswith("/") or not plain or path == "/":
             raise UsageError(
                 f"--volumes has {volume!r}: expected CLAIM:/path, the name of "
-                "a PersistentVolumeClaim and where to mount it."
+                "a PersistentVolumeClaim and where to mount it, no / at its end."
             )
+        forms.require("volumes", claim, "Kubernetes name")
         if path.rstrip("/") in (
             *kubernetes_pod.OWN_MOUNTS,
             *(taken.rstrip("/") for taken in claims),

@@ -4,6 +4,7 @@ import getpass
 import os
 import pathlib
 import shlex
+import shutil
 import sys
 
 from data_prep.runtime.errors import UsageError
@@ -35,6 +36,16 @@ def render(common: Common, options: Local, work: Work) -> Rendered:
             "use --target=slurm or kubernetes."
         )
     check_setup(options.setup)
+    # A line of --setup may bring another one.
+    if (
+        options.python
+        and not options.setup
+        and not shutil.which(options.python)
+    ):
+        raise UsageError(
+            f"--python={options.python} is no program here. Leave it out for "
+            f"{sys.executable}."
+        )
     values = {
         "name": common.name,
         "directory": shlex.quote(str(pathlib.Path.cwd())),

@@ -7,11 +7,13 @@ becomes model.tar.gz.
 
 import datetime
 import json
+import re
 
 from data_prep.runtime.errors import UsageError
 from launch import arguments
 from launch.job import Common
 from launch.job import SageMaker
+from launch.targets import forms
 from launch.targets import schemas
 from launch.targets.rendering import Rendered
 from launch.work import Work
@@ -19,11 +21,19 @@ from launch.work import Work
 DEFAULT_INSTANCE = "ml.g5.xlarge"
 CHECKPOINTS = "/opt/ml/checkpoints"
 TENSORBOARD = "/opt/ml/output/tensorboard"
+_MOST_RESTARTS = 30
+_MOST_MINUTES = 28 * 24 * 60
 SECONDS_OF_STOP = 120  # from SIGTERM to SIGKILL; SageMaker's own
 # What it reads the figures of the log by.
 _METRICS = (
-    ("loss", r" loss ([0-9.]+),"),
-    ("validation:accuracy", r"validation accuracy ([0-9.]+)"),
+    # Of the lines of epochs alone: those of a fitted head and of the test are
+    # other figures.
+    ("train:loss", r": loss ([0-9.]+), accuracy"),
+    (
+        "validation:loss",
+        r"validation loss ([0-9.]+), validation accuracy [0-9.]+,",
+    ),
+    ("validation:accuracy", r"validation accuracy ([0-9.]+), [0-9.]+ images/s"),
 )
 
 
@@ -95,6 +105,29 @@ def _check(options: SageMaker, work: Work) -> None:
                 f"--{name}={value} is nothing that SageMaker can use: expected "
                 f"{example}."
             )
+    forms.require("region", options.region, "Amazon region")
+    forms.require("role_arn", options.role_arn, "Amazon role")
+    forms.require("image", options.image, "image")
+    forms.require_store("output_uri", options.output_uri, ("s3",))
+    if options.machine_type:
+        forms.require("machine_type", options.machine_type, "Amazon instance")
+    registry = re.search(r"\.dkr\.ecr\.([a-z0-9-]+)\.", options.image)
+    if registry and registry[1] != options.region:
+        raise UsageError(
+            f"--image={options.image} lies in {registry[1]}, and the job runs "
+            f"in --region={options.region}. SageMaker reads images of its own "
+            "region."
+        )
+    if options.restarts > _MOST_RESTARTS:
+        raise UsageError(
+            f"--restarts={options.restarts} is more than SageMaker allows: "
+            f"expected at most {_MOST_RESTARTS}."
+        )
+    if options.time_limit > _MOST_MINUTES:
+        raise UsageError(
+            f"--time_limit={options.time_limit} minutes is more than "
+            f"SageMaker allows: expected at most {_MOST_MINUTES}, 28 days."
+        )
     if "/" not in options.image:
         raise UsageError(
             f"--image={options.image} is in no registry: expected something "
@@ -127,12 +160,10 @@ def _request(
             "VolumeSizeInGB": 100,
         },
         "StoppingCondition": stopping,
-        # SageMaker takes 1 to 30.
-        "RetryStrategy": {
-            "MaximumRetryAttempts": min(max(options.restarts, 1), 30)
-        },
         "EnableManagedSpotTraining": options.spot,
     }
+    if options.restarts:
+        request["RetryStrategy"] = {"MaximumRetryAttempts": options.restarts}
     if module == "trainer.task":
         request |= _folders(options, given)
     return request

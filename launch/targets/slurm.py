@@ -47,8 +47,8 @@ def render(common: Common, options: Slurm, work: Work) -> Rendered:
         UsageError: For options under which a job would not stop or resume,
             or a --setup that is no shell line.
     """
-    _check(options)
-    more = shlex.split(options.slurm_options)
+    more = _parse_options(options.slurm_options)
+    _check(options, more)
     line = shell_lines(
         [
             *_container(common, options, work),
@@ -121,14 +121,31 @@ def _container(common: Common, options: Slurm, work: Work) -> list[str]:
     return ["apptainer", "exec", *gpus, *binds, f"--pwd={here}", image]
 
 
-def _check(options: Slurm) -> None:
+def _parse_options(text: str) -> list[str]:
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UsageError(
+            f"--slurm_options={text} cannot be read: {error}."
+        ) from None
+    for word in words:
+        # A value by itself would be an option of its own line.
+        if not re.match(r"--[a-z]|-[a-zA-Z]", word):
+            raise UsageError(
+                f"--slurm_options has {word!r}: expected options as "
+                "--name=value, such as --partition=gpu."
+            )
+    return words
+
+
+def _check(options: Slurm, more: list[str]) -> None:
     if options.grace_seconds >= 60 * options.time_limit:
         raise UsageError(
             f"--grace_seconds={options.grace_seconds} is no less than "
             f"--time_limit={options.time_limit} minutes: the notice to stop "
             "would come before the start."
         )
-    for word in shlex.split(options.slurm_options):
+    for word in more:
         name, _, value = word.removeprefix("--").partition("=")
         pattern, consequence = _RELIED_ON.get(name, (".*", ""))
         if not re.fullmatch(pattern, value):

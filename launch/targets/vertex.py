@@ -5,21 +5,21 @@ What lies in gs:// is copied in and out by `launch.staged`. Managed data sets
 """
 
 import math
+import re
 import shlex
 
 from data_prep.runtime.errors import UsageError
 from launch import arguments
 from launch.job import Common
 from launch.job import Vertex
+from launch.targets import forms
+from launch.targets import machines
 from launch.targets import schemas
 from launch.targets.rendering import Rendered
 from launch.targets.rendering import dump_yaml
 from launch.work import Work
 
 CONFIG = "job.yaml"
-# With GPUs (which it has itself) and without.
-DEFAULT_MACHINE = "g2-standard-8"
-DEFAULT_CPU_MACHINE = "n2-standard-8"
 SCALES = {
     "linear": "UNIT_LINEAR_SCALE",
     "log": "UNIT_LOG_SCALE",
@@ -94,22 +94,70 @@ def render(common: Common, options: Vertex, work: Work) -> Rendered:
 
 
 def _check(options: Vertex) -> None:
+    forms.require("region", options.region, "Google region")
+    forms.require("image", options.image, "image")
+    forms.require_store("output_uri", options.output_uri, ("gs",))
+    if options.service_account:
+        forms.require(
+            "service_account", options.service_account, "Google account"
+        )
+    _check_machine(options)
+    registry = re.match(r"([a-z0-9-]+)-docker\.pkg\.dev/", options.image)
+    if registry and registry[1] not in ("us", "europe", "asia", options.region):
+        raise UsageError(
+            f"--image={options.image} lies in {registry[1]}, and the job runs "
+            f"in --region={options.region}. Use one region for both."
+        )
+    if not options.tune:
+        for name in ("trials", "parallel_trials"):
+            if getattr(options, name) != getattr(Vertex, name):
+                raise UsageError(f"--{name} is for --tune, which is not given.")
     if "/" not in options.image:
         raise UsageError(
             f"--image={options.image} is in no registry: expected something "
             f"like {options.region}-docker.pkg.dev/PROJECT/REPOSITORY/"
             "shardtune:0.1.0."
         )
-    if options.package_uri and not options.package_uri.startswith("gs://"):
+    if options.package_uri and not re.fullmatch(
+        r"gs://\S+\.(tar\.gz|whl)", options.package_uri
+    ):
         raise UsageError(
             f"--package_uri={options.package_uri} is nothing that Vertex AI "
             "can read: expected gs://BUCKET/shardtune-0.1.0.tar.gz."
         )
 
 
+def _check_machine(options: Vertex) -> None:
+    machine = options.machine_type
+    if not options.gpus and options.accelerator != Vertex.accelerator:
+        raise UsageError(
+            f"--accelerator={options.accelerator} with --gpus=0: leave one out."
+        )
+    if not machine:
+        machine = machines.google_machine(options.accelerator, options.gpus)
+        if not machine:
+            raise UsageError(
+                f"no machine type is known with {options.gpus} "
+                f"{options.accelerator}: pass --machine_type."
+            )
+    problem = machines.google_problem(
+        machine, options.accelerator, options.gpus
+    )
+    if problem:
+        raise UsageError(
+            f"--machine_type={machine} does not go with --gpus={options.gpus} "
+            f"--accelerator={options.accelerator}: {problem}."
+        )
+
+
 def _render_tuning(common: Common, options: Vertex, work: Work) -> Rendered:
     # A trial writes where Vertex AI gives it a folder of its own.
     given = arguments.replace(work.arguments, {"model_dir": None})
+    names = [
+        word.removeprefix("--").partition("=")[0]
+        for word in shlex.split(options.tune)
+    ]
+    _check_search(options, given, names)
     config = {
         "studySpec": {
             "metrics": [{"metricId": "accuracy", "goal": "MAXIMIZE"}],
@@ -139,6 +187,24 @@ def _render_tuning(common: Common, options: Vertex, work: Work) -> Rendered:
     )
 
 
+def _check_search(
+    options: Vertex, given: tuple[str, ...], names: list[str]
+) -> None:
+    """Refuses a search that contradicts itself."""
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"--tune has {name} twice: give one range.")
+        if arguments.value_of(given, name):
+            raise UsageError(
+                f"--tune searches {name}, and --{name} gives it. Leave one out."
+            )
+    if options.parallel_trials > options.trials:
+        raise UsageError(
+            f"--parallel_trials={options.parallel_trials} is more than "
+            f"--trials={options.trials}."
+        )
+
+
 def _parameter(word: str, work: Work) -> dict:
     """Returns one searched flag, such as dropout=0:0.5 or dropout=0:0.5:log."""
     name, _, bounds = word.removeprefix("--").partition("=")
@@ -149,11 +215,20 @@ def _parameter(word: str, work: Work) -> dict:
         ordered = -math.inf < float(low) < float(high) < math.inf
     except ValueError:
         ordered = False
+    if ordered and scale != "linear" and float(low) <= 0:
+        raise UsageError(
+            f"--tune has {word!r}: a scale of {scale} begins above 0."
+        )
     if not ordered or scale not in SCALES:
         raise UsageError(
             f"--tune has {word!r}: expected name=low:high or name=low:high:"
             "SCALE with low below high and a scale of linear, log or "
             "reverse_log."
+        )
+    if name not in _numbers():
+        raise UsageError(
+            f"--tune has {word!r}: {name} is no flag of the trainer that is a "
+            "number."
         )
     for value in (low, high):
         arguments.parse(work.module, [*work.arguments, f"--{name}={value}"])
@@ -169,6 +244,11 @@ def _parameter(word: str, work: Work) -> dict:
             "maxValue": number(high),
         },
     }
+
+
+def _numbers() -> set[str]:
+    settings = arguments.CONFIGS["trainer.task"].settings()
+    return {one.name for one in settings if one.type in (int, float)}
 
 
 def _takes_fractions(name: str, work: Work) -> bool:
@@ -199,7 +279,7 @@ def _job_spec(options: Vertex, work: Work, given: tuple[str, ...]) -> dict:
 
 
 def _pool(options: Vertex, replicas: int, program: dict) -> dict:
-    default = DEFAULT_MACHINE if options.gpus else DEFAULT_CPU_MACHINE
+    default = machines.google_machine(options.accelerator, options.gpus)
     machine: dict = {"machineType": options.machine_type or default}
     if options.gpus:
         machine["acceleratorType"] = options.accelerator

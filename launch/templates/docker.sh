@@ -5,6 +5,7 @@
 # Stop: docker stop $name, which waits for the state to be saved. Resume: run
 # this file again.
 set -u
+$folders
 # --shm-size: what NCCL shares between GPUs. --user: files belong to you.
 exec docker run --rm --name=$name \
   --stop-timeout=$grace --shm-size=8g --ulimit=memlock=-1 \

@@ -1,0 +1,142 @@
+"""What a job and the work in it must agree on, seen before it is queued."""
+
+from collections.abc import Sequence
+
+from data_prep.runtime.errors import UsageError
+from launch import arguments
+from launch.job import Docker
+from launch.job import Gpus
+from launch.job import Job
+from launch.job import SageMaker
+from launch.job import Sweep
+from launch.job import Throttle
+from launch.job import Workers
+from launch.targets import forms
+from launch.targets import machines
+from launch.work import Work
+
+# What each cloud reads and writes.
+_STORES = {"vertex": ("gs",), "sagemaker": ("s3",)}
+
+
+def check(job: Job, work: Work) -> None:
+    """Refuses a job that would end as soon as it began.
+
+    Args:
+        job: What is to be launched.
+        work: What runs in it.
+
+    Raises:
+        UsageError: Naming the flags that contradict each other.
+    """
+    options = job.options
+    if isinstance(options, Throttle) and options.runs_at_once and not work.runs:
+        raise UsageError(
+            f"--runs_at_once={options.runs_at_once} is for a sweep: give one "
+            "by --grid or --flag_files."
+        )
+    if isinstance(options, Sweep):
+        _check_grid(options)
+    for words in (work.arguments, *work.runs):
+        _check_places(job, work, words)
+    if work.module == "trainer.task":
+        for run in work.runs or ((),):
+            _check_devices(job, (*work.arguments, *run))
+
+
+def _check_grid(options: Sweep) -> None:
+    axes = [word.partition("=") for word in options.grid.split()]
+    names = [name.removeprefix("--") for name, _, _ in axes]
+    for name, _, values in axes:
+        name = name.removeprefix("--")
+        if name == "model_dir":
+            raise UsageError(
+                "--grid has model_dir: each run gets a folder of its own below "
+                "the one that --model_dir names. Leave it out."
+            )
+        if names.count(name) > 1:
+            raise UsageError(
+                f"--grid has {name} twice: write all its values once."
+            )
+        found = values.split(",")
+        if len(set(found)) < len(found):
+            raise UsageError(f"--grid has a value of {name} twice: {values}.")
+
+
+def _check_places(job: Job, work: Work, words: Sequence[str]) -> None:
+    """Refuses addresses and paths that the target cannot reach."""
+    target = job.common.target
+    for one, prefix, path in arguments.paths(work.module, words):
+        name = one.name
+        if "://" in path:
+            stores = _STORES.get(target, ("gs", "s3", "abfs", "az", "hf"))
+            forms.require_store(name, path, stores)
+            if target == "sagemaker" and name == "weights":
+                raise UsageError(
+                    f"--weights={path} is not copied to SageMaker's machines: "
+                    "build the image with --build-arg WEIGHTS=imagenet, and "
+                    "leave it out."
+                )
+        elif target in _STORES and name != "cache_dir":
+            (scheme,) = _STORES[target]
+            # Where Vertex AI mounts buckets, which is slow to read by position.
+            mounted = path.removeprefix("/gcs/")
+            example = f"{scheme}://BUCKET/..."
+            if target == "vertex" and mounted != path:
+                example = f"gs://{mounted}"
+            raise UsageError(
+                f"--{name}={prefix}{path} is a path of this machine, and "
+                f"{target}'s machines do not have it. Expected {example}."
+            )
+        elif target != "local" and ".." in path.split("/"):
+            if isinstance(job.options, Docker):
+                continue  # mounted by its absolute path
+            raise UsageError(
+                f"--{name}={prefix}{path} has a .. in it: write the path that "
+                "the job's machine is to open."
+            )
+
+
+def _check_devices(job: Job, words: Sequence[str]) -> None:
+    options = job.options
+    workers = options.workers if isinstance(options, Workers) else 1
+    gpus = _gpus(job)
+
+    def value(name: str) -> str:
+        return str(arguments.value_or_default("trainer.task", words, name))
+
+    strategy, virtual = value("strategy"), int(value("virtual_devices"))
+    if workers > 1 and strategy in ("one_device", "mirrored"):
+        raise UsageError(
+            f"--strategy={strategy} with --workers={workers}: each would "
+            "train a model of its own. Leave --strategy out."
+        )
+    if strategy == "multi_worker" and workers == 1:
+        raise UsageError(
+            "--strategy=multi_worker with one worker: pass --workers, or leave "
+            "it out."
+        )
+    if virtual and (workers > 1 or gpus):
+        raise UsageError(
+            f"--virtual_devices={virtual} stands in for GPUs on one machine "
+            f"without: it does not go with --workers={workers} and {gpus} "
+            "GPUs. Leave it out, or pass --gpus=0."
+        )
+    devices = 1 if strategy == "one_device" else virtual or max(gpus or 1, 1)
+    batch, replicas = int(value("batch_size")), workers * devices
+    if batch % replicas:
+        nearest = max(1, round(batch / replicas)) * replicas
+        raise UsageError(
+            f"--batch_size={batch} cannot be shared by {replicas} devices "
+            f"({workers} workers of {devices}). Use --batch_size={nearest}."
+        )
+
+
+def _gpus(job: Job) -> int | None:
+    """Returns the GPUs of each machine, None where nothing says it."""
+    options = job.options
+    if isinstance(options, SageMaker):
+        return machines.amazon_gpus(options.machine_type or "ml.g5.xlarge")
+    if isinstance(options, Docker) and options.gpus == 1:
+        return None  # all that there are
+    return options.gpus if isinstance(options, Gpus) else None
