@@ -35,7 +35,7 @@ RUN mkdir --mode=1777 /opt/keras && \
 
 WORKDIR /job
 # /var/hypertune: where a trial of Vertex AI leaves its figure.
-RUN mkdir /var/hypertune && chmod 1777 /job /var/hypertune
+RUN mkdir -p /var/hypertune && chmod 1777 /job /var/hypertune
 ARG USER=1000:1000
 USER ${USER}
 

@@ -47,14 +47,30 @@ class Common(settings.Group):
         first=True,
     )
 
+    env: tuple[str, ...] = setting(
+        (),
+        "NAME=VALUE, a variable of the environment that the job runs in; may "
+        "be repeated. It stands in the job's files: no place for secrets.",
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        for one in self.env:
+            if not re.fullmatch(r"[A-Za-z_]\w*=.*", one, re.DOTALL):
+                raise UsageError(
+                    f"--env={one} is no variable: expected NAME=VALUE."
+                )
         if not re.fullmatch(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", self.name):
             raise UsageError(
                 f"--name={self.name} cannot be the name of a job everywhere. "
                 "Expected 1 to 40 of a-z, 0-9 and -, a letter first and no - "
                 "last."
             )
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The variables of the job's environment, by name."""
+        return dict(one.split("=", 1) for one in self.env)
 
     @property
     def folder(self) -> pathlib.Path:
@@ -166,6 +182,18 @@ class Shell(settings.Group):
 
 
 @dataclasses.dataclass(frozen=True)
+class Patch(settings.Group):
+    """Of a target whose job is a document."""
+
+    patch: str = setting(
+        "",
+        "YAML file that is merged into the job's own: tolerations, node "
+        "selectors, networks, tags. Objects by their kind, lists of named "
+        "things by name; other lists take the place of what is there.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Volumes(settings.Group):
     """Of a target that mounts folders into a container."""
 
@@ -241,6 +269,7 @@ class Slurm(
 
 @dataclasses.dataclass(frozen=True)
 class Kubernetes(
+    Patch,
     Throttle,
     Sweep,
     Account,
@@ -261,10 +290,16 @@ class Kubernetes(
         choices=KINDS,
     )
     namespace: str = setting("default", "Namespace of its objects.")
+    scratch_gb: int = setting(
+        20,
+        "Local disk of each pod in GB: for downloaded weights, and copies of "
+        "data in object storage.",
+        low=1,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class Vertex(Sweep, Account, Cloud, TimeLimit, Container, Gpus, Workers):
+class Vertex(Patch, Sweep, Account, Cloud, TimeLimit, Container, Gpus, Workers):
     """Vertex AI."""
 
     accelerator: str = setting(
@@ -285,7 +320,7 @@ class Vertex(Sweep, Account, Cloud, TimeLimit, Container, Gpus, Workers):
 
 
 @dataclasses.dataclass(frozen=True)
-class SageMaker(Sweep, Cloud, Restarts, TimeLimit, Container, Workers):
+class SageMaker(Patch, Sweep, Cloud, Restarts, TimeLimit, Container, Workers):
     """SageMaker."""
 
     role_arn: str = setting("", "Role that the job runs as.")

@@ -13,13 +13,17 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from data_prep.runtime import command
 from data_prep.runtime.errors import EXIT_FAILURE
 from data_prep.runtime.errors import UsageError
 from launch import agreement
+from launch.job import Common
 from launch.job import Job
 from launch.targets.rendering import Rendered
+from launch.targets.submitted import Submitted
+from launch.work import Work
 from launch.work import plan
 
 
@@ -33,25 +37,45 @@ def render(job: Job, words: list[str]) -> Rendered:
     Raises:
         UsageError: If a flag is wrong, or the platform would refuse the job.
     """
-    target = importlib.import_module(f"launch.targets.{job.common.target}")
-    work = plan(job, words)
+    return render_work(job, plan(job, words))
+
+
+def render_work(job: Job, work: Work) -> Rendered:
+    """Returns the files and commands of a job whose work is planned.
+
+    Args:
+        job: What is to be launched.
+        work: What runs in it.
+
+    Raises:
+        UsageError: If the platform would refuse the job.
+    """
     agreement.check(job, work)
+    target = importlib.import_module(f"launch.targets.{job.common.target}")
     return target.render(job.common, job.options, work)
 
 
-def submit(rendered: Rendered, folder: pathlib.Path) -> int:
-    """Writes the files and runs the commands.
+def submit(
+    rendered: Rendered,
+    folder: pathlib.Path,
+    target: str = "",
+    model_dirs: Sequence[str] = (),
+) -> int:
+    """Writes the files, runs the commands, and keeps what was answered.
 
     Args:
         rendered: Files and commands of a job.
         folder: Where the files go.
+        target: As `--target` names it.
+        model_dirs: Where each run writes.
 
     Returns:
         An exit code: 0, or 1 after a command that failed. A job that runs
         here takes the place of this process instead.
 
     Raises:
-        UsageError: If a client is not installed.
+        UsageError: If a client is not installed, or the folder is that of a
+            sweep whose flags may still be read.
     """
     missing = {c[0] for c in rendered.commands if not shutil.which(c[0])}
     if missing:
@@ -64,18 +88,61 @@ def submit(rendered: Rendered, folder: pathlib.Path) -> int:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+
+    def keep(ids: Sequence[str]) -> None:
+        Submitted(
+            target,
+            folder.name,
+            tuple(ids),
+            str(folder),
+            tuple(model_dirs),
+            rendered.place,
+            rendered.kind,
+            rendered.log,
+        ).save()
+
+    answers = []
     for words in rendered.commands:
         print(f"$ {shlex.join(words)}", flush=True)
         if rendered.runs_here:
             print(rendered.afterwards, flush=True)
+            keep(rendered.names or [str(os.getpid())])
             # In the place of this process: a signal reaches the work itself.
             os.execvp(words[0], words)
-        code = subprocess.run(words, check=False).returncode
-        if code:
-            print(f"error: submitting failed with {code}.", file=sys.stderr)
+        done = subprocess.run(
+            words, check=False, stdout=subprocess.PIPE, text=True
+        )
+        print(done.stdout, end="", flush=True)
+        if done.returncode:
+            print(
+                f"error: submitting failed with {done.returncode}.",
+                file=sys.stderr,
+            )
             return EXIT_FAILURE
+        answers += done.stdout.splitlines()
+        # The jobs of a sweep that were submitted before one is refused, too.
+        keep(rendered.names or [a.partition(";")[0] for a in answers if a])
+    if stale := [line for line in answers if line.endswith(" unchanged")]:
+        print(
+            f"error: {stale[0]}: a job of this name is there, and nothing "
+            f"was started. If it has ended: launch.cancel {folder.name}, then "
+            "submit again.",
+            file=sys.stderr,
+        )
+        return EXIT_FAILURE
     print(rendered.afterwards)
+    print(_how_to_follow(folder))
     return 0
+
+
+def _how_to_follow(folder: pathlib.Path) -> str:
+    where = ""
+    if folder.parent != pathlib.Path(Common.output_dir).absolute():
+        where = shlex.quote(f"--output_dir={folder.parent}") + " "
+    return "\n".join(
+        f"python -m launch.{what} {where}{folder.name}"
+        for what in ("status", "logs --follow", "cancel", "fetch")
+    )
 
 
 def _refuse_other_runs(rendered: Rendered, folder: pathlib.Path) -> None:
@@ -97,7 +164,8 @@ def _refuse_other_runs(rendered: Rendered, folder: pathlib.Path) -> None:
 
 def main(job: Job, words: list[str]) -> int:
     """Prints or submits a job; returns an exit code."""
-    rendered = render(job, words)
+    work = plan(job, words)
+    rendered = render_work(job, work)
     if job.common.dry_run:
         for name, text in rendered.files.items():
             print(f"==> {job.common.folder / name} <==\n{text}")
@@ -105,7 +173,9 @@ def main(job: Job, words: list[str]) -> int:
             print(f"$ {shlex.join(line)}")
         print(f"\n{rendered.afterwards}")
         return 0
-    return submit(rendered, job.common.folder)
+    return submit(
+        rendered, job.common.folder, job.common.target, work.model_dirs
+    )
 
 
 def cli() -> None:

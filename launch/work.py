@@ -1,6 +1,7 @@
 """What runs inside of a job: a module, its arguments, the runs of a sweep."""
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from collections.abc import Sequence
 
@@ -40,6 +41,19 @@ class Work:
     def program(self) -> tuple[str, ...]:
         """The words before the arguments, after `python -m`."""
         return ("launch.staged", "--") if self.staged else (self.module,)
+
+    @property
+    def model_dirs(self) -> tuple[str, ...]:
+        """Where each run of a training writes; local ones absolute."""
+        if self.module != "trainer.task":
+            return ()
+        found = (
+            arguments.value_of((*self.arguments, *run), "model_dir")
+            for run in self.runs or ((),)
+        )
+        return tuple(
+            path if "://" in path else os.path.abspath(path) for path in found
+        )
 
     @property
     def local_paths(self) -> Iterator[tuple[settings.Setting, str, str]]:

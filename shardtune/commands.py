@@ -50,6 +50,10 @@ COMMANDS = {
         "launch.submit",
         "the same training on Slurm, Kubernetes, Vertex AI, ...",
     ),
+    "status": Command("launch.status", "how a submitted job is"),
+    "logs": Command("launch.logs", "what a submitted job prints"),
+    "cancel": Command("launch.cancel", "stop a submitted job"),
+    "fetch": Command("launch.fetch", "copy a submitted job's model here"),
     "compare": Command("launch.compare", "table of what several runs reached"),
     "quickstart": Command(
         "launch.quickstart", "the whole path on 1797 handwritten digits"

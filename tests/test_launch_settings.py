@@ -4,11 +4,15 @@ And what the paths among the settings of the work mean to a target: mounted,
 refused, or staged.
 """
 
+import json
 import re
+import shlex
+import subprocess
 
 import launch_jobs
 import launch_rules
 import pytest
+import yaml
 
 from data_prep.runtime.errors import UsageError
 from launch import arguments
@@ -42,6 +46,7 @@ OTHER = {
     "grid": "seed=1,2",
     "python": "/bin/sh",
     "runs_at_once": 1,
+    "scratch_gb": 70,
     "container": "pyxis:image",
     "setup": "module load cuda",
     "volumes": "/host:/inside",
@@ -67,7 +72,18 @@ def other_value(target, name, tmp_path):
         path = tmp_path / "a.flags"
         path.write_text("--seed=5\n")
         return str(path)
+    if name == "patch":
+        path = tmp_path / "patch.yaml"
+        path.write_text(PATCHES.get(target, PATCHES["kubernetes"]))
+        return str(path)
     return OF_TARGET.get((target, name), OTHER[name])
+
+
+PATCHES = {
+    "kubernetes": "kind: Job\nspec: {template: {spec: {nodeSelector: {a: b}}}}",
+    "vertex": "network: projects/1/global/networks/n",
+    "sagemaker": "Tags: [{Key: team, Value: vision}]",
+}
 
 
 OF_TARGET = {
@@ -126,6 +142,97 @@ def test_local_workers_are_told_how_often_and_how_long(name):
     ]
     assert f"--{name}={OTHER[name]} " in scripts[1]
     assert scripts[0] != scripts[1]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_variables_reach_the_job(target):
+    least, words = launch_jobs.LEAST[target]
+    env = ("PLAIN=1", "ODD=a b'\"$x=")
+    files = render(words=words, **{**least, "env": env}).files
+    (text,) = (
+        text
+        for name, text in files.items()
+        if name.startswith(("run.sh", "job"))
+    )
+    if target in ("local", "slurm"):
+        exports = [x for x in text.splitlines() if x.startswith("export ")]
+        done = subprocess.run(
+            ["bash", "-c", "\n".join(exports) + '\nprintf %s "$PLAIN$ODD"'],
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout == "1a b'\"$x="
+    elif target == "docker":
+        assert "--env=PLAIN=1" in text
+        assert shlex.quote(f"--env={env[1]}") in text
+    elif target == "sagemaker":
+        found = json.loads(text)["Environment"]
+        assert found == {"PLAIN": "1", "ODD": "a b'\"$x="}
+    else:
+        wanted = [{"name": "PLAIN", "value": "1"}]
+        wanted += [{"name": "ODD", "value": "a b'\"$x="}]
+        assert wanted in _environments(yaml.safe_load(text))
+
+
+def _environments(node):
+    """Returns every list called env, without what we set ourselves."""
+    if isinstance(node, list):
+        return [found for one in node for found in _environments(one)]
+    if not isinstance(node, dict):
+        return []
+    own = [v[-2:] for k, v in node.items() if k == "env"]
+    return own + [f for v in node.values() for f in _environments(v)]
+
+
+def test_a_variable_without_a_value_is_refused():
+    with pytest.raises(UsageError, match="--env=PATH is no variable"):
+        Job(env=("PATH",))
+
+
+def test_a_patch_is_merged(tmp_path):
+    path = tmp_path / "patch.yaml"
+    path.write_text(
+        "kind: Job\n"
+        "metadata: {labels: {kueue.x-k8s.io/queue-name: team}}\n"
+        "spec:\n"
+        "  template:\n"
+        "    spec:\n"
+        "      tolerations: [{key: gpu, effect: NoSchedule}]\n"
+        "      containers: [{name: trainer, imagePullPolicy: Always}]\n"
+        "      volumes: [{name: more, emptyDir: {}}]\n"
+    )
+    fields = {**launch_jobs.KUBERNETES, "workers": 2, "patch": str(path)}
+    _, words = launch_jobs.LEAST["kubernetes"]
+    text = render(words=words, **fields).files["job.yaml"]
+    service, job = yaml.safe_load_all(text)
+    assert "labels" not in service["metadata"]
+    assert job["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "team"}
+    pod = job["spec"]["template"]["spec"]
+    assert pod["tolerations"] == [{"key": "gpu", "effect": "NoSchedule"}]
+    (container,) = pod["containers"]
+    assert container["imagePullPolicy"] == "Always"
+    assert container["command"] == ["python", "-m", "trainer.task"]
+    names = [volume["name"] for volume in pod["volumes"]]
+    assert names == ["shm", "scratch", "volume-0", "more"]
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("kind: JobSet\nspec: {}", "is for a JobSet: the job has Job"),
+        ("- a list", "expected a mapping"),
+        ("a: [", "cannot be read"),
+        ("spec: {completionz: 3}", "completionz"),
+    ],
+)
+def test_a_wrong_patch_is_refused(tmp_path, text, says):
+    path = tmp_path / "patch.yaml"
+    path.write_text(text)
+    if says == "completionz":
+        pytest.importorskip("kubernetes_validate")
+    least, words = launch_jobs.LEAST["kubernetes"]
+    with pytest.raises(UsageError, match=says):
+        render(words=words, **least, patch=str(path))
 
 
 @pytest.mark.parametrize("name", ["name", "output_dir", "job"])

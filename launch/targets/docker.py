@@ -14,6 +14,7 @@ from launch.targets import forms
 from launch.targets.rendering import Rendered
 from launch.targets.rendering import fill_template
 from launch.targets.rendering import shell_lines
+from launch.targets.submitted import Submitted
 from launch.work import Work
 
 # Passed on by name where they are set, so that no secret is in a file.
@@ -48,6 +49,7 @@ def render(common: Common, options: Docker, work: Work) -> Rendered:
         inside[one.name] = f"{prefix}{place}"
     if any("://" in argument for argument in work.arguments):
         docker += _credentials()
+    docker += [f"--env={variable}" for variable in common.env]
     docker += [f"--volume={v}" for v in _parse_volumes(options.volumes)]
     words = ["-m", *work.program, *arguments.replace(work.arguments, inside)]
     text = fill_template(
@@ -66,7 +68,19 @@ def render(common: Common, options: Docker, work: Work) -> Rendered:
         f"Stop: docker stop {common.name}; the state is saved within a step. "
         f"Resume: bash {script}",
         runs_here=True,
+        names=(common.name,),
     )
+
+
+def follow(
+    action: str, found: Submitted, follow: bool
+) -> list[list[list[str]]]:
+    """Returns the client's commands for an action; see `kubernetes.follow`."""
+    if action == "logs":
+        return [[["docker", "logs", *["--follow"] * follow, found.name]]]
+    if action == "cancel":
+        return [[["docker", "stop", found.name]]]
+    return [[["docker", "ps", "--all", f"--filter=name=^{found.name}$"]]]
 
 
 def _gpus(count: int) -> str:

@@ -8,9 +8,11 @@ from launch.job import Kubernetes
 from launch.targets import forms
 from launch.targets import kubernetes_objects
 from launch.targets import kubernetes_pod
+from launch.targets import patch
 from launch.targets import schemas
 from launch.targets.rendering import Rendered
 from launch.targets.rendering import dump_yaml
+from launch.targets.submitted import Submitted
 from launch.work import Work
 
 # Kubernetes's own default, and about what saving the state of a large model
@@ -27,8 +29,10 @@ Pod N is worker N, has N in JOB_COMPLETION_INDEX, and is found at
 {name}-N by a Service. Workers wait for each other, so the Service
 publishes the addresses of pods that are not ready.
 podFailurePolicy runs a pod again after exit code 75 (stopped, or lost a peer,
-with the state saved), and after an eviction, a preemption or the drain of its
-node. Exit codes 64 (the command is wrong) and 65 (the data) end the Job, as
+with the state saved) up to backoffLimit, and without limit after an eviction, a
+preemption or the drain of its node. A plain Job does not start its pods all at
+once or none: where workers of several jobs may block one another, use
+--kind=jobset with Kueue (a --patch sets its queue's label). Exit codes 64 (the command is wrong) and 65 (the data) end the Job, as
 running it again cannot help; in a sweep they end one run and not the others.
 The ConfigMap of a sweep holds the flags of each run, by its index.
 """,
@@ -70,6 +74,14 @@ between the GPUs of a machine; a container's own is 64 MB.
 """
 
 
+_POD_LABELS = {
+    "job": "batch.kubernetes.io/job-name",
+    "jobset": "jobset.sigs.k8s.io/jobset-name",
+    "trainjob": "jobset.sigs.k8s.io/jobset-name",
+    "tfjob": "training.kubeflow.org/job-name",
+}
+
+
 def render(common: Common, options: Kubernetes, work: Work) -> Rendered:
     """Returns the manifest; a sweep is an Indexed Job of single workers.
 
@@ -101,17 +113,63 @@ def render(common: Common, options: Kubernetes, work: Work) -> Rendered:
             f"--grace_seconds={options.grace_seconds} is too short to save the "
             f"state: expected at least {_LEAST_GRACE_SECONDS} on Kubernetes."
         )
-    documents = kubernetes_objects.manifest(common, options, work, volumes)
+    documents = patch.apply(
+        kubernetes_objects.manifest(common, options, work, volumes),
+        options.patch,
+    )
     for document in documents:
         schemas.check_kubernetes(document)
     header = _HEADERS[options.kind].format(name=common.name)
     file = common.folder / "job.yaml"
+    note = ""
+    if "/" not in options.image:
+        note = (
+            f"\nNote: {options.image} is in no registry, so only nodes that "
+            "have it can run it. Push it, and pass --image=REGISTRY/NAME:TAG."
+        )
     return Rendered(
         {"job.yaml": dump_yaml(documents, header + _HEADER_OF_PODS)},
         (("kubectl", "apply", "-f", str(file)),),
         f"Watch: kubectl -n {options.namespace} get pods. "
-        f"Stop: kubectl delete -f {file}; resume: kubectl apply -f the same.",
+        f"Stop: kubectl delete -f {file}; resume: kubectl apply -f the same."
+        + note,
+        place=options.namespace,
+        kind=options.kind,
+        names=(common.name,),
     )
+
+
+def follow(
+    action: str, found: Submitted, follow: bool
+) -> list[list[list[str]]]:
+    """Returns the client's commands for an action.
+
+    Args:
+        action: "status", "logs" or "cancel".
+        found: What was submitted.
+        follow: Of logs: go on until the job ends.
+
+    Returns:
+        For each part of the job commands, of which the first that succeeds
+        is enough.
+    """
+    kubectl = ["kubectl", f"--namespace={found.place}"]
+    if action == "cancel":
+        file = f"{found.folder}/job.yaml"
+        return [[["kubectl", "delete", f"--filename={file}"]]]
+    pods = f"--selector={_POD_LABELS[found.kind]}={found.name}"
+    if action == "logs":
+        more = ["--follow"] if follow else []
+        return [
+            [
+                [*kubectl, "logs", pods, "--prefix", "--tail=-1"]
+                + ["--max-log-requests=1000", *more]
+            ]
+        ]
+    return [
+        [[*kubectl, "get", found.kind, found.name]],
+        [[*kubectl, "get", "pods", pods]],
+    ]
 
 
 def _parse_volumes(text: str) -> dict[str, str]:

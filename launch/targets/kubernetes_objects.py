@@ -39,7 +39,7 @@ def manifest(
         volumes: The PersistentVolumeClaim of each mounted path.
     """
     metadata = {"name": common.name, "namespace": options.namespace}
-    pod = kubernetes_pod.pod_spec(common.name, options, work, volumes)
+    pod = kubernetes_pod.pod_spec(common, options, work, volumes)
     if options.kind == "jobset":
         return [_jobset(metadata, options, pod)]
     if options.kind == "trainjob":
@@ -54,7 +54,8 @@ def manifest(
     job = _indexed_job(
         metadata,
         options.workers,
-        {"backoffLimit": options.restarts},
+        # Of a lost worker all others stop and count, too.
+        {"backoffLimit": options.restarts * options.workers},
         "FailJob",
         pod,
     )
@@ -118,7 +119,8 @@ def _indexed_job(
                             {"type": "DisruptionTarget", "status": "True"}
                         ],
                     },
-                    _on_exit("Ignore", "trainer", [EXIT_STOPPED]),
+                    # Up to the limit of restarts.
+                    _on_exit("Count", "trainer", [EXIT_STOPPED]),
                     _on_exit(fatal, "trainer", _FATAL),
                 ]
             },

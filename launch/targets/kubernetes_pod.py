@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from launch.job import Common
 from launch.job import Kubernetes
 from launch.work import Work
 from trainer.distribution.cluster import WORKERS_VARIABLE
@@ -17,16 +18,17 @@ _CONTAINERS = {"trainjob": "node", "tfjob": "tensorflow"}
 
 
 def pod_spec(
-    name: str, options: Kubernetes, work: Work, volumes: Mapping[str, str]
+    common: Common, options: Kubernetes, work: Work, volumes: Mapping[str, str]
 ) -> dict:
     """Returns the spec of every pod.
 
     Args:
-        name: The job's name.
+        common: The job's name and variables.
         options: The kind of the job and the size of its pods.
         work: What runs in them.
         volumes: The PersistentVolumeClaim of each mounted path.
     """
+    name = common.name
     found: dict = {}
     if options.kind == "job" and options.workers > 1:
         found["subdomain"] = name
@@ -38,13 +40,17 @@ def pod_spec(
     return {
         **found,
         "terminationGracePeriodSeconds": options.grace_seconds,
+        # With that of the container what the "restricted" standard asks for.
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": 1000,
             "fsGroup": 1000,
+            # Not a chown of every file of a large volume at each start.
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [
-            _container(name, options, work)
+            _container(common, options, work)
             | {
                 "volumeMounts": [
                     {"name": volume["name"], "mountPath": path}
@@ -56,13 +62,13 @@ def pod_spec(
     }
 
 
-def _container(name: str, options: Kubernetes, work: Work) -> dict:
+def _container(common: Common, options: Kubernetes, work: Work) -> dict:
     module, *before = work.program
     arguments = [*before, *work.arguments]
     if work.runs:
         arguments.append(f"--flagfile={RUNS}/$(JOB_COMPLETION_INDEX).flags")
-    memory = f"{options.memory_gb}Gi"
-    limits: dict = {"memory": memory}
+    memory, disk = f"{options.memory_gb}Gi", f"{options.scratch_gb}Gi"
+    limits: dict = {"memory": memory, "ephemeral-storage": disk}
     if options.gpus:
         limits["nvidia.com/gpu"] = options.gpus
     return {
@@ -75,11 +81,20 @@ def _container(name: str, options: Kubernetes, work: Work) -> dict:
             # Files are cached here; the image's user has no other home.
             {"name": "HOME", "value": SCRATCH},
             {"name": "TMPDIR", "value": SCRATCH},
-            *_workers(name, options),
+            *_workers(common.name, options),
+            *({"name": n, "value": v} for n, v in common.variables.items()),
         ],
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        },
         "ports": [{"containerPort": PORT}],
         "resources": {
-            "requests": {"cpu": options.cpus, "memory": memory},
+            "requests": {
+                "cpu": options.cpus,
+                "memory": memory,
+                "ephemeral-storage": disk,
+            },
             "limits": limits,
         },
     }

@@ -12,9 +12,11 @@ from launch.job import Common
 from launch.job import Local
 from launch.targets.rendering import Rendered
 from launch.targets.rendering import check_setup
+from launch.targets.rendering import export_lines
 from launch.targets.rendering import fill_template
 from launch.targets.rendering import flag_files
 from launch.targets.rendering import shell_lines
+from launch.targets.submitted import Submitted
 from launch.work import Work
 
 
@@ -49,6 +51,7 @@ def render(common: Common, options: Local, work: Work) -> Rendered:
     values = {
         "name": common.name,
         "directory": shlex.quote(str(pathlib.Path.cwd())),
+        "environment": export_lines(common.variables),
         "setup": options.setup,
         "line": shell_lines(_line(options, work)),
     }
@@ -72,6 +75,26 @@ def render(common: Common, options: Local, work: Work) -> Rendered:
         f"bash {common.folder / 'run.sh'}",
         runs_here=True,
     )
+
+
+def follow(
+    action: str, found: Submitted, follow: bool
+) -> list[list[list[str]]]:
+    """Returns the client's commands for an action; see `kubernetes.follow`.
+
+    Raises:
+        UsageError: For logs, which are on the terminal that started it.
+    """
+    if action == "logs":
+        raise UsageError(
+            "a job of this machine prints where it was started; as a systemd "
+            f"unit to `journalctl --unit={found.name}`."
+        )
+    # The process that submitted it has become the work: its number stays.
+    (number,) = found.ids
+    if action == "cancel":
+        return [[["kill", "-TERM", number]]]
+    return [[["ps", "--pid", number, "-o", "pid,lstart,etime,args"]]]
 
 
 def _line(options: Local, work: Work) -> list[str]:

@@ -29,12 +29,20 @@ class Rendered:
         commands: Programs with their words, which submit it.
         afterwards: How to watch, stop and resume it.
         runs_here: The one command is the work itself, not its submission.
+        place: Region or namespace that its client has to know later.
+        kind: Of the platform's object, where there are several.
+        log: Path of the log's files; ID stands for the job's.
+        names: What the platform is going to call the jobs, where we say it.
     """
 
     files: Mapping[str, str]
     commands: tuple[tuple[str, ...], ...]
     afterwards: str
     runs_here: bool = False
+    place: str = ""
+    kind: str = ""
+    log: str = ""
+    names: tuple[str, ...] = ()
 
 
 def fill_template(file: str, /, **values: object) -> str:
@@ -85,6 +93,14 @@ def shell_lines(words: Iterable[str], indent: int = 2) -> str:
         else:
             lines[-1] = f"{lines[-1]} {word}".lstrip()
     return f" \\\n{' ' * indent}".join(lines)
+
+
+def export_lines(variables: Mapping[str, str]) -> str:
+    """Returns shell lines that set variables of the environment."""
+    return "\n".join(
+        f"export {name}={shlex.quote(value)}"
+        for name, value in variables.items()
+    )
 
 
 def flag_files(runs: Iterable[Iterable[str]]) -> dict[str, str]:

@@ -14,8 +14,10 @@ from launch import arguments
 from launch.job import Common
 from launch.job import SageMaker
 from launch.targets import forms
+from launch.targets import patch
 from launch.targets import schemas
 from launch.targets.rendering import Rendered
+from launch.targets.submitted import Submitted
 from launch.work import Work
 
 DEFAULT_INSTANCE = "ml.g5.xlarge"
@@ -57,13 +59,17 @@ def render(common: Common, options: SageMaker, work: Work) -> Rendered:
     _check(options, work)
     # A name is used once in an account.
     stamp = f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}"
-    files, commands = {}, []
+    files, commands, names = {}, [], []
     for number, run in enumerate(work.runs or ((),)):
         part = f"-{number:03d}" if work.runs else ""
         given = (*work.arguments, *run)
         request = _request(
             options, work.module, given, f"{common.name}{part}-{stamp}"
         )
+        if common.env:
+            request["Environment"] = common.variables
+        patch.apply([request], options.patch)
+        names.append(request["TrainingJobName"])
         name = f"job{part}.json"
         schemas.check_sagemaker(name, request)
         files[name] = json.dumps(request, indent=1) + "\n"
@@ -82,7 +88,33 @@ def render(common: Common, options: SageMaker, work: Work) -> Rendered:
         "Stop: aws sagemaker stop-training-job, which gives 120 s to save. "
         "Resume: render again (a name is used once); it goes on from the "
         "same --model_dir.",
+        place=options.region,
+        names=tuple(names),
     )
+
+
+def follow(
+    action: str, found: Submitted, follow: bool
+) -> list[list[list[str]]]:
+    """Returns the client's commands for an action; see `kubernetes.follow`."""
+    aws = ["aws", f"--region={found.place}"]
+    if action == "logs":
+        group = "/aws/sagemaker/TrainingJobs"
+        return [
+            [
+                [*aws, "logs", "tail", group, "--since=28d"]
+                + [f"--log-stream-name-prefix={one}", *["--follow"] * follow]
+            ]
+            for one in found.ids
+        ]
+    verb = {"status": "describe", "cancel": "stop"}[action]
+    return [
+        [
+            [*aws, "sagemaker", f"{verb}-training-job"]
+            + [f"--training-job-name={one}"]
+        ]
+        for one in found.ids
+    ]
 
 
 def _check(options: SageMaker, work: Work) -> None:

@@ -152,6 +152,9 @@ def _breaches(value: object, shape: object, path: str) -> Iterator[str]:
         if shape.enum and value not in shape.enum:
             yield f"{path} is {value!r}, none of its {len(shape.enum)} choices"
         pattern = shape.metadata.get("pattern")
+        # Classes of Unicode, which Python's own expressions do not have.
+        if pattern and "\\p{" in pattern:
+            pattern = None
         if pattern and not re.fullmatch(pattern, value):
             yield f"{path} is {value!r}, which does not match {pattern}"
     elif shape.type_name in ("integer", "long"):

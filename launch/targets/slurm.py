@@ -5,6 +5,7 @@ has saved its state and left with 75 must not have its peers killed while they
 save theirs.
 """
 
+import glob
 import pathlib
 import re
 import shlex
@@ -15,9 +16,11 @@ from launch.job import Common
 from launch.job import Slurm
 from launch.targets.rendering import Rendered
 from launch.targets.rendering import check_setup
+from launch.targets.rendering import export_lines
 from launch.targets.rendering import fill_template
 from launch.targets.rendering import flag_files
 from launch.targets.rendering import shell_lines
+from launch.targets.submitted import Submitted
 from launch.work import Work
 
 SCRIPT = "job.sbatch"
@@ -80,6 +83,7 @@ def render(common: Common, options: Slurm, work: Work) -> Rendered:
         array=array,
         options="\n".join(f"#SBATCH {shlex.quote(word)}" for word in more),
         directory=shlex.quote(str(pathlib.Path.cwd())),
+        environment=export_lines(common.variables),
         setup=options.setup,
         line=line,
         restarts=options.restarts,
@@ -87,10 +91,41 @@ def render(common: Common, options: Slurm, work: Work) -> Rendered:
     return Rendered(
         {SCRIPT: text, **flag_files(work.runs)},
         # First Slurm itself reads it, without queueing it.
-        (("sbatch", "--test-only", str(script)), ("sbatch", str(script))),
+        (
+            ("sbatch", "--test-only", str(script)),
+            ("sbatch", "--parsable", str(script)),
+        ),
         f"Watch: squeue --name={common.name}. "
         f"Stop: scancel --name={common.name}. Resume: sbatch {script}",
+        log=str(
+            pathlib.Path.cwd() / f"{common.name}-ID{'_*' * bool(work.runs)}.out"
+        ),
     )
+
+
+def follow(
+    action: str, found: Submitted, follow: bool
+) -> list[list[list[str]]]:
+    """Returns the client's commands for an action; see `kubernetes.follow`."""
+    if action == "logs":
+        files = [
+            file
+            for one in found.ids
+            for file in sorted(glob.glob(found.log.replace("ID", one)))
+        ]
+        if not files:
+            raise UsageError(
+                f"there is no {found.log} yet: the job has not begun, or "
+                "another machine holds the folder."
+            )
+        return [[["tail", "--lines=+1", *["--follow"] * follow, *files]]]
+    if action == "cancel":
+        return [[["scancel", one]] for one in found.ids]
+    return [
+        # What has ended is known to the accounting, if there is one.
+        [["squeue", f"--jobs={one}"], ["sacct", f"--jobs={one}"]]
+        for one in found.ids
+    ]
 
 
 def _container(common: Common, options: Slurm, work: Work) -> list[str]:

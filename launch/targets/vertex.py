@@ -14,9 +14,11 @@ from launch.job import Common
 from launch.job import Vertex
 from launch.targets import forms
 from launch.targets import machines
+from launch.targets import patch
 from launch.targets import schemas
 from launch.targets.rendering import Rendered
 from launch.targets.rendering import dump_yaml
+from launch.targets.submitted import Submitted
 from launch.work import Work
 
 CONFIG = "job.yaml"
@@ -73,7 +75,8 @@ def render(common: Common, options: Vertex, work: Work) -> Rendered:
     for number, run in enumerate(work.runs or ((),)):
         name = f"{common.name}-{number:03d}" if work.runs else common.name
         file = f"{name}.yaml" if work.runs else CONFIG
-        spec = _job_spec(options, work, (*work.arguments, *run))
+        spec = _job_spec(common, options, work, (*work.arguments, *run))
+        patch.apply([spec], options.patch)
         schemas.check_vertex(file, spec)
         values = {**vars(options), "name": name}
         files[file] = dump_yaml([spec], header.format(**values))
@@ -82,6 +85,7 @@ def render(common: Common, options: Vertex, work: Work) -> Rendered:
                 *("gcloud", "ai", "custom-jobs", "create"),
                 *(f"--region={options.region}", f"--display-name={name}"),
                 f"--config={common.folder / file}",
+                "--format=value(name)",
             )
         )
     return Rendered(
@@ -90,7 +94,32 @@ def render(common: Common, options: Vertex, work: Work) -> Rendered:
         "Watch: gcloud ai custom-jobs stream-logs JOB "
         f"--region={options.region}. "
         "Stop: gcloud ai custom-jobs cancel JOB. Resume: the command above.",
+        place=options.region,
+        kind="custom-jobs",
     )
+
+
+def follow(
+    action: str, found: Submitted, follow: bool
+) -> list[list[list[str]]]:
+    """Returns the client's commands for an action; see `kubernetes.follow`."""
+    result = []
+    for one in found.ids:
+        number = one.rpartition("/")[2]
+        client = ["gcloud", "ai", found.kind]
+        if action == "logs" and follow:
+            words = [*client, "stream-logs", number, f"--region={found.place}"]
+        elif action == "logs":
+            words = [
+                *("gcloud", "logging", "read", "--order=asc"),
+                f'resource.labels.job_id="{number}"',
+                "--format=value(timestamp,jsonPayload.message,textPayload)",
+            ]
+        else:
+            verb = {"status": "describe", "cancel": "cancel"}[action]
+            words = [*client, verb, number, f"--region={found.place}"]
+        result.append([words])
+    return result
 
 
 def _check(options: Vertex) -> None:
@@ -165,8 +194,9 @@ def _render_tuning(common: Common, options: Vertex, work: Work) -> Rendered:
                 _parameter(word, work) for word in shlex.split(options.tune)
             ],
         },
-        "trialJobSpec": _job_spec(options, work, given),
+        "trialJobSpec": _job_spec(common, options, work, given),
     }
+    patch.apply([config], options.patch)
     schemas.check_vertex(CONFIG, config)
     header = (_HEADER_OF_TUNING + _HEADER_OF_SPEC).format(
         **{**vars(options), "name": common.name}
@@ -177,6 +207,7 @@ def _render_tuning(common: Common, options: Vertex, work: Work) -> Rendered:
         f"--max-trial-count={options.trials}",
         f"--parallel-trial-count={options.parallel_trials}",
         f"--config={common.folder / CONFIG}",
+        "--format=value(name)",
     )
     return Rendered(
         {CONFIG: dump_yaml([config], header)},
@@ -184,6 +215,8 @@ def _render_tuning(common: Common, options: Vertex, work: Work) -> Rendered:
         "Watch: gcloud ai hp-tuning-jobs describe JOB "
         f"--region={options.region}. "
         "Stop: gcloud ai hp-tuning-jobs cancel JOB.",
+        place=options.region,
+        kind="hp-tuning-jobs",
     )
 
 
@@ -259,8 +292,16 @@ def _takes_fractions(name: str, work: Work) -> bool:
     return True
 
 
-def _job_spec(options: Vertex, work: Work, given: tuple[str, ...]) -> dict:
+def _job_spec(
+    common: Common, options: Vertex, work: Work, given: tuple[str, ...]
+) -> dict:
     program = _program(options, work, given)
+    if common.env:
+        (inside,) = program.values()
+        inside["env"] = [
+            {"name": name, "value": value}
+            for name, value in common.variables.items()
+        ]
     pools = [_pool(options, 1, program)]  # the chief
     if options.workers > 1:
         pools.append(_pool(options, options.workers - 1, program))

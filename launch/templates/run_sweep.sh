@@ -2,6 +2,7 @@
 # $name, on this machine: the runs of a sweep, one after the other. Run it
 # again after a stop: finished runs are skipped, the stopped one resumes.
 cd $directory || exit 64
+$environment
 $setup
 set -u
 failed=0
