@@ -3,6 +3,7 @@
 Imports nothing local but the error.
 """
 
+import copy
 import pathlib
 from typing import Any
 
@@ -12,7 +13,7 @@ from data_prep.runtime.errors import UsageError
 
 
 def apply(documents: list[dict], file: str) -> list[dict]:
-    """Returns documents with a patch merged in.
+    """Returns copies of documents with a patch merged in.
 
     Args:
         documents: What was rendered.
@@ -24,6 +25,7 @@ def apply(documents: list[dict], file: str) -> list[dict]:
     """
     if not file:
         return documents
+    documents = copy.deepcopy(documents)  # parts of them are shared
     try:
         patches = list(yaml.safe_load_all(pathlib.Path(file).read_text()))
     except (OSError, ValueError, yaml.YAMLError) as error:

@@ -68,7 +68,7 @@ def render(common: Common, options: SageMaker, work: Work) -> Rendered:
         )
         if common.env:
             request["Environment"] = common.variables
-        patch.apply([request], options.patch)
+        (request,) = patch.apply([request], options.patch)
         names.append(request["TrainingJobName"])
         name = f"job{part}.json"
         schemas.check_sagemaker(name, request)

@@ -76,7 +76,7 @@ def render(common: Common, options: Vertex, work: Work) -> Rendered:
         name = f"{common.name}-{number:03d}" if work.runs else common.name
         file = f"{name}.yaml" if work.runs else CONFIG
         spec = _job_spec(common, options, work, (*work.arguments, *run))
-        patch.apply([spec], options.patch)
+        (spec,) = patch.apply([spec], options.patch)
         schemas.check_vertex(file, spec)
         values = {**vars(options), "name": name}
         files[file] = dump_yaml([spec], header.format(**values))
@@ -196,7 +196,7 @@ def _render_tuning(common: Common, options: Vertex, work: Work) -> Rendered:
         },
         "trialJobSpec": _job_spec(common, options, work, given),
     }
-    patch.apply([config], options.patch)
+    (config,) = patch.apply([config], options.patch)
     schemas.check_vertex(CONFIG, config)
     header = (_HEADER_OF_TUNING + _HEADER_OF_SPEC).format(
         **{**vars(options), "name": common.name}
