@@ -16,7 +16,11 @@ from launch.targets import machines
 from launch.work import Work
 
 # What each cloud reads and writes.
-_STORES = {"vertex": ("gs",), "sagemaker": ("s3",)}
+_STORES = {
+    "vertex": ("gs",),
+    "sagemaker": ("s3",),
+    "skypilot": ("s3", "gs"),
+}
 
 
 def check(job: Job, work: Work) -> None:
@@ -78,7 +82,7 @@ def _check_places(job: Job, work: Work, words: Sequence[str]) -> None:
                     "leave it out."
                 )
         elif target in _STORES and name != "cache_dir":
-            (scheme,) = _STORES[target]
+            scheme = _STORES[target][0]
             # Where Vertex AI mounts buckets, which is slow to read by position.
             mounted = path.removeprefix("/gcs/")
             example = f"{scheme}://BUCKET/..."

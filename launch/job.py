@@ -16,7 +16,10 @@ from data_prep.runtime.errors import UsageError
 from data_prep.runtime.settings import setting
 
 MODULES = {"trainer": "trainer.task", "data_prep": "data_prep.task"}
-TARGETS = ("local", "docker", "slurm", "kubernetes", "vertex", "sagemaker")
+TARGETS = (
+    *("local", "docker", "slurm", "kubernetes"),
+    *("vertex", "sagemaker", "skypilot"),
+)
 KINDS = ("job", "jobset", "trainjob", "tfjob")
 
 
@@ -216,7 +219,14 @@ class Account(settings.Group):
 
 
 @dataclasses.dataclass(frozen=True)
-class Cloud(settings.Group):
+class Spot(settings.Group):
+    """Of a target with spare capacity."""
+
+    spot: bool = setting(False, "Use spare capacity that can be taken away.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cloud(Spot):
     """Of a training service of a cloud."""
 
     region: str = setting("us-central1", "Region of the cloud.")
@@ -227,7 +237,6 @@ class Cloud(settings.Group):
     output_uri: str = setting(
         "", "gs:// or s3:// folder for what the service writes."
     )
-    spot: bool = setting(False, "Use spare capacity that can be taken away.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,6 +335,18 @@ class SageMaker(Patch, Sweep, Cloud, Restarts, TimeLimit, Container, Workers):
     role_arn: str = setting("", "Role that the job runs as.")
 
 
+@dataclasses.dataclass(frozen=True)
+class SkyPilot(Patch, Sweep, Spot, Restarts, Container, Machine, Gpus, Workers):
+    """SkyPilot."""
+
+    gpu_type: str = setting("L4", "Type of the --gpus, as SkyPilot names it.")
+    infra: str = setting(
+        "",
+        "Where: aws, gcp/us-central1, k8s/CONTEXT; unless given, the cheapest "
+        "place that has the machines.",
+    )
+
+
 class Job(settings.Config):
     """The flags of `launch.submit`.
 
@@ -341,6 +362,7 @@ class Job(settings.Config):
     kubernetes: Kubernetes
     vertex: Vertex
     sagemaker: SageMaker
+    skypilot: SkyPilot
 
     @property
     def options(self) -> settings.Group:

@@ -16,6 +16,7 @@ SAGEMAKER = {
     "role_arn": "arn:aws:iam::123456789012:role/train",
     "output_uri": "s3://bucket/out",
 }
+SKYPILOT = {"target": "skypilot", "image": "registry.io/p/shardtune:0.1.0"}
 KUBERNETES = {"target": "kubernetes", "volumes": "claim:/mnt"}
 # What each target needs, and words of the trainer that suit it.
 LEAST = {
@@ -28,6 +29,10 @@ LEAST = {
     ),
     "vertex": (VERTEX, ["--data_dir=gs://bucket/data"]),
     "sagemaker": (SAGEMAKER, ["--data_dir=s3://bucket/data"]),
+    "skypilot": (
+        SKYPILOT,
+        ["--data_dir=s3://bucket/data", "--model_dir=s3://bucket/model"],
+    ),
 }
 STORE = ["--data_dir=s3://bucket/data", "--model_dir=s3://bucket/model"]
 GRID = "dropout=0,0.5 batch_size=16,32"
@@ -36,6 +41,7 @@ TUNE = "dropout=0:0.5 finetune_learning_rate=1e-5:1e-3:log head_units=0:512"
 PREPARE = {
     "vertex": ["--source=gs://b/photos", "--output_dir=gs://b/data"],
     "sagemaker": ["--source=csv:s3://b/t.csv", "--output_dir=s3://b/data"],
+    "skypilot": ["--source=s3://b/photos", "--output_dir=s3://b/data"],
 }
 
 

@@ -44,8 +44,27 @@ def check(target, files):
             request = json.loads(text)
             schemas.check_sagemaker(name, request)
             sagemaker_rules.check(name, request)
+    elif target == "skypilot":
+        for name, text in files.items():
+            _skypilot(name, yaml.safe_load(text))
     else:
         {"local": _local, "docker": _docker, "slurm": _slurm}[target](files)
+
+
+def _skypilot(name, task):
+    """It comes back, its script parses, and Python is not below a shell."""
+    recovery = task["resources"]["job_recovery"]
+    require(
+        75 in recovery["recover_on_exit_codes"],
+        name,
+        "75 says that the state is saved: it is started again",
+    )
+    _parses(task["run"])
+    require(
+        _last_line(task["run"]).startswith("exec python -m "),
+        name,
+        "without exec a SIGTERM would reach the shell, not the training",
+    )
 
 
 def _local(files):

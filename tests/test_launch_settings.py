@@ -47,6 +47,8 @@ OTHER = {
     "python": "/bin/sh",
     "runs_at_once": 1,
     "scratch_gb": 70,
+    "gpu_type": "A100",
+    "infra": "aws",
     "container": "pyxis:image",
     "setup": "module load cuda",
     "volumes": "/host:/inside",
@@ -83,6 +85,7 @@ PATCHES = {
     "kubernetes": "kind: Job\nspec: {template: {spec: {nodeSelector: {a: b}}}}",
     "vertex": "network: projects/1/global/networks/n",
     "sagemaker": "Tags: [{Key: team, Value: vision}]",
+    "skypilot": "resources: {disk_size: 500}",
 }
 
 
@@ -165,6 +168,9 @@ def test_variables_reach_the_job(target):
     elif target == "docker":
         assert "--env=PLAIN=1" in text
         assert shlex.quote(f"--env={env[1]}") in text
+    elif target == "skypilot":
+        found = yaml.safe_load(text)["envs"]
+        assert found == {"PLAIN": "1", "ODD": "a b'\"$x="}
     elif target == "sagemaker":
         found = json.loads(text)["Environment"]
         assert found == {"PLAIN": "1", "ODD": "a b'\"$x="}

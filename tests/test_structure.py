@@ -193,7 +193,7 @@ SLOW = {
     *("scipy", "matplotlib", "apache_beam", "fsspec", "hypertune", "PIL"),
     *("botocore", "google", "kubernetes_validate", "kubeflow", "aiohttp"),
     *("gcsfs", "s3fs"),
-    "kubeflow_trainer_api",
+    *("kubeflow_trainer_api", "sky"),
 }
 
 

@@ -25,7 +25,8 @@ def apply(documents: list[dict], file: str) -> list[dict]:
     """
     if not file:
         return documents
-    documents = copy.deepcopy(documents)  # parts of them are shared
+    # One by one: parts of them are shared.
+    documents = [copy.deepcopy(document) for document in documents]
     try:
         patches = list(yaml.safe_load_all(pathlib.Path(file).read_text()))
     except (OSError, ValueError, yaml.YAMLError) as error:

@@ -107,6 +107,26 @@ def check_sagemaker(name: str, request: dict) -> None:
         raise UsageError(f"SageMaker refuses {name}: {'; '.join(wrong)}")
 
 
+def check_skypilot(name: str, task: dict) -> None:
+    """Refuses a task that SkyPilot's own loader refuses.
+
+    Args:
+        name: The file's name, for the message.
+        task: What stands in it.
+
+    Raises:
+        UsageError: With its message.
+    """
+    if not _is_installed("sky"):
+        return
+    import sky
+
+    try:
+        sky.Task.from_yaml_config(task)
+    except ValueError as error:
+        raise UsageError(f"SkyPilot refuses {name}: {error}") from None
+
+
 def key_paths(node: object, path: tuple[str, ...] = ()) -> Iterator[str]:
     """Yields the keys that lead to each scalar, with dots between."""
     if isinstance(node, dict):
