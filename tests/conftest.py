@@ -1,5 +1,6 @@
 """Fixtures: small real image files, commands run as a user runs them."""
 
+import errno
 import os
 import pathlib
 import signal
@@ -111,3 +112,18 @@ def photo_paths():
     if missing:
         pytest.skip(f"needs {' and '.join(missing)} in the environment")
     return tuple(os.environ[name] for name in names)
+
+
+@pytest.fixture
+def mounted_bucket(monkeypatch):
+    """Folders cannot be renamed: what gcsfuse says of one by default."""
+    rename, told = pathlib.Path.rename, []
+
+    def refuse(path, target):
+        if path.is_dir():
+            told.append(path.name)
+            raise OSError(errno.EMFILE, "Too many open files")
+        return rename(path, target)
+
+    monkeypatch.setattr(pathlib.Path, "rename", refuse)
+    return told

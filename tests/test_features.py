@@ -425,6 +425,28 @@ def test_a_killed_extraction_goes_on(tmp_path, small_shards):
     assert [p.name for p in tmp_path.iterdir()] == [found.folder.name]
 
 
+def test_a_set_on_a_mounted_bucket(tmp_path, small_shards, mounted_bucket):
+    """Killed while its files are moved, it is made by the next run."""
+    whole, _ = store(tmp_path / "one")
+    assert len(mounted_bucket) == 1
+    root, ids = tmp_path / "killed", np.arange(10) * 7
+    replace = pathlib.Path.replace
+
+    def killed(path, place):
+        # The marker is moved last.
+        if path.name == feature_store.JSON and place.parent.name[:5] == "train":
+            raise KeyboardInterrupt
+        return replace(path, place)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pathlib.Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store(root)
+    assert feature_store.load(root, whole, ids) is None
+    store(root)
+    assert hash_tree(root) == hash_tree(tmp_path / "one")
+
+
 def test_workers_write_the_same_set_as_one(tmp_path, small_shards):
     alone, _ = store(tmp_path / "one")
     shared, _ = store(tmp_path / "three", workers=3)

@@ -539,6 +539,19 @@ def test_where_the_pixels_come_from_changes_nothing(
         np.testing.assert_array_equal(found["none"][name], wanted, name)
 
 
+def test_a_run_on_a_mounted_bucket(data, tmp_path, tf, mounted_bucket):
+    from trainer.inference import finished
+
+    model = tmp_path / "model"
+    train_here(data, model, finetune_epochs=0)
+    assert mounted_bucket == ["incomplete.saved_model"]
+    tf.saved_model.load(model / "saved_model")
+    finished.export(str(model))
+    assert mounted_bucket[1:] == ["saved_model", "incomplete.saved_model"]
+    tf.saved_model.load(model / "saved_model")
+    assert not list(model.rglob("incomplete.*"))
+
+
 @pytest.mark.slow
 def test_mixing_and_randaugment_train(data, tmp_path):
     model = tmp_path / "model"

@@ -4,8 +4,8 @@ A file is written under another name, synced to the disk and renamed. So after
 a power cut, too, it holds what was written or what was there before; the
 folder is not synced, so the last renames before the cut may be undone.
 
-This is for single files: checkpoints, tables, what is copied from a store. A
-data set is whole or absent as a folder; see `data_prep.writers.output`.
+This is for single files: checkpoints, tables, what is copied from a store; and
+`move_folder` for those that are whole or absent together.
 """
 
 import contextlib
@@ -13,9 +13,12 @@ import csv
 import json
 import os
 import pathlib
+import shutil
 import uuid
 from collections.abc import Iterator
 from typing import Any
+
+from data_prep.runtime.errors import NO_ROOM
 
 INCOMPLETE = "incomplete."
 
@@ -54,6 +57,34 @@ def sweep(folder: pathlib.Path) -> None:
     for leftover in folder.glob(f"{INCOMPLETE}*"):
         if leftover.is_file():
             leftover.unlink(missing_ok=True)
+
+
+def move_folder(source: pathlib.Path, target: pathlib.Path, last: str) -> None:
+    """Moves a folder within a file system, by one rename where it can.
+
+    Buckets that are mounted rename no folder, as gcsfuse does by default. There
+    the files are moved one by one.
+
+    Args:
+        source: The folder.
+        target: Where it goes; what is left there of an earlier try is replaced.
+        last: Name of the file whose presence says that all are there.
+
+    Raises:
+        OSError: If the disk is full, or the files cannot be moved either.
+    """
+    try:
+        source.rename(target)
+        return
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise
+    files = [path for path in source.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: (path.name == last, path)):
+        place = target / path.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(place)
+    shutil.rmtree(source)
 
 
 @contextlib.contextmanager

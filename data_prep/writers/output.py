@@ -22,6 +22,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 
+from data_prep.runtime import atomic
 from data_prep.runtime import storage
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import Stopped
@@ -161,7 +162,7 @@ def _claim_local(output_dir: str, last: str) -> Iterator[str]:
             if inside:
                 _move_content(working, target, last)
             else:
-                working.rename(target)
+                atomic.move_folder(working, target, last)
         except BaseException as error:
             shutil.rmtree(working, ignore_errors=True)
             # SQLite says "disk I/O error" and "database or disk is full".

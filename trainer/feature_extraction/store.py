@@ -99,7 +99,7 @@ def load(
         DataError: If it is damaged, or of something else than its name says.
     """
     folder = folder_of(root, identity)
-    if not folder.is_dir():
+    if not (folder / JSON).exists():
         return None
     try:
         content = json.loads((folder / JSON).read_text())

@@ -77,7 +77,7 @@ class FeatureSetWriter:
         stream = features(list(itertools.chain.from_iterable(parts)))
         for file, part in zip(share, parts, strict=True):
             arrays = list(itertools.islice(stream, len(part)))
-            if self._folder.is_dir():
+            if self._is_published:
                 return  # another run was faster, with the same content
             with self._named_write_errors():
                 _write(self._incomplete / _name(file), np.concatenate(arrays))
@@ -103,12 +103,16 @@ class FeatureSetWriter:
             DataError: If one does not, or the disk is full.
         """
         self._wait_for_files(patience)
-        if not self._folder.is_dir():  # no other run was faster
+        if not self._is_published:  # no other run was faster
             with self._named_write_errors():
                 self._publish(ids, labels, classes)
         leftovers = f"{atomic.INCOMPLETE}*.{self._folder.name}"
         for other in self._root.glob(leftovers):
             shutil.rmtree(other, ignore_errors=True)
+
+    @property
+    def _is_published(self) -> bool:
+        return (self._folder / store.JSON).exists()
 
     def _publish(
         self, ids: np.ndarray, labels: np.ndarray, classes: list[str]
@@ -118,13 +122,13 @@ class FeatureSetWriter:
         atomic.sweep(self._incomplete)
         description = self._describe(classes)
         atomic.write_json(self._incomplete / store.JSON, description)
-        if not self._folder.is_dir():
-            self._incomplete.rename(self._folder)
+        if not self._is_published:
+            atomic.move_folder(self._incomplete, self._folder, store.JSON)
 
     def _wait_for_files(self, patience: float) -> None:
         """Returns when all files, or the finished set, are there."""
         until = time.monotonic() + patience
-        while (missing := self._missing()) and not self._folder.is_dir():
+        while (missing := self._missing()) and not self._is_published:
             if time.monotonic() >= until:
                 raise DataError(
                     f"{self._incomplete} lacks {_name(missing[0])} and "

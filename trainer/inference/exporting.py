@@ -10,6 +10,8 @@ from data_prep.dataset import labels
 from data_prep.runtime import atomic
 from trainer.pipeline.decode import decode_image
 
+_LAST = "saved_model.pb"  # without it nothing loads the folder
+
 
 def export(
     model: keras.Model, classes: list[str], resize: str, output_dir: str
@@ -49,8 +51,8 @@ def export(
     former = output / "incomplete.former"
     shutil.rmtree(former, ignore_errors=True)
     if (output / "saved_model").exists():
-        (output / "saved_model").rename(former)
-    incomplete.rename(output / "saved_model")
+        atomic.move_folder(output / "saved_model", former, _LAST)
+    atomic.move_folder(incomplete, output / "saved_model", _LAST)
     shutil.rmtree(former, ignore_errors=True)
 
 
