@@ -170,12 +170,12 @@ def train(words: list[str], scratch: pathlib.Path, seconds: float) -> int:
     given = os.environ.get("AIP_MODEL_DIR", "").rstrip("/")
     defaults = [f"--model_dir={given}"] if storage.is_url(given) else []
     spelt = arguments.parse("trainer.task", words, defaults)
-    copies = fetch_inputs(spelt, scratch)
     model_dir, model = value_of(spelt, "model_dir"), scratch / "model"
     if not storage.is_url(model_dir):
+        copies = fetch_inputs(spelt, scratch)
         return run_trainer(replace(spelt, copies), None, seconds)
-    copies["model_dir"] = str(model)
     with opened(model_dir, model) as copy:
+        copies = fetch_inputs(spelt, scratch) | {"model_dir": str(model)}
         code = run_trainer(replace(spelt, copies), copy, seconds)
         if copy is not None:
             _copy_last(copy, model, code)

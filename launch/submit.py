@@ -122,9 +122,10 @@ def submit(
         answers += done.stdout.splitlines()
         # The jobs of a sweep that were submitted before one is refused, too.
         keep(rendered.names or [a.partition(";")[0] for a in answers if a])
-    if stale := [line for line in answers if line.endswith(" unchanged")]:
+    # kubectl's word for each object; a Service may be left of an earlier job.
+    if answers and all(line.endswith(" unchanged") for line in answers):
         print(
-            f"error: {stale[0]}: a job of this name is there, and nothing "
+            f"error: {answers[-1]}: a job of this name is there, and nothing "
             f"was started. If it has ended: launch.cancel {folder.name}, then "
             "submit again.",
             file=sys.stderr,

@@ -93,6 +93,12 @@ def test_a_job_that_is_there_is_not_said_to_run(clients, tmp_path, capfd):
     job = Job(**{**least, "output_dir": str(tmp_path)})
     assert submit.main(job, words) == 1
     assert "nothing was started" in capfd.readouterr().err
+    # Its Service alone was left.
+    (clients / "kubectl").write_text(
+        "#!/bin/sh\necho 'service/shardtune unchanged'\n"
+        "echo 'job.batch/shardtune created'\n"
+    )
+    assert submit.main(job, words) == 0
 
 
 def test_vertex(clients, tmp_path, capfd):
