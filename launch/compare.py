@@ -3,7 +3,8 @@
 python -m launch.compare model/*
 python -m launch.compare gs://bucket/model
 
-An address in object storage stands for all runs below it.
+An address in object storage stands for all runs below it. Of two runs on this
+machine it says whether their predictions differ by more than chance.
 """
 
 import csv
@@ -14,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 
+from data_prep.dataset import splits
 from data_prep.runtime import command
 from data_prep.runtime import settings
 from data_prep.runtime import storage
@@ -23,7 +25,11 @@ from launch.staging.mirror import COMMIT
 
 # Flags that say where a run lies, not what it is.
 _PLACES = {"model_dir", "data_fingerprint"}
-_FILES = {"config.json", "evaluation.json", "DONE.json"}
+_FILES = {
+    *("config.json", "DONE.json", "evaluation.json"),
+    *(f"evaluation-{split}.json" for split in splits.SPLITS),
+}
+_CHANCE = 0.05  # below it a difference is one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +37,12 @@ class Comparison(settings.Group):
     """The table."""
 
     csv: bool = setting(False, "Comma-separated, for other programs.")
+    split: str = setting(
+        "",
+        "Split whose figures are compared; empty is the one that each run was "
+        "measured on when it ended.",
+        choices=("", *splits.SPLITS),
+    )
 
 
 class CompareConfig(settings.Config):
@@ -39,15 +51,20 @@ class CompareConfig(settings.Config):
     comparison: Comparison
 
 
-def table(runs: Mapping[str, pathlib.Path]) -> list[dict[str, str]]:
+def table(
+    runs: Mapping[str, pathlib.Path], split: str = ""
+) -> list[dict[str, str]]:
     """Returns a row per run: what its flags have of their own, and figures.
 
     Args:
         runs: What `trainer.task` wrote, by name; runs that are not finished
             have no figures, and stand last. The best accuracy stands first.
+        split: Whose figures; "" is the one that each was measured on at its
+            end.
 
     Raises:
-        DataError: If a folder holds no run.
+        DataError: If a folder holds no run, or the figures are of several
+            splits.
     """
     configs, rows = [], []
     for run, folder in runs.items():
@@ -70,15 +87,81 @@ def table(runs: Mapping[str, pathlib.Path]) -> list[dict[str, str]]:
         done = (folder / "DONE.json").exists()
         figures = {"split": "", "accuracy": "", "loss": ""}
         if done:
-            path = folder / "evaluation.json"
-            evaluation = json.loads(path.read_text())
+            evaluation = _figures(run, folder, split)
             figures = {
                 "split": evaluation["split"],
                 "accuracy": f"{evaluation['accuracy']:.4f}",
                 "loss": f"{evaluation['loss']:.4f}",
             }
         rows.append(row | figures | {"finished": "yes" if done else "no"})
+    by_split = {row["split"]: row["run"] for row in rows if row["split"]}
+    if len(by_split) > 1:
+        said = ", ".join(f"{run} on {one}" for one, run in by_split.items())
+        raise DataError(
+            f"the runs were measured on different splits ({said}), so their "
+            "accuracies say nothing of each other. Measure all on one by "
+            "`shardtune evaluate --split=...`, and compare with --split."
+        )
     return sorted(rows, key=lambda r: (r["finished"] == "no", -_number(r)))
+
+
+def _figures(run: str, folder: pathlib.Path, split: str) -> dict:
+    """Returns a run's evaluation, of the one split if one is named."""
+    paths = [folder / "evaluation.json"]
+    if split:
+        paths.append(folder / f"evaluation-{split}.json")
+    for path in paths:
+        if path.exists():
+            found = json.loads(path.read_text())
+            if split in ("", found["split"]):
+                return found
+    raise DataError(
+        f"{run} has no figures of {split or 'any split'}: `shardtune evaluate "
+        f"--model_dir={run}{f' --split={split}' if split else ''}` makes them."
+    )
+
+
+def difference(first: pathlib.Path, second: pathlib.Path) -> str:
+    """Says whether two runs differ on the same images, "" if it cannot be said.
+
+    By McNemar's exact test (1947): of the images that one run alone classified
+    rightly, how many are the first one's.
+
+    Args:
+        first: A model directory that was evaluated.
+        second: Another one.
+    """
+    from scipy import stats
+
+    answers = [_answers(folder) for folder in (first, second)]
+    if None in answers or set(answers[0]) != set(answers[1]):
+        return ""
+    one, other = answers
+    alone = sum(one[file] and not other[file] for file in one)
+    lacking = sum(other[file] and not one[file] for file in one)
+    if not alone + lacking:
+        return f"both are right and wrong on the same of {len(one)} images"
+    chance = stats.binomtest(alone, alone + lacking).pvalue
+    figures = (
+        f"{alone} images only the first classifies rightly, {lacking} only the "
+        f"second, p = {chance:.2g}"
+    )
+    if chance >= _CHANCE:
+        return f"no difference that {len(one)} images could show ({figures})"
+    better = "first" if alone > lacking else "second"
+    return f"the {better} one is better ({figures})"
+
+
+def _answers(folder: pathlib.Path) -> dict[str, bool] | None:
+    """Returns whether each image was classified rightly, by its file."""
+    path = folder / "predictions.csv"
+    if not path.exists():
+        return None
+    with open(path, newline="", errors="surrogateescape") as file:
+        return {
+            row["file"]: row["label"] == row["predicted"]
+            for row in csv.DictReader(file)
+        }
 
 
 def fetch_runs(url: str, folder: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -130,7 +213,7 @@ def main(config: CompareConfig, model_dirs: list[str]) -> None:
                 runs |= fetch_runs(place, pathlib.Path(scratch, str(number)))
             else:
                 runs[place] = pathlib.Path(place)
-        rows = table(runs)
+        rows = table(runs, config.comparison.split)
     if config.comparison.csv:
         writer = csv.DictWriter(sys.stdout, list(rows[0]))
         writer.writeheader()
@@ -140,6 +223,11 @@ def main(config: CompareConfig, model_dirs: list[str]) -> None:
     for row in ({n: n for n in widths}, *rows):
         line = "  ".join(row[name].ljust(widths[name]) for name in widths)
         print(line.rstrip())
+    if len(runs) == 2 and not config.comparison.split:
+        names = [row["run"] for row in rows]
+        folders = [pathlib.Path(name) for name in names]
+        if said := difference(*folders):
+            print(said)
 
 
 def _number(row: dict[str, str]) -> float:

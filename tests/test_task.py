@@ -245,6 +245,9 @@ def test_predict_names_bad_files(trained, run, tmp_path):
         assert "Traceback" not in done.stderr
 
 
+FILES_OF_TEST = ("evaluation.json", "predictions.csv")
+
+
 def test_evaluate_and_export_again(trained, run, tf):
     import keras
 
@@ -252,6 +255,7 @@ def test_evaluate_and_export_again(trained, run, tf):
 
     model, _ = trained
     first = json.loads((model / "evaluation.json").read_text())
+    of_test = [(model / n).read_bytes() for n in FILES_OF_TEST]
     for name in ("model.keras", "labels.txt"):
         (model / name).unlink()
     done = run("trainer.export", f"--model_dir={model}")
@@ -261,6 +265,11 @@ def test_evaluate_and_export_again(trained, run, tf):
     done = run("trainer.evaluate", f"--model_dir={model}", "--split=validation")
     assert done.returncode == 0, done.stderr
     assert "validation accuracy" in done.stdout
+    assert [(model / n).read_bytes() for n in FILES_OF_TEST] == of_test
+    other = json.loads((model / "evaluation-validation.json").read_text())
+    assert other["split"] == "validation"
+    rows = (model / "predictions-validation.csv").read_text().splitlines()
+    assert len(rows) == 1 + other["images"]
     finished.evaluate(str(model), "")
     keras.config.set_dtype_policy("float32")
     again = json.loads((model / "evaluation.json").read_text())

@@ -16,6 +16,8 @@ from trainer.engine import loop
 from trainer.pipeline import input_pipeline
 from trainer.pipeline.reader import Reader
 
+_BINS = 15  # of the calibration error
+
 
 def evaluate(
     reader: Reader,
@@ -29,7 +31,7 @@ def evaluate(
 ) -> dict:
     """Predicts every image of a split once and writes the results.
 
-    The first worker writes `evaluation.json` and `predictions.csv`.
+    The first worker writes the files that `files_of` names.
 
     Args:
         reader: Reader of the split.
@@ -41,7 +43,7 @@ def evaluate(
         output_dir: Folder to write to.
 
     Returns:
-        The content of `evaluation.json`.
+        The figures, as they are written.
     """
     plan = input_pipeline.plan_evaluation(reader.count, batch_size)
     dataset = input_pipeline.create(
@@ -60,15 +62,26 @@ def evaluate(
         **measure(labels, probabilities, classes),
     }
     if workers.is_first:
+        figures, predictions = files_of(reader.split, reader.manifest)
         write_predictions(
-            pathlib.Path(output_dir, "predictions.csv"),
+            pathlib.Path(output_dir, predictions),
             classes,
             reader.files(),
             [classes[label] for label in labels],
             probabilities,
         )
-        atomic.write_json(pathlib.Path(output_dir, "evaluation.json"), result)
+        atomic.write_json(pathlib.Path(output_dir, figures), result)
     return result
+
+
+def files_of(split: str, manifest: manifest_lib.Manifest) -> tuple[str, str]:
+    """Returns the names of a split's figures and predictions.
+
+    Those of the split that a run is measured on have plain names, which no
+    other split's take the place of.
+    """
+    part = "" if split == choose_split(manifest) else f"-{split}"
+    return f"evaluation{part}.json", f"predictions{part}.csv"
 
 
 def choose_split(manifest: manifest_lib.Manifest) -> str:
@@ -87,10 +100,12 @@ def measure(
         classes: K names.
 
     Returns:
-        `images`, `accuracy` in [0, 1], `loss` (mean cross-entropy in nats),
-        `classes` (precision, recall, f1 and images of each; None where there
-        is no image to measure it on) and `confusion_matrix` (rows are true
-        classes, columns predicted ones).
+        `images`, `accuracy` in [0, 1] and its 95% `interval`, `top_5` accuracy
+        where there are more than ten classes, `loss` (mean cross-entropy in
+        nats), `calibration_error`, `classes` (precision, recall, f1, roc_auc
+        and average_precision against all others, and images of each; None
+        where no image can tell) and `confusion_matrix` (rows are true classes,
+        columns predicted ones).
     """
     from sklearn import metrics
 
@@ -99,17 +114,28 @@ def measure(
     precision, recall, f1, images = metrics.precision_recall_fscore_support(
         labels, predicted, labels=numbers, zero_division=0.0
     )
+    right = predicted == labels
+    more: dict[str, float] = {}
+    if len(classes) > 10:
+        best = np.argpartition(-probabilities, 5, axis=1)[:, :5]
+        more["top_5"] = float((best == labels[:, None]).any(axis=1).mean())
     of_label = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     smallest = np.finfo(np.float32).tiny  # a probability of 0 has no logarithm
     return {
         "images": len(labels),
-        "accuracy": float((predicted == labels).mean()),
+        "accuracy": float(right.mean()),
+        "interval": interval(int(right.sum()), len(labels)),
+        **more,
         "loss": abs(float(np.log(np.maximum(of_label, smallest)).mean())),
+        "calibration_error": calibration_error(
+            right, probabilities.max(axis=1)
+        ),
         "classes": {
             name: {
                 "precision": float(precision[k]) if images[k] else None,
                 "recall": float(recall[k]) if images[k] else None,
                 "f1": float(f1[k]) if images[k] else None,
+                **_ranking(labels == k, probabilities[:, k]),
                 "images": int(images[k]),
             }
             for k, name in enumerate(classes)
@@ -117,6 +143,57 @@ def measure(
         "confusion_matrix": metrics.confusion_matrix(
             labels, predicted, labels=numbers
         ).tolist(),
+    }
+
+
+def interval(right: int, images: int) -> list[float]:
+    """Returns the 95% interval of an accuracy, by Wilson (1927).
+
+    Args:
+        right: Number of images that were classified rightly.
+        images: Number of images, at least 1.
+
+    Returns:
+        Lower and upper end, in [0, 1].
+    """
+    from scipy import stats
+
+    return list(
+        map(
+            float,
+            stats.binomtest(right, images).proportion_ci(0.95, "wilson"),
+        )
+    )
+
+
+def calibration_error(right: np.ndarray, confidence: np.ndarray) -> float:
+    """Returns by how much confidence and accuracy differ, on average.
+
+    The expected calibration error of Guo et al. (2017), over 15 bins of equal
+    width.
+
+    Args:
+        right: bool `[N]`, which images were classified rightly.
+        confidence: float32 `[N]`, the highest probability of each, in [0, 1].
+    """
+    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+    gaps = np.bincount(
+        bins, weights=right - confidence.astype(np.float64), minlength=_BINS
+    )
+    return float(np.abs(gaps).sum() / len(right))
+
+
+def _ranking(positive: np.ndarray, scores: np.ndarray) -> dict:
+    """Returns how well a class's probability ranks its images first."""
+    from sklearn import metrics
+
+    if positive.all() or not positive.any():
+        return {"roc_auc": None, "average_precision": None}
+    return {
+        "roc_auc": float(metrics.roc_auc_score(positive, scores)),
+        "average_precision": float(
+            metrics.average_precision_score(positive, scores)
+        ),
     }
 
 
@@ -205,8 +282,10 @@ def table(result: dict) -> str:
             f"{len(absent)} classes have no image in {result['split']} and are "
             "not measured"
         )
+    low, high = result["interval"]
     lines.append(
-        f"{result['split']} accuracy {result['accuracy']:.4f}, loss "
-        f"{result['loss']:.4f}, {result['images']} images"
+        f"{result['split']} accuracy {result['accuracy']:.4f} (95% interval "
+        f"{low:.4f} to {high:.4f}), loss {result['loss']:.4f}, "
+        f"{result['images']} images"
     )
     return "\n".join(lines)

@@ -1,0 +1,182 @@
+"""Figures of a classifier, against other ways to compute them."""
+
+import csv
+import json
+import math
+import re
+import types
+
+import numpy as np
+import pytest
+
+from data_prep.runtime.errors import DataError
+from launch import compare
+from trainer.inference import evaluation
+
+CLASSES = ["a", "b", "c"]
+
+
+@pytest.fixture
+def answers():
+    """Labels and probabilities of 300 images, some right."""
+    generator = np.random.default_rng(5)
+    labels = generator.integers(0, 3, 300).astype(np.int32)
+    scores = generator.normal(size=(300, 3)) + 1.5 * np.eye(3)[labels]
+    probabilities = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    return labels, probabilities.astype(np.float32)
+
+
+def test_the_interval_is_wilsons():
+    for right, images in ((0, 7), (7, 7), (965, 1000), (1, 2)):
+        share, z = right / images, 1.959963984540054
+        middle = (share + z**2 / (2 * images)) / (1 + z**2 / images)
+        half = (z / (1 + z**2 / images)) * math.sqrt(
+            share * (1 - share) / images + z**2 / (4 * images**2)
+        )
+        low, high = evaluation.interval(right, images)
+        assert low == pytest.approx(middle - half, abs=1e-9)
+        assert high == pytest.approx(middle + half, abs=1e-9)
+
+
+def test_calibration_error(answers):
+    """Against the definition, bin by bin."""
+    labels, probabilities = answers
+    right = probabilities.argmax(axis=1) == labels
+    confidence = probabilities.max(axis=1)
+    error = 0.0
+    for low in np.arange(15) / 15:
+        inside = (confidence >= low) & (confidence < low + 1 / 15)
+        if inside.any():
+            gap = abs(right[inside].mean() - confidence[inside].mean())
+            error += inside.mean() * gap
+    found = evaluation.calibration_error(right, confidence)
+    assert found == pytest.approx(error, abs=1e-6)
+    sure = np.ones(4, np.float32)  # falls into the last bin
+    assert evaluation.calibration_error(np.array([1, 1, 1, 0]), sure) == 0.25
+
+
+def test_ranking_of_a_class(answers):
+    """ROC AUC is the share of pairs that are in order."""
+    labels, probabilities = answers
+    result = evaluation.measure(labels, probabilities, CLASSES)
+    for k, name in enumerate(CLASSES):
+        of, others = (
+            probabilities[labels == k, k],
+            probabilities[labels != k, k],
+        )
+        in_order = (of[:, None] > others[None]).mean()
+        assert result["classes"][name]["roc_auc"] == pytest.approx(in_order)
+        assert in_order < result["classes"][name]["average_precision"] + 0.5
+    assert result["interval"][0] < result["accuracy"] < result["interval"][1]
+    assert "top_5" not in result
+    line = evaluation.table({"split": "test", **result}).splitlines()[-1]
+    assert f"(95% interval {result['interval'][0]:.4f} to " in line
+
+
+def test_a_class_that_no_image_tells_of(answers):
+    labels, probabilities = answers
+    some = labels != 2
+    result = evaluation.measure(labels[some], probabilities[some], CLASSES)
+    assert result["classes"]["c"]["roc_auc"] is None
+    assert result["classes"]["c"]["average_precision"] is None
+    json.dumps(result, allow_nan=False)
+
+
+def test_top_5_of_many_classes():
+    labels = np.arange(12, dtype=np.int32)
+    probabilities = np.full((12, 12), 0.0, np.float32)
+    # The true class stands at place 1 to 12 in its image.
+    for label in labels:
+        order = [n for n in range(12) if n != label]
+        order.insert(int(label), int(label))
+        probabilities[label, order] = np.linspace(1, 0, 12)
+    names = [f"class {n:02d}" for n in range(12)]
+    result = evaluation.measure(labels, probabilities, names)
+    assert result["top_5"] == pytest.approx(5 / 12)
+    assert result["accuracy"] == pytest.approx(1 / 12)
+
+
+def test_each_split_has_files_of_its_own():
+    whole = types.SimpleNamespace(splits={"train", "validation", "test"})
+    part = types.SimpleNamespace(splits={"train", "validation"})
+    plain = ("evaluation.json", "predictions.csv")
+    assert evaluation.files_of("test", whole) == plain
+    assert evaluation.files_of("validation", part) == plain
+    names = {evaluation.files_of(split, whole) for split in whole.splits}
+    assert len(names) == 3
+    assert evaluation.files_of("validation", whole) == (
+        "evaluation-validation.json",
+        "predictions-validation.csv",
+    )
+
+
+def make_run(folder, split, right, extra=None):
+    """Writes what compare reads; `right` says it of each image."""
+    folder.mkdir(parents=True)
+    accuracy = sum(right) / len(right)
+    (folder / "config.json").write_text(json.dumps({"rate": folder.name}))
+    (folder / "DONE.json").write_text("{}")
+    for name, of in {"evaluation.json": split, **(extra or {})}.items():
+        figures = {"split": of, "accuracy": accuracy, "loss": 1.0}
+        (folder / name).write_text(json.dumps(figures))
+    with open(folder / "predictions.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "label", "predicted"])
+        for number, one in enumerate(right):
+            writer.writerow([f"{number}.jpg", "a", "a" if one else "b"])
+    return folder
+
+
+def test_figures_of_different_splits_are_refused(run, tmp_path):
+    first = make_run(tmp_path / "first", "test", [1, 0])
+    other = {"evaluation-test.json": "test"}
+    second = make_run(tmp_path / "second", "validation", [1, 1], other)
+    done = run("launch.compare", first, second)
+    assert done.returncode == 65
+    assert "different splits" in done.stderr and "--split" in done.stderr
+    # The figures of the one that both have.
+    done = run("launch.compare", "--split=test", "--csv", first, second)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(",test,") == 2
+    done = run("launch.compare", "--split=train", first, second)
+    assert done.returncode == 65
+    assert "has no figures of train" in done.stderr
+    with pytest.raises(DataError, match="different splits"):
+        compare.table({"1": first, "2": second})
+
+
+@pytest.mark.parametrize(
+    "alone, lacking, says",
+    [
+        # 2 * (1 + 12 + 66) / 2^12: the two tails of a binomial of one half.
+        (10, 2, r"first one is better .*10 images only the first.*p = 0.039"),
+        (2, 10, r"second one is better"),
+        (6, 4, "no difference that 50 images could show"),
+        (0, 0, "right and wrong on the same of 50 images"),
+    ],
+)
+def test_the_difference_of_two_runs(tmp_path, alone, lacking, says):
+    both = [1] * 30
+    first = [1] * alone + [0] * lacking + both
+    second = [0] * alone + [1] * lacking + both
+    rest = [0] * (50 - len(first))
+    folders = [
+        make_run(tmp_path / name, "test", right + rest)
+        for name, right in (("first", first), ("second", second))
+    ]
+    assert re.search(says, compare.difference(*folders))
+    shorter = make_run(tmp_path / "shorter", "test", first[:-1])
+    assert compare.difference(folders[0], shorter) == ""
+
+
+def test_the_difference_is_said_of_two_runs(run, tmp_path):
+    """In the order of the table: the better one is the first."""
+    worse = make_run(tmp_path / "worse", "test", [0] * 9 + [1] * 20)
+    better = make_run(tmp_path / "better", "test", [1] * 29)
+    done = run("launch.compare", worse, better)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1].startswith(str(better))
+    assert "the first one is better (9 images only" in done.stdout
+    third = make_run(tmp_path / "third", "test", [1] * 29)
+    done = run("launch.compare", worse, better, third)
+    assert "better (" not in done.stdout
