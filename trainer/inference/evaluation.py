@@ -203,6 +203,7 @@ def write_predictions(
     files: list[str],
     labels: list[str],
     probabilities: np.ndarray,
+    unsure_below: float = 0.0,
 ) -> None:
     """Writes a CSV of one line per image, sorted by file.
 
@@ -214,6 +215,7 @@ def write_predictions(
         files: N paths.
         labels: N names of true classes; "" for a class that is not known.
         probabilities: float32 `[N, K]`.
+        unsure_below: `predicted` is "" where no probability reaches it.
     """
     with atomic.open_csv(path) as writer:
         writer.writerow(
@@ -221,7 +223,7 @@ def write_predictions(
             + [f"probability_{name}" for name in classes]
         )
         for row in sorted(range(len(files)), key=lambda n: files[n]):
-            predicted = classes[int(probabilities[row].argmax())]
+            predicted = _predicted(classes, probabilities[row], unsure_below)
             writer.writerow(
                 [files[row], labels[row], predicted]
                 + [f"{p:.9g}" for p in probabilities[row]]
@@ -234,6 +236,7 @@ def write_json_lines(
     files: list[str],
     labels: list[str],
     probabilities: np.ndarray,
+    unsure_below: float = 0.0,
 ) -> None:
     """Writes a JSON object per image and line, sorted by file.
 
@@ -245,6 +248,7 @@ def write_json_lines(
         files: N paths.
         labels: N names of true classes; "" for a class that is not known.
         probabilities: float32 `[N, K]`.
+        unsure_below: `predicted` is "" where no probability reaches it.
     """
     lines = []
     for row in sorted(range(len(files)), key=lambda n: files[n]):
@@ -252,11 +256,18 @@ def write_json_lines(
         content = {
             "file": files[row],
             "label": labels[row],
-            "predicted": classes[int(probabilities[row].argmax())],
+            "predicted": _predicted(classes, probabilities[row], unsure_below),
             "probabilities": dict(zip(classes, of_image, strict=True)),
         }
         lines.append(json.dumps(content) + "\n")
     atomic.write_text(path, "".join(lines))
+
+
+def _predicted(
+    classes: list[str], probabilities: np.ndarray, unsure_below: float
+) -> str:
+    best = int(probabilities.argmax())
+    return classes[best] if probabilities[best] >= unsure_below else ""
 
 
 def table(result: dict) -> str:
