@@ -48,6 +48,12 @@ def parse(
     words = command_line.normalise([*defaults, *words], booleans)
     try:
         rest = values([module, *words])
+    except flags.UnrecognizedFlagError as error:
+        name = error.flagname.lstrip("-")
+        raise UsageError(
+            f"{module} has no flag --{name}. {config_class.suggest(name)}"
+            f"`python -m {module} --help` lists its flags."
+        ) from None
     except flags.Error as error:
         raise UsageError(
             f"{module} does not take these flags: {error}. "

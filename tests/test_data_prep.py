@@ -305,7 +305,7 @@ def odd_split(source):
         ),
         (write_classes, ["--encoding=raw"], 64, "Set --image_size"),
         (write_classes, ["--image_size=-1"], 64, "image_size"),
-        (write_classes, ["--imagesize=32"], 64, "Unknown command line flag"),
+        (write_classes, ["--imagesize=32"], 64, "Did you mean"),
         (write_classes, ["--layout=flat"], 64, "class_folders"),
         (write_classes, ["stray"], 64, r"Received: \['stray'\]"),
         (lambda source: None, [], 65, "is no folder"),

@@ -316,3 +316,37 @@ def test_targets_of_a_launch_setting_are_named():
         "| `--cpus` | 8 | CPU cores of each machine. At least 1. For slurm, "
         in (setting_help.markdown(Job))
     )
+
+
+@pytest.mark.parametrize(
+    "given, meant",
+    [
+        ("epochs", "frozen_epochs or finetune_epochs"),
+        ("epoch", "frozen_epochs or finetune_epochs"),
+        ("lr", "frozen_learning_rate or finetune_learning_rate"),
+        ("arch", "base"),
+        ("batch", "batch_size"),
+        ("image_siz", "image_size"),
+        ("wd", "weight_decay"),
+    ],
+)
+def test_names_of_other_tools_are_understood(given, meant, run):
+    said = f"Did you mean {meant}? "
+    done = run("trainer.task", "--data_dir=d", "--model_dir=m", f"--{given}=3")
+    assert done.returncode == 64
+    assert f"error: there is no flag --{given}. {said}" in done.stderr
+    done = run(
+        *("launch.submit", "--dry_run", "--", "--data_dir=d"),
+        *("--model_dir=m", f"--{given}=3"),
+    )
+    assert done.returncode == 64
+    assert f"no flag --{given}. {said}" in done.stderr
+    with pytest.raises(UsageError, match=re.escape(said)):
+        Config("d", "m", **{given: 3})
+
+
+def test_every_suggestion_is_a_flag():
+    known = {one.name for one in Config.settings()}
+    for name, meant in Config.also_called.items():
+        assert name not in known and set(meant) <= known
+    assert Config.suggest("zebra") == ""

@@ -328,7 +328,7 @@ def test_a_model_directory_belongs_to_one_run(trained, data, tmp_path, tf):
             64,
             "one of none, flip, light, classic, jitter, randaugment",
         ),
-        (["--learning_rate=1"], 64, "Unknown command line flag"),
+        (["--learning_rate=1"], 64, "Did you mean"),
         (["--head=gap", "stray"], 64, r"Received: ['stray']"),
         (["--data_dir=nowhere"], 65, "python -m data_prep.task"),
         (["--data_dir="], 64, "--data_dir is missing"),

@@ -16,6 +16,48 @@ FROZEN = "frozen"
 FINETUNE = "finetune"
 
 
+_EPOCHS = ("frozen_epochs", "finetune_epochs")
+_RATES = ("frozen_learning_rate", "finetune_learning_rate")
+# Names of Keras, PyTorch, timm and Lightning.
+_ALSO_CALLED = {
+    **dict.fromkeys(("epoch", "epochs", "num_epochs", "max_epochs"), _EPOCHS),
+    **dict.fromkeys(("lr", "learning_rate", "base_lr"), _RATES),
+    **dict.fromkeys(
+        ("arch", "architecture", "backbone", "model", "model_name", "network"),
+        ("base",),
+    ),
+    **dict.fromkeys(
+        ("data", "dataset", "data_path", "input_dir", "source", "train_dir"),
+        ("data_dir",),
+    ),
+    **dict.fromkeys(
+        (
+            "output",
+            "output_dir",
+            "out",
+            "save_dir",
+            "checkpoint_dir",
+            "log_dir",
+        ),
+        ("model_dir",),
+    ),
+    **dict.fromkeys(("img_size", "input_size", "size"), ("image_size",)),
+    **dict.fromkeys(("bs", "batch", "b"), ("batch_size",)),
+    **dict.fromkeys(("aug", "augmentation", "aa"), ("augment",)),
+    **dict.fromkeys(("amp", "fp16", "bf16", "dtype"), ("precision",)),
+    **dict.fromkeys(("wd", "decay"), ("weight_decay",)),
+    **dict.fromkeys(("pretrained", "pretrained_weights"), ("weights",)),
+    **dict.fromkeys(("freeze", "unfreeze", "freeze_until"), ("finetune_from",)),
+    **dict.fromkeys(("opt", "optim"), ("optimizer",)),
+    **dict.fromkeys(("sched", "scheduler"), ("schedule",)),
+    **dict.fromkeys(("stop_after", "early_stop"), ("patience",)),
+    **dict.fromkeys(("ema", "model_ema"), ("average_decay",)),
+    **dict.fromkeys(("grad_accum", "accum_iter"), ("accumulation",)),
+    **dict.fromkeys(("drop", "drop_rate"), ("dropout",)),
+    **dict.fromkeys(("smoothing",), ("label_smoothing",)),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Phase:
     """One phase of training.
@@ -51,6 +93,8 @@ class Config(settings.Config):
     features: groups.Features
     checkpoints: groups.Checkpoints
     devices: groups.Devices
+
+    also_called = _ALSO_CALLED
 
     def __init__(self, *required: Any, **values: Any):
         if recipe := values.get("recipe"):

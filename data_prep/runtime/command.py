@@ -61,7 +61,7 @@ def run(
             if code:
                 sys.exit(code)
             argv = sys.argv
-        return _parse(argv, positional)
+        return _parse(argv, positional, config_class)
 
     def guarded(argv: list[str]) -> int | None:
         def whole() -> int | None:
@@ -154,11 +154,24 @@ def _exit_at_once(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _parse(argv: list[str], positional: str | None) -> list[str]:
+def _parse(
+    argv: list[str],
+    positional: str | None,
+    config_class: type[settings.Config] | None,
+) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
     except SystemExit:
         sys.exit(0)  # --helpfull was given; absl itself would say 1
+    except flags.UnrecognizedFlagError as error:
+        name = error.flagname.lstrip("-")
+        hint = config_class.suggest(name) if config_class else ""
+        sys.exit(
+            _fail(
+                f"there is no flag --{name}. {hint}--help lists every flag.",
+                EXIT_USAGE,
+            )
+        )
     except flags.Error as error:
         sys.exit(_fail(f"{error}\n--help lists every flag.", EXIT_USAGE))
     # absl takes `--flag False` as `--flag` and a stray word: refuse the word

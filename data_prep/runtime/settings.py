@@ -12,7 +12,9 @@ import difflib
 import math
 import typing
 from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
+from typing import ClassVar
 from typing import Self
 
 from data_prep.runtime.errors import UsageError
@@ -219,6 +221,8 @@ class Group:
 class Config:
     """Groups of settings, built from flat values; the annotations name them.
 
+    `also_called` holds names that other tools give to settings.
+
     `Config(dropout=0.5).model.dropout` is 0.5 where `model` is annotated with
     the group that declares `dropout`. It cannot be changed; `replace` makes
     another.
@@ -231,6 +235,8 @@ class Config:
         UsageError: If there is no such setting, one is missing, or a value is
             impossible.
     """
+
+    also_called: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def __init__(self, *required: Any, **values: Any):
         settings = self.settings()
@@ -249,7 +255,7 @@ class Config:
             if name not in declared:
                 raise UsageError(
                     f"there is no setting {name!r}. "
-                    f"{did_you_mean(name, declared).capitalize()}"
+                    f"{self.suggest(name)}"
                     f"{type(self).__name__} takes {', '.join(declared)}."
                 )
         for attribute, group in self.groups().items():
@@ -293,6 +299,21 @@ class Config:
         """Returns the declarations of all settings, group by group."""
         found = [one for g in cls.groups().values() for one in g.settings()]
         return list({one.name: one for one in found}.values())
+
+    @classmethod
+    def suggest(cls, name: str) -> str:
+        """Returns "Did you mean X or Y? " for a name that no setting has.
+
+        Args:
+            name: What was given; "" is returned where nothing is like it.
+        """
+        known = [one.name for one in cls.settings()]
+        parts = {one: one.split("_") for one in known}
+        found = cls.also_called.get(name) or [
+            one for one in known if name in parts[one]
+        ]
+        found = found or difflib.get_close_matches(name, known, n=1)
+        return f"Did you mean {' or '.join(found)}? " if found else ""
 
     def values(self) -> dict[str, Any]:
         """Returns all values by name of setting."""
