@@ -7,6 +7,7 @@ from setuptools import setup
 
 # What `shardtune train` and the other commands of trainer import.
 TRAIN = [
+    "h5py>=3.11",  # tells files of weights apart
     "keras>=3.11.3",  # earlier ones load unsafe .h5 and .keras files
     "keras-cv>=0.9",
     "matplotlib>=3.8",  # draws what trainer.find_lr found

@@ -1,5 +1,7 @@
 """The classifier and its weights."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -95,11 +97,22 @@ def files(tf, tmp_path_factory):
     return base, root
 
 
-@pytest.mark.parametrize("file", ["base.weights.h5", "base.h5", "base.keras"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        *("base.weights.h5", "base.h5", "base.keras"),
+        # Renamed: what a file is shows in it.
+        *("renamed.h5", "renamed.weights.h5"),
+    ],
+)
 def test_every_format_loads(files, file):
     from trainer.models import weights
 
     base, root = files
+    if file == "renamed.h5":
+        shutil.copy(root / "base.weights.h5", root / file)
+    if file == "renamed.weights.h5":
+        shutil.copy(root / "base.h5", root / file)
     found = weights.load_base(str(root / file))
     assert list(found) == list(BASE_LAYERS)
     for name in BASE_LAYERS:

@@ -50,7 +50,6 @@ _ALSO_CALLED = {
     **dict.fromkeys(("freeze", "unfreeze", "freeze_until"), ("finetune_from",)),
     **dict.fromkeys(("opt", "optim"), ("optimizer",)),
     **dict.fromkeys(("sched", "scheduler"), ("schedule",)),
-    **dict.fromkeys(("stop_after", "early_stop"), ("patience",)),
     **dict.fromkeys(("ema", "model_ema"), ("average_decay",)),
     **dict.fromkeys(("grad_accum", "accum_iter"), ("accumulation",)),
     **dict.fromkeys(("drop", "drop_rate"), ("dropout",)),

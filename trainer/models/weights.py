@@ -1,7 +1,10 @@
 """Where the base's weights come from, and whether they fit."""
 
+import os
 import pathlib
+import tempfile
 
+import h5py
 import keras
 import numpy as np
 
@@ -60,13 +63,24 @@ def _load_file(built, weights: str, base: str) -> None:
             for layer in layers:
                 layer.set_weights(source.get_layer(layer.name).get_weights())
         else:
-            built.load_weights(weights)
+            with tempfile.TemporaryDirectory() as folder:
+                # Keras goes by the ending, and files lose their first one.
+                ending = ".h5" if _is_legacy(weights) else ".weights.h5"
+                link = pathlib.Path(folder, f"link{ending}")
+                link.symlink_to(os.path.abspath(weights))
+                built.load_weights(link)
     # h5py and Keras raise OSError, ValueError, KeyError, TypeError and more.
     except Exception as error:
         raise DataError(
             f"--weights={weights} does not hold {_layers_of(base)}: "
             f"{str(error).splitlines()[0]} {_how_to(base)}"
         ) from error
+
+
+def _is_legacy(weights: str) -> bool:
+    """Tells the HDF5 files of Keras 2, by name of layer, from those of Keras 3."""
+    with h5py.File(weights) as file:
+        return "layer_names" in file.attrs or "model_weights" in file
 
 
 def _download(base: str, image):
