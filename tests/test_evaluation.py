@@ -11,6 +11,7 @@ import pytest
 
 from data_prep.runtime.errors import DataError
 from launch import compare
+from trainer.engine import history
 from trainer.inference import evaluation
 
 CLASSES = ["a", "b", "c"]
@@ -180,3 +181,29 @@ def test_the_difference_is_said_of_two_runs(run, tmp_path):
     third = make_run(tmp_path / "third", "test", [1] * 29)
     done = run("launch.compare", worse, better, third)
     assert "better (" not in done.stdout
+
+
+def row(phase, epoch, accuracy, loss):
+    return {
+        "phase": phase,
+        "epoch": epoch,
+        "val_accuracy": accuracy,
+        "val_loss": loss,
+    }
+
+
+def test_what_is_exported_is_said_in_words():
+    frozen = [row("frozen", 1, 0.9, 0.4), row("frozen", 2, 0.975, 0.1)]
+    tuned = [row("finetune", 3, 0.971, 0.2)]
+    assert history.export_summary([*frozen, *tuned], frozen[1]) == (
+        "exporting the frozen phase, epoch 2: validation accuracy 0.9750, "
+        "against 0.9710 of the finetune phase"
+    )
+    equal = row("finetune", 3, 0.975, 0.15)
+    assert history.export_summary([*frozen, equal], frozen[1]) == (
+        "exporting the frozen phase, epoch 2: validation accuracy 0.9750, "
+        "against 0.9750 of the finetune phase (its loss is 0.1500, this one's "
+        "0.1000)"
+    )
+    alone = history.export_summary(frozen, frozen[1])
+    assert alone.endswith("validation accuracy 0.9750")

@@ -84,21 +84,32 @@ def fitted_head_summary(classifier: str, row: dict) -> str:
 
 
 def export_summary(epochs: list[dict], best: dict) -> str:
-    """Returns which epoch is exported, and each phase's best, as text."""
+    """Returns which epoch is exported, and against what it won, as text.
+
+    Args:
+        epochs: All epochs, each with its phase.
+        best: The one that is exported; it may be a fitted head's.
+    """
     reached: dict[str, dict] = {}
     for epoch in epochs:
         other = reached.get(epoch["phase"])
         if other is None or score(epoch) > score(other):
             reached[epoch["phase"]] = epoch
-    figures = "; ".join(
-        f"{phase} phase {epoch['val_accuracy']:.4f} "
-        f"(loss {epoch['val_loss']:.4f}, epoch {epoch['epoch']})"
+    reached.pop(best["phase"], None)
+    accuracy = best["val_accuracy"]
+    others = [
+        f"{epoch['val_accuracy']:.4f} of the {phase} phase"
+        + (
+            f" (its loss is {epoch['val_loss']:.4f}, this one's "
+            f"{best['val_loss']:.4f})"
+        )
+        * (epoch["val_accuracy"] == accuracy)
         for phase, epoch in reached.items()
-    )
+    ]
+    against = f", against {' and '.join(others)}" if others else ""
     return (
-        f"exporting the {best['phase']} phase, epoch {best['epoch']}: the best "
-        "validation accuracy, the lower loss deciding a tie. Best of each "
-        f"phase: {figures or 'none ran'}"
+        f"exporting the {best['phase']} phase, epoch {best['epoch']}: "
+        f"validation accuracy {accuracy:.4f}{against}"
     )
 
 
