@@ -36,7 +36,9 @@ setup(
         "data_prep": ["py.typed", "report/templates/*"],
         "launch": ["py.typed", "templates/*"],
         "shardtune": ["py.typed"],
-        "trainer": ["py.typed", "recipes/*.flags"],
+        "trainer": [
+            *("py.typed", "recipes/*.flags", "reporting/templates/*"),
+        ],
     },
     entry_points={"console_scripts": ["shardtune = shardtune.cli:main"]},
     # What prepares data and submits jobs; no TensorFlow.

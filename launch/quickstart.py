@@ -207,6 +207,7 @@ def main(config: QuickstartConfig) -> None:
         (images, "the images"),
         (data / "manifest.json", "the data set, as TFRecords"),
         (model / "metrics.jsonl", "figures of every epoch"),
+        (model / "report.html", "all of it to look at: open this first"),
         (model / "evaluation.json", "figures of the test split"),
         (model / "predictions.csv", "every test image's probabilities"),
         (model / "model.keras", "for keras.models.load_model"),

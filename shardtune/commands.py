@@ -36,6 +36,7 @@ COMMANDS = {
         saves_when_stopped=True,
     ),
     "evaluate": Command("trainer.evaluate", "measure a model on a split"),
+    "report": Command("trainer.report", "write a finished run's page again"),
     "predict": Command("trainer.predict", "classify image files"),
     "export": Command("trainer.export", "export a model's best epoch again"),
     "features": Command(

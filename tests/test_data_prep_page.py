@@ -4,8 +4,8 @@ import html
 import json
 import re
 import shutil
-import subprocess
 
+import browser
 import numpy as np
 import pytest
 from conftest import write_classes
@@ -211,34 +211,7 @@ def test_many_images_make_a_small_page(tmp_path):
 
 @pytest.fixture(scope="module")
 def browse(tmp_path_factory):
-    """Opens a page in Chromium; returns what it wrote to the console."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if not program:
-        pytest.skip("chromium is not installed")
-
-    def run(page, *options):
-        profile = tmp_path_factory.mktemp("profile")
-        done = subprocess.run(
-            [
-                program,
-                "--headless=new",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-dev-shm-usage",
-                "--enable-logging=stderr",
-                f"--user-data-dir={profile}",
-                *options,
-                page.as_uri(),
-            ],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        lines = done.stderr.splitlines()
-        console = [line for line in lines if "CONSOLE" in line]
-        return console, done.stdout
-
-    return run
+    return browser.opener(tmp_path_factory)
 
 
 @pytest.mark.parametrize("width", [400, 1280])
@@ -246,33 +219,7 @@ def browse(tmp_path_factory):
 def test_a_browser_shows_it_without_complaint(
     browse, data, tmp_path, width, scheme
 ):
-    page = data / "audit.html"
-    options = [f"--window-size={width},900", "--hide-scrollbars"]
-    options += ["--force-dark-mode"] * (scheme == "dark")
-    shot = tmp_path / "shot.png"
-    console, _ = browse(page, *options, f"--screenshot={shot}")
-    assert console == []
-    with Image.open(shot) as image:
-        assert image.width == width
-        assert len(image.convert("RGB").getcolors(1 << 24)) > 500  # pictures
-        corner = sum(image.convert("RGB").getpixel((2, 2)))
-    assert (corner < 150) == (scheme == "dark")
-    # In a frame: a window is 500 pixels wide at least.
-    frame = tmp_path / "frame.html"
-    frame.write_text(
-        f'<iframe style="width: {width}px; height: 900px" frameborder="0" '
-        f'srcdoc="{html.escape(page.read_text())}"></iframe>'
-        "<script>onload = () => { const inner = frames[0].document; "
-        "document.title = [frames[0].innerWidth, "
-        "inner.documentElement.scrollWidth, [...inner.images].filter("
-        "i => i.complete && !i.naturalWidth).length] }</script>"
-    )
-    _, dom = browse(frame, *options, "--dump-dom")
-    inner, scrolled, broken = re.search(
-        r"<title>(\d+),(\d+),(\d+)</title>", dom
-    ).groups()
-    assert (int(inner), int(broken)) == (width, 0)
-    assert int(scrolled) <= width
+    browser.check(browse, data / "audit.html", tmp_path, width, scheme)
 
 
 def test_the_browser_would_complain(browse, data, tmp_path):

@@ -28,6 +28,7 @@ from trainer.inference import finished
 from trainer.models.classifier import inference_model
 from trainer.pipeline.input_pipeline import naming_failures
 from trainer.pipeline.reader import Reader
+from trainer.reporting import page
 
 
 def run(
@@ -142,6 +143,8 @@ def train_and_evaluate(
         output_dir=config.run.model_dir,
     )
     workers.print_once(evaluation_lib.table(evaluation))
+    if workers.is_first:
+        print(f"report: {page.write(config.run.model_dir, state.best)}")
     workers.barrier()  # the first hosts TensorFlow's service for the others
     reported = ("split", "accuracy", "loss")
     return {

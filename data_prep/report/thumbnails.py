@@ -38,8 +38,16 @@ def _encode(content: bytes) -> str:
         memory.turn(memory.PIXEL * opened.width * opened.height),
     ):
         opened.draft(None, (SIDE, SIDE))  # a JPEG at 1/2, 1/4 or 1/8
-        image = encoding.to_rgb(opened)
-        image.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
+        return of_image(encoding.to_rgb(opened))
+
+
+def of_image(image: Image.Image) -> str:
+    """Returns an image as a data address.
+
+    Args:
+        image: In mode RGB; it is made smaller where it stands.
+    """
+    image.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
     out = io.BytesIO()
     image.save(out, "JPEG", quality=_QUALITY)
     text = base64.b64encode(out.getvalue()).decode()

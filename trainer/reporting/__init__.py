@@ -1,0 +1,1 @@
+"""The page that shows what a run reached, and where it fails."""
