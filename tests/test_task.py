@@ -70,6 +70,7 @@ def test_artefacts(trained):
         "metrics.jsonl",
         "model.keras",
         "predictions.csv",
+        "report.html",
         "saved_model",
         "tensorboard",
     ]
