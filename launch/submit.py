@@ -15,6 +15,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+import psutil
+
 from data_prep.runtime import command
 from data_prep.runtime.errors import EXIT_FAILURE
 from data_prep.runtime.errors import UsageError
@@ -99,6 +101,7 @@ def submit(
             rendered.place,
             rendered.kind,
             rendered.log,
+            psutil.Process().create_time() if rendered.runs_here else 0.0,
         ).save()
 
     answers = []

@@ -280,6 +280,15 @@ def test_shellcheck(target, sweep, tmp_path):
             assert done.returncode == 0, done.stdout
 
 
+def test_a_user_without_a_name(monkeypatch):
+    def unknown():
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.setattr("getpass.getuser", unknown)
+    text = render("local").files["shardtune.service"]
+    assert f"\nUser={os.getuid()}\n" in text
+
+
 @pytest.mark.skipif(
     not shutil.which("systemd-analyze"), reason="systemd is not installed"
 )

@@ -4,6 +4,7 @@ Clients are stand-ins that print their words; of Slurm, Docker, AWS and Google
 the real ones run in the tests of their targets.
 """
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -155,7 +156,17 @@ def test_a_job_of_this_machine_is_stopped(tmp_path):
     assert follow.ask("status", found) == 0
     assert follow.ask("cancel", found) == 0
     process.wait()
-    assert follow.ask("status", found) == 1
+    for action in ("status", "cancel"):
+        with pytest.raises(UsageError, match="shardtune has ended.*/model"):
+            follow.ask(action, found)
+    # Its number is another process's by now, which began later.
+    other = subprocess.Popen(["sleep", "600"])
+    later = dataclasses.replace(found, ids=(str(other.pid),))
+    with pytest.raises(UsageError, match="has ended"):
+        follow.ask("cancel", later)
+    assert other.poll() is None
+    other.kill()
+    other.wait()
     with pytest.raises(UsageError, match="where it was started"):
         follow.ask("logs", found)
 

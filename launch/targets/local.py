@@ -7,6 +7,8 @@ import shlex
 import shutil
 import sys
 
+import psutil
+
 from data_prep.runtime.errors import UsageError
 from launch.job import Common
 from launch.job import Local
@@ -83,7 +85,8 @@ def follow(
     """Returns the client's commands for an action; see `kubernetes.follow`.
 
     Raises:
-        UsageError: For logs, which are on the terminal that started it.
+        UsageError: For logs, which are on the terminal that started it, and
+            of a job that has ended.
     """
     if action == "logs":
         raise UsageError(
@@ -92,9 +95,24 @@ def follow(
         )
     # The process that submitted it has become the work: its number stays.
     (number,) = found.ids
+    if not _is_running(int(number), found):
+        raise UsageError(
+            f"{found.name} has ended. What it reached is in "
+            f"{', '.join(found.model_dirs) or 'its --output_dir'}."
+        )
     if action == "cancel":
         return [[["kill", "-TERM", number]]]
     return [[["ps", "--pid", number, "-o", "pid,lstart,etime,args"]]]
+
+
+def _is_running(number: int, found: Submitted) -> bool:
+    """Tells the job's process from a later one of the same number."""
+    try:
+        process = psutil.Process(number)
+        is_its = process.create_time() == found.began
+        return is_its and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _line(options: Local, work: Work) -> list[str]:
@@ -116,12 +134,19 @@ def _unit(common: Common, options: Local) -> str:
         "systemd.service",
         name=common.name,
         starts=options.restarts + 1,
-        user=getpass.getuser(),
+        user=_user(),
         path=_quoted(os.environ.get("PATH", os.defpath)),
         # In ExecStart alone $ names a variable.
         script=_quoted(str(common.folder / "run.sh")).replace("$", "$$"),
         grace=options.grace_seconds,
     )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return str(os.getuid())
 
 
 def _quoted(text: str) -> str:

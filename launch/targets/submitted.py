@@ -23,6 +23,7 @@ class Submitted:
         place: Region or namespace, "" where the target has none.
         kind: Of an object of Kubernetes or of Vertex AI, else "".
         log: Path of the log's files, with wildcards, or "".
+        began: Of a process of this machine: when, as psutil says it.
     """
 
     target: str
@@ -33,6 +34,7 @@ class Submitted:
     place: str = ""
     kind: str = ""
     log: str = ""
+    began: float = 0.0
 
     def save(self) -> None:
         """Writes it into the job's folder."""
