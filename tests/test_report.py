@@ -110,6 +110,24 @@ def test_it_is_written_again(made, run, tmp_path):
     assert "is not finished" in done.stderr
 
 
+@pytest.mark.parametrize("made", ["original"], indirect=True)
+def test_what_lacks_is_named(made, run, tmp_path):
+    model, _, _ = made
+    copy = tmp_path / "model"
+    shutil.copytree(model, copy)
+    figures = json.loads((copy / "evaluation.json").read_text())
+    del figures["calibration_error"]
+    (copy / "evaluation.json").write_text(json.dumps(figures))
+    before = text_of(copy)
+    for says in ("is of an earlier version", "predictions.csv is missing"):
+        done = run("trainer.report", f"--model_dir={copy}")
+        assert done.returncode == 65
+        assert says in done.stderr and "shardtune evaluate" in done.stderr
+        assert "Traceback" not in done.stderr
+        (copy / "predictions.csv").unlink(missing_ok=True)
+    assert text_of(copy) == before
+
+
 def test_mistakes_are_kept_by_how_sure_they_were(tmp_path):
     path = tmp_path / "predictions.csv"
     shares = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.2, 0.8]])

@@ -15,6 +15,7 @@ from data_prep.dataset import records
 from data_prep.dataset.manifest import Manifest
 from data_prep.report import thumbnails
 from data_prep.runtime import atomic
+from data_prep.runtime.errors import DataError
 from trainer.config import Config
 from trainer.engine import start_rule
 from trainer.pipeline.reader import Reader
@@ -39,13 +40,14 @@ def write(model_dir: str, exported: dict) -> pathlib.Path:
         The page's path.
 
     Raises:
-        DataError: If it is no model directory, or its data set has changed.
+        DataError: If it is no model directory, was not evaluated, or its data
+            set has changed.
     """
     import jinja2
 
     config, manifest = start_rule.load(model_dir)
     folder = pathlib.Path(model_dir)
-    evaluation = json.loads((folder / "evaluation.json").read_text())
+    evaluation = _evaluation(folder)
     summary = predictions.read(
         folder / "predictions.csv", manifest.classes, _MISTAKES
     )
@@ -81,6 +83,25 @@ def write(model_dir: str, exported: dict) -> pathlib.Path:
     )
     atomic.write_text(folder / FILE_NAME, text)
     return folder / FILE_NAME
+
+
+def _evaluation(folder: pathlib.Path) -> dict:
+    """Returns the figures of a run.
+
+    Raises:
+        DataError: If they, or the predictions, are missing or of an earlier
+            version.
+    """
+    cure = f"`shardtune evaluate --model_dir={folder}` writes it."
+    for name in ("evaluation.json", "predictions.csv"):
+        if not (folder / name).exists():
+            raise DataError(f"{folder / name} is missing: {cure}")
+    found = json.loads((folder / "evaluation.json").read_text())
+    if "calibration_error" not in found:
+        raise DataError(
+            f"{folder}/evaluation.json is of an earlier version: {cure}"
+        )
+    return found
 
 
 def _classes(evaluation: dict) -> dict:
