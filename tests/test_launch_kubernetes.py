@@ -29,7 +29,8 @@ def manifest(words=WORDS, volumes="claim:/mnt", **fields):
 def assert_refused(text):
     """By a schema, as at submit time, or by one of our rules."""
     with pytest.raises(
-        (UsageError, AssertionError), match="wrong|refuses|does not take"
+        (UsageError, AssertionError),
+        match="wrong|refuses|does not take|has no flag",
     ):
         launch_rules.check("kubernetes", {"job.yaml": text})
 
