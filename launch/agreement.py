@@ -8,7 +8,6 @@ from launch.job import Docker
 from launch.job import Gpus
 from launch.job import Job
 from launch.job import SageMaker
-from launch.job import Sweep
 from launch.job import Throttle
 from launch.job import Workers
 from launch.targets import forms
@@ -39,32 +38,11 @@ def check(job: Job, work: Work) -> None:
             f"--runs_at_once={options.runs_at_once} is for a sweep: give one "
             "by --grid or --flag_files."
         )
-    if isinstance(options, Sweep):
-        _check_grid(options)
     for words in (work.arguments, *work.runs):
         _check_places(job, work, words)
     if work.module == "trainer.task":
         for run in work.runs or ((),):
             _check_devices(job, (*work.arguments, *run))
-
-
-def _check_grid(options: Sweep) -> None:
-    axes = [word.partition("=") for word in options.grid.split()]
-    names = [name.removeprefix("--") for name, _, _ in axes]
-    for name, _, values in axes:
-        name = name.removeprefix("--")
-        if name == "model_dir":
-            raise UsageError(
-                "--grid has model_dir: each run gets a folder of its own below "
-                "the one that --model_dir names. Leave it out."
-            )
-        if names.count(name) > 1:
-            raise UsageError(
-                f"--grid has {name} twice: write all its values once."
-            )
-        found = values.split(",")
-        if len(set(found)) < len(found):
-            raise UsageError(f"--grid has a value of {name} twice: {values}.")
 
 
 def _check_places(job: Job, work: Work, words: Sequence[str]) -> None:
@@ -107,7 +85,7 @@ def _check_devices(job: Job, words: Sequence[str]) -> None:
     gpus = _gpus(job)
 
     def value(name: str) -> str:
-        return str(arguments.value_or_default("trainer.task", words, name))
+        return arguments.value_or_default("trainer.task", words, name)
 
     strategy, virtual = value("strategy"), int(value("virtual_devices"))
     if workers > 1 and strategy in ("one_device", "mirrored"):
@@ -140,7 +118,9 @@ def _gpus(job: Job) -> int | None:
     """Returns the GPUs of each machine, None where nothing says it."""
     options = job.options
     if isinstance(options, SageMaker):
-        return machines.amazon_gpus(options.machine_type or "ml.g5.xlarge")
+        return machines.amazon_gpus(
+            options.machine_type or machines.AMAZON_DEFAULT
+        )
     if isinstance(options, Docker) and options.gpus == 1:
         return None  # all that there are
     return options.gpus if isinstance(options, Gpus) else None

@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags
 
@@ -82,8 +81,8 @@ def value_of(arguments: Sequence[str], name: str) -> str:
     return found
 
 
-def value_or_default(module: str, arguments: Sequence[str], name: str) -> Any:
-    """Returns the value of a flag as text, or its default.
+def value_or_default(module: str, arguments: Sequence[str], name: str) -> str:
+    """Returns the value of a flag, or its default, as text.
 
     Args:
         module: "trainer.task" or "data_prep.task".
@@ -91,7 +90,7 @@ def value_or_default(module: str, arguments: Sequence[str], name: str) -> Any:
         name: The flag.
     """
     declared = {one.name: one for one in CONFIGS[module].settings()}
-    return value_of(arguments, name) or declared[name].default
+    return value_of(arguments, name) or str(declared[name].default)
 
 
 def replace(
@@ -142,7 +141,7 @@ def expand_grid(text: str) -> list[list[str]]:
     """
     if not text:
         return []
-    axes = []
+    axes: dict[str, list[str]] = {}
     for word in shlex.split(text):
         name, equals, values = word.removeprefix("--").partition("=")
         if not equals or "" in values.split(","):
@@ -150,8 +149,20 @@ def expand_grid(text: str) -> list[list[str]]:
                 f"--grid has {word!r}: expected name=value,value and a space "
                 'between flags, such as "dropout=0,0.5 batch_size=16,32".'
             )
-        axes.append([f"--{name}={value}" for value in values.split(",")])
-    return [list(point) for point in itertools.product(*axes)]
+        if name == "model_dir":
+            raise UsageError(
+                "--grid has model_dir: each run gets a folder of its own below "
+                "the one that --model_dir names. Leave it out."
+            )
+        if name in axes:
+            raise UsageError(
+                f"--grid has {name} twice: write all its values once."
+            )
+        found = values.split(",")
+        if len(set(found)) < len(found):
+            raise UsageError(f"--grid has a value of {name} twice: {values}.")
+        axes[name] = [f"--{name}={value}" for value in found]
+    return [list(point) for point in itertools.product(*axes.values())]
 
 
 def name_flag_files(text: str) -> list[list[str]]:

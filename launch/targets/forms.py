@@ -31,7 +31,6 @@ _FORMS = {
         r"ml\.[a-z0-9-]+\.(nano|small|medium|metal|\d*x?large)",
         "such as ml.g5.xlarge",
     ),
-    "variable": (r"[A-Za-z_]\w*=.*", "NAME=VALUE"),
 }
 _BUCKETS = r"[a-z0-9][-a-z0-9._]*"
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from launch.job import Common
 from launch.job import Kubernetes
+from launch.targets.rendering import named_values
 from launch.work import Work
 from trainer.distribution.cluster import WORKERS_VARIABLE
 
@@ -82,7 +83,7 @@ def _container(common: Common, options: Kubernetes, work: Work) -> dict:
             {"name": "HOME", "value": SCRATCH},
             {"name": "TMPDIR", "value": SCRATCH},
             *_workers(common.name, options),
-            *({"name": n, "value": v} for n, v in common.variables.items()),
+            *named_values(common.variables),
         ],
         "securityContext": {
             "allowPrivilegeEscalation": False,

@@ -31,6 +31,7 @@ _ATTACHED = {
 # The type that stands for a family where only the GPUs are given.
 _USUAL_SIZES = {"g2-standard": ("8", "24", "48", "96")}
 
+AMAZON_DEFAULT = "ml.g5.xlarge"
 _OF_SIZES = {"12xlarge": 4, "24xlarge": 4, "48xlarge": 8}
 _AMAZON = {
     "g4dn": {"12xlarge": 4},

@@ -95,6 +95,11 @@ def shell_lines(words: Iterable[str], indent: int = 2) -> str:
     return f" \\\n{' ' * indent}".join(lines)
 
 
+def named_values(variables: Mapping[str, str]) -> list[dict[str, str]]:
+    """Returns variables as Kubernetes and Vertex AI write them."""
+    return [{"name": n, "value": value} for n, value in variables.items()]
+
+
 def export_lines(variables: Mapping[str, str]) -> str:
     """Returns shell lines that set variables of the environment."""
     return "\n".join(

@@ -14,13 +14,13 @@ from launch import arguments
 from launch.job import Common
 from launch.job import SageMaker
 from launch.targets import forms
+from launch.targets import machines
 from launch.targets import patch
 from launch.targets import schemas
 from launch.targets.rendering import Rendered
 from launch.targets.submitted import Submitted
 from launch.work import Work
 
-DEFAULT_INSTANCE = "ml.g5.xlarge"
 CHECKPOINTS = "/opt/ml/checkpoints"
 TENSORBOARD = "/opt/ml/output/tensorboard"
 _MOST_RESTARTS = 30
@@ -187,7 +187,7 @@ def _request(
         "AlgorithmSpecification": _algorithm(options, module, given),
         "OutputDataConfig": {"S3OutputPath": options.output_uri.rstrip("/")},
         "ResourceConfig": {
-            "InstanceType": options.machine_type or DEFAULT_INSTANCE,
+            "InstanceType": options.machine_type or machines.AMAZON_DEFAULT,
             "InstanceCount": options.workers,
             "VolumeSizeInGB": 100,
         },

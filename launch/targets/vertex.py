@@ -18,6 +18,7 @@ from launch.targets import patch
 from launch.targets import schemas
 from launch.targets.rendering import Rendered
 from launch.targets.rendering import dump_yaml
+from launch.targets.rendering import named_values
 from launch.targets.submitted import Submitted
 from launch.work import Work
 
@@ -157,18 +158,16 @@ def _check(options: Vertex) -> None:
 
 
 def _check_machine(options: Vertex) -> None:
-    machine = options.machine_type
     if not options.gpus and options.accelerator != Vertex.accelerator:
         raise UsageError(
             f"--accelerator={options.accelerator} with --gpus=0: leave one out."
         )
+    machine = _machine_type(options)
     if not machine:
-        machine = machines.google_machine(options.accelerator, options.gpus)
-        if not machine:
-            raise UsageError(
-                f"no machine type is known with {options.gpus} "
-                f"{options.accelerator}: pass --machine_type."
-            )
+        raise UsageError(
+            f"no machine type is known with {options.gpus} "
+            f"{options.accelerator}: pass --machine_type."
+        )
     problem = machines.google_problem(
         machine, options.accelerator, options.gpus
     )
@@ -179,20 +178,21 @@ def _check_machine(options: Vertex) -> None:
         )
 
 
+def _machine_type(options: Vertex) -> str:
+    return options.machine_type or machines.google_machine(
+        options.accelerator, options.gpus
+    )
+
+
 def _render_tuning(common: Common, options: Vertex, work: Work) -> Rendered:
     # A trial writes where Vertex AI gives it a folder of its own.
     given = arguments.replace(work.arguments, {"model_dir": None})
-    names = [
-        word.removeprefix("--").partition("=")[0]
-        for word in shlex.split(options.tune)
-    ]
-    _check_search(options, given, names)
+    parameters = [_parameter(word, work) for word in shlex.split(options.tune)]
+    _check_search(options, given, [one["parameterId"] for one in parameters])
     config = {
         "studySpec": {
             "metrics": [{"metricId": "accuracy", "goal": "MAXIMIZE"}],
-            "parameters": [
-                _parameter(word, work) for word in shlex.split(options.tune)
-            ],
+            "parameters": parameters,
         },
         "trialJobSpec": _job_spec(common, options, work, given),
     }
@@ -298,10 +298,7 @@ def _job_spec(
     program = _program(options, work, given)
     if common.env:
         (inside,) = program.values()
-        inside["env"] = [
-            {"name": name, "value": value}
-            for name, value in common.variables.items()
-        ]
+        inside["env"] = named_values(common.variables)
     pools = [_pool(options, 1, program)]  # the chief
     if options.workers > 1:
         pools.append(_pool(options, options.workers - 1, program))
@@ -320,8 +317,7 @@ def _job_spec(
 
 
 def _pool(options: Vertex, replicas: int, program: dict) -> dict:
-    default = machines.google_machine(options.accelerator, options.gpus)
-    machine: dict = {"machineType": options.machine_type or default}
+    machine: dict = {"machineType": _machine_type(options)}
     if options.gpus:
         machine["acceleratorType"] = options.accelerator
         machine["acceleratorCount"] = options.gpus
