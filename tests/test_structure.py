@@ -92,7 +92,7 @@ ROOMS = {
         "data_prep.dataset",
         "data_prep.report",
         "data_prep.runtime",
-        "trainer.engine",
+        "trainer.inference",
         "trainer.pipeline",
     },
     "launch.staging": {"data_prep.dataset", "data_prep.runtime"},

@@ -34,7 +34,7 @@ def main(config: ReportConfig) -> None:
     """Writes the page of a finished run and says where it is."""
     model_dir = config.report.model_dir
     startup.require_tensorflow()
-    start_rule.load(model_dir)
+    config, manifest = start_rule.load(model_dir)
     done = pathlib.Path(model_dir, start_rule.DONE)
     if not done.exists():
         raise DataError(
@@ -43,7 +43,8 @@ def main(config: ReportConfig) -> None:
         )
     from trainer.reporting import page
 
-    print(page.write(model_dir, json.loads(done.read_text())["exported"]))
+    exported = json.loads(done.read_text())["exported"]
+    print(page.write(model_dir, config, manifest, exported))
 
 
 def cli() -> None:

@@ -144,7 +144,8 @@ def train_and_evaluate(
     )
     workers.print_once(evaluation_lib.table(evaluation))
     if workers.is_first:
-        print(f"report: {page.write(config.run.model_dir, state.best)}")
+        path = page.write(config.run.model_dir, config, manifest, state.best)
+        print(f"report: {path}")
     workers.barrier()  # the first hosts TensorFlow's service for the others
     reported = ("split", "accuracy", "loss")
     return {

@@ -3,6 +3,7 @@
 import pathlib
 
 from data_prep.catalogue.database import Catalogue
+from data_prep.report import html
 from data_prep.report import samples
 from data_prep.report import tables
 
@@ -20,16 +21,8 @@ def write(catalogue: Catalogue, path: str, name: str) -> None:
         path: The file to write; local.
         name: Of the data set, for the title.
     """
-    import jinja2  # every worker imports this module, and writes no page
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("data_prep.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    page = environment.get_template("audit.html").render(
+    page = html.render(
+        "audit.html",
         name=name,
         files=tables.count_files(catalogue),
         classes=tables.count_classes(catalogue),

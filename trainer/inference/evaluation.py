@@ -13,10 +13,9 @@ from data_prep.runtime import atomic
 from data_prep.runtime.progress import Progress
 from trainer.distribution.worker_group import WorkerGroup
 from trainer.engine import loop
+from trainer.inference import calibration
 from trainer.pipeline import input_pipeline
 from trainer.pipeline.reader import Reader
-
-_BINS = 15  # of the calibration error
 
 
 def evaluate(
@@ -169,16 +168,16 @@ def interval(right: int, images: int) -> list[float]:
 def calibration_error(right: np.ndarray, confidence: np.ndarray) -> float:
     """Returns by how much confidence and accuracy differ, on average.
 
-    The expected calibration error of Guo et al. (2017), over 15 bins of equal
-    width.
+    The expected calibration error of Guo et al. (2017), over `BINS` of
+    `calibration`.
 
     Args:
         right: bool `[N]`, which images were classified rightly.
         confidence: float32 `[N]`, the highest probability of each, in [0, 1].
     """
-    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
     gaps = np.bincount(
-        bins, weights=right - confidence.astype(np.float64), minlength=_BINS
+        calibration.bins_of(confidence),
+        weights=right - confidence.astype(np.float64),
     )
     return float(np.abs(gaps).sum() / len(right))
 

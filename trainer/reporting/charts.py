@@ -4,10 +4,12 @@ import io
 
 import numpy as np
 
+from trainer.inference import calibration
+from trainer.inference.calibration import BINS
+
 # Replaced in the SVG by the colour of the text around it, light or dark.
 _INK = "#010203"
 _BLUE, _ORANGE = "#3d6fd9", "#d97a2b"
-_BINS = 15
 
 
 def curves(epochs: list[dict], exported: int) -> str:
@@ -45,22 +47,16 @@ def reliability(right: np.ndarray, confidence: np.ndarray) -> str:
         right: bool `[N]`.
         confidence: float32 `[N]`, in [0, 1].
     """
-    drawing, axes = _figure(3.8, 3.2)
-    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
-    counts = np.bincount(bins, minlength=_BINS)
-    hits = np.bincount(bins, weights=right, minlength=_BINS)
+    drawing, axes = _square(
+        "probability of the predicted class", "share that is right"
+    )
+    bins = calibration.bins_of(confidence)
+    counts = np.bincount(bins, minlength=BINS)
+    hits = np.bincount(bins, weights=right, minlength=BINS)
     there = counts > 0
-    middles = (np.arange(_BINS) + 0.5) / _BINS
-    axes.plot([0, 1], [0, 1], color=_INK, linestyle=":", alpha=0.6)
-    axes.bar(
-        middles[there], hits[there] / counts[there], 1 / _BINS, color=_BLUE
-    )
-    axes.set(
-        xlim=(0, 1),
-        ylim=(0, 1),
-        xlabel="probability of the predicted class",
-        ylabel="share that is right",
-    )
+    middles = (np.arange(BINS) + 0.5) / BINS
+    axes.bar(middles[there], hits[there] / counts[there], 1 / BINS, color=_BLUE)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
     return _svg(drawing)
 
 
@@ -73,17 +69,19 @@ def receiver(second: np.ndarray, score: np.ndarray) -> str:
     """
     from sklearn import metrics
 
-    drawing, axes = _figure(3.8, 3.2)
+    drawing, axes = _square("false positive rate", "true positive rate")
     false, true, _ = metrics.roc_curve(second, score)
-    axes.plot([0, 1], [0, 1], color=_INK, linestyle=":", alpha=0.6)
     axes.plot(false, true, color=_BLUE)
-    axes.set(
-        xlim=(0, 1),
-        ylim=(0, 1.01),
-        xlabel="false positive rate",
-        ylabel="true positive rate",
-    )
+    axes.set(xlim=(0, 1), ylim=(0, 1.01))
     return _svg(drawing)
+
+
+def _square(across: str, up: str):
+    """Returns a drawing of two shares, its diagonal dotted."""
+    drawing, axes = _figure(3.8, 3.2)
+    axes.plot([0, 1], [0, 1], color=_INK, linestyle=":", alpha=0.6)
+    axes.set(xlabel=across, ylabel=up)
+    return drawing, axes
 
 
 def _figure(width: float, height: float, columns: int = 1):

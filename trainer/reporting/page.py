@@ -13,11 +13,11 @@ from PIL import Image
 
 from data_prep.dataset import records
 from data_prep.dataset.manifest import Manifest
+from data_prep.report import html
 from data_prep.report import thumbnails
 from data_prep.runtime import atomic
 from data_prep.runtime.errors import DataError
 from trainer.config import Config
-from trainer.engine import start_rule
 from trainer.pipeline.reader import Reader
 from trainer.reporting import charts
 from trainer.reporting import predictions
@@ -29,23 +29,23 @@ _CELLS = 15  # classes of a confusion matrix that is shown whole
 _CONFUSIONS = 20
 
 
-def write(model_dir: str, exported: dict) -> pathlib.Path:
+def write(
+    model_dir: str, config: Config, manifest: Manifest, exported: dict
+) -> pathlib.Path:
     """Writes the page of a run that was evaluated.
 
     Args:
         model_dir: What `trainer.task` wrote.
+        config: All settings of the run.
+        manifest: The data set's manifest.
         exported: The figures of the epoch that is exported.
 
     Returns:
         The page's path.
 
     Raises:
-        DataError: If it is no model directory, was not evaluated, or its data
-            set has changed.
+        DataError: If it was not evaluated.
     """
-    import jinja2
-
-    config, manifest = start_rule.load(model_dir)
     folder = pathlib.Path(model_dir)
     evaluation = _evaluation(folder)
     summary = predictions.read(
@@ -53,20 +53,10 @@ def write(model_dir: str, exported: dict) -> pathlib.Path:
     )
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     epochs = [json.loads(line) for line in lines]
-    environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader(
-            [
-                jinja2.PackageLoader("trainer.reporting"),
-                jinja2.PackageLoader("data_prep.report"),  # page.html, style
-            ]
-        ),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     two = len(manifest.classes) == 2 and 0 < summary.second.mean() < 1
-    text = environment.get_template("report.html").render(
+    text = html.render(
+        "report.html",
+        "trainer.reporting",
         name=folder.absolute().name,
         evaluation=evaluation,
         exported=exported,
@@ -148,15 +138,17 @@ def _pictures(
     """Returns the worst mistakes with their pictures, from the records."""
     reader = Reader(config.data.data_dir, manifest, split)
     order = np.argsort(reader.ids)
-    found = []
-    for one in summary.worst:
-        wanted = records.image_id(one.file)
-        index = order[np.searchsorted(reader.ids[order], wanted)]
-        found.append({**vars(one), "image": _picture(reader, int(index))})
-    return found
+    wanted = np.array(
+        [records.image_id(one.file) for one in summary.worst], np.int64
+    )
+    indices = order[np.searchsorted(reader.ids, wanted, sorter=order)]
+    return [
+        {**vars(one), "image": _picture(reader, index)}
+        for one, index in zip(summary.worst, indices, strict=True)
+    ]
 
 
-def _picture(reader: Reader, index: int) -> str:
+def _picture(reader: Reader, index: np.int64) -> str:
     indices = np.array([index])
     (content,) = reader.contents(indices)
     if reader.manifest.encoding == "raw":
