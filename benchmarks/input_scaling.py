@@ -10,12 +10,9 @@ that sleep as long as decoding takes stand in for 2 to 128 processors, while
 the training process is a real one, on this machine's processors.
 """
 
-import concurrent.futures
 import functools
-import multiprocessing
 import statistics
 import tempfile
-from collections.abc import Callable
 
 import psutil
 from absl import flags
@@ -79,19 +76,12 @@ def rate_asleep(
     return statistics.median(measure.rates(epoch, runs))
 
 
-def alone(function: Callable[..., float], *arguments: object) -> float:
-    """Returns what a function returns in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(
-        1, mp_context=context
-    ) as process:
-        return process.submit(function, *arguments).result()
-
-
 def report(name: str, data_dir: str, size: int, runs: int) -> str:
     """Returns the model of one way to store records, and how it was tried."""
-    seconds = alone(cpu_seconds, data_dir, size, runs)
-    most = alone(rate_asleep, data_dir, size, max(PROCESSORS), 0.0, runs)
+    seconds = measure.alone(cpu_seconds, data_dir, size, runs)
+    most = measure.alone(
+        rate_asleep, data_dir, size, max(PROCESSORS), 0.0, runs
+    )
     lines = [
         f"{name} records: {seconds * 1e6:.0f} us of a processor per image; the "
         f"training process takes {most:,.0f} images/s",
@@ -99,7 +89,7 @@ def report(name: str, data_dir: str, size: int, runs: int) -> str:
     ]
     for count in PROCESSORS:
         model = min(count / seconds, most)
-        tried = alone(rate_asleep, data_dir, size, count, seconds, runs)
+        tried = measure.alone(rate_asleep, data_dir, size, count, seconds, runs)
         lines.append(f"{count:10}  {model:9,.0f}  {tried:9,.0f}")
     for rate in WANTED:
         needed = f"{rate * seconds:.0f} processors"

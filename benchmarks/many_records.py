@@ -7,8 +7,6 @@ are the first and the last record of every shard, which the start reads; between
 them the shards are holes.
 """
 
-import concurrent.futures
-import multiprocessing
 import pathlib
 import resource
 import tempfile
@@ -124,15 +122,11 @@ def _peak() -> float:
 def main() -> None:
     """Measures and prints."""
     print(measure.machine("tensorflow", "numpy"))
-    context = multiprocessing.get_context("spawn")
     for count in map(int, flags.FLAGS.records):
         with tempfile.TemporaryDirectory() as folder:
             generate(folder, count)
             print(f"\n{count:,} records")
-            with concurrent.futures.ProcessPoolExecutor(
-                1, mp_context=context
-            ) as process:
-                took = process.submit(start, folder).result()
+            took = measure.alone(start, folder)
         memory = took.pop("memory")
         for name, seconds in took.items():
             print(f"{name:<26}{seconds:8.2f} s")

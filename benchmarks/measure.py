@@ -9,6 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 from data_prep.runtime import startup
 
@@ -48,19 +49,15 @@ def in_turns(
     """
     figures: dict[str, list[float]] = {}
     absent = []
-    context = multiprocessing.get_context("spawn")
     left = dict(makers)
     for turn in range(rounds):
         for name, make in list(left.items()):
-            with concurrent.futures.ProcessPoolExecutor(
-                1, mp_context=context
-            ) as pool:
-                try:
-                    values = pool.submit(_measure, make, runs).result()
-                except ImportError as error:
-                    absent.append(f"{name} ({error})")
-                    del left[name]
-                    continue
+            try:
+                values = alone(_measure, make, runs)
+            except ImportError as error:
+                absent.append(f"{name} ({error})")
+                del left[name]
+                continue
             figures.setdefault(name, []).extend(values)
             print(
                 f"turn {turn + 1}, {name}: {statistics.median(values):,.0f}",
@@ -68,6 +65,20 @@ def in_turns(
                 flush=True,
             )
     return figures, absent
+
+
+def alone(function: Callable, *arguments: object) -> Any:
+    """Returns what a function returns in a process of its own.
+
+    Args:
+        function: Can be pickled, as its arguments.
+        *arguments: For it.
+    """
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(
+        1, mp_context=context
+    ) as process:
+        return process.submit(function, *arguments).result()
 
 
 def _measure(make: Callable[[], Callable[[], int]], runs: int) -> list[float]:
