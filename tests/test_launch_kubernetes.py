@@ -269,6 +269,7 @@ def test_sweep_runs_each_index(volume, tmp_path, run):
     text = re.sub(r"(?<=    --model_dir=)/mnt", str(volume), text)
     found = Runner(text, {"claim": volume}, tmp_path).run()
     assert found.condition == "Complete", found
-    done = run("launch.compare", volume / "sweep/000", volume / "sweep/001")
+    runs = [volume / "sweep" / name for name in ("000", "001")]
+    done = run("launch.compare", "--csv", *runs)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 3

@@ -218,12 +218,11 @@ def test_sweep_is_a_job_array(cluster, queue, data, tmp_path, run):
             cluster.wait(f"{number}_{index}", "COMPLETED", "FAILED")["JobState"]
             == "COMPLETED"
         ), (tmp_path / f"{index}.log").read_text()
-    done = run(
-        "launch.compare", tmp_path / "sweep" / "000", tmp_path / "sweep" / "001"
-    )
+    runs = [tmp_path / "sweep" / name for name in ("000", "001")]
+    done = run("launch.compare", "--csv", *runs)
     assert done.returncode == 0, done.stderr
     header, *rows = done.stdout.splitlines()
-    assert header.split() == [
+    assert header.split(",") == [
         "run",
         "frozen_learning_rate",
         "split",
@@ -231,7 +230,7 @@ def test_sweep_is_a_job_array(cluster, queue, data, tmp_path, run):
         "loss",
         "finished",
     ]
-    assert {row.split()[1] for row in rows} == {"1e-05", "0.01"}
+    assert {row.split(",")[1] for row in rows} == {"1e-05", "0.01"}
 
 
 @pytest.mark.parametrize(
