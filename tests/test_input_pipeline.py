@@ -463,6 +463,6 @@ def test_processors_are_those_of_every_limit_above(
     assert limits.processors() == 1
     limit("a", 1_000)
     assert limits.processors() == 1
-    monkeypatch.setattr(limits.os, "sched_getaffinity", lambda _: range(64))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
     limit("a", 250_000)
     assert limits.processors() == 3

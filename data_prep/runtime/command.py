@@ -12,6 +12,7 @@ from typing import NoReturn
 from absl import app
 from absl import flags
 
+from data_prep.runtime import operating_system
 from data_prep.runtime import setting_flags
 from data_prep.runtime import setting_help
 from data_prep.runtime import settings
@@ -56,6 +57,8 @@ def run(
 
     def parse(argv: list[str]) -> list[str]:
         _answer_questions(argv, main, config_class)
+        if code := _guard(operating_system.refuse_unsupported):
+            sys.exit(code)
         if adopt is not None:
             code = _guard(lambda: adopt(flags.FLAGS))
             if code:

@@ -11,13 +11,13 @@ Imports no TensorFlow, so that a second run is refused at once.
 import contextlib
 import datetime
 import errno
-import fcntl
 import json
 import os
 import pathlib
 import socket
 from collections.abc import Iterator
 
+from data_prep.runtime import operating_system
 from data_prep.runtime.errors import Stopped
 
 # Copies of a folder leave it out.
@@ -77,7 +77,7 @@ def _open(path: pathlib.Path) -> int:
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            operating_system.lock(file)
         except OSError as error:
             holder = os.pread(file, 1000, 0)
             os.close(file)

@@ -1,11 +1,12 @@
 """What the machine, or its container, leaves to this process."""
 
 import math
-import os
 import pathlib
 from collections.abc import Iterator
 
 import psutil
+
+from data_prep.runtime import operating_system
 
 _GROUPS = pathlib.Path("/sys/fs/cgroup")
 _OWN_GROUPS = pathlib.Path("/proc/self/cgroup")
@@ -25,7 +26,7 @@ def memory_left() -> int:
 
 def processors() -> int:
     """Returns how many processors this process may keep busy, at least 1."""
-    count = len(os.sched_getaffinity(0))
+    count = operating_system.processors()
     for folder, names in _groups("cpu"):
         try:
             words = " ".join((folder / name).read_text() for name in names)

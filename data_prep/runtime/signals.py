@@ -13,9 +13,13 @@ import signal
 import threading
 import time
 
-SIGNALS = {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT}
-if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-    SIGNALS.add(signal.SIGHUP)
+from data_prep.runtime import operating_system
+
+SIGNALS = {signal.SIGTERM, signal.SIGINT}
+if operating_system.is_supported():
+    SIGNALS.add(signal.SIGUSR1)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        SIGNALS.add(signal.SIGHUP)
 
 _MOMENT = 1.0  # seconds
 
@@ -32,6 +36,8 @@ def watch(exit_code: int) -> None:
     Args:
         exit_code: Exit code of a process that a signal ends.
     """
+    if not operating_system.is_supported():
+        return  # the command says so
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("signals are blocked for the main thread's children")
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

@@ -13,7 +13,6 @@ before its manifest; a shard that it writes in between is found by `verify`.
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import pathlib
 import shutil
@@ -23,6 +22,7 @@ import uuid
 from collections.abc import Iterator
 
 from data_prep.runtime import atomic
+from data_prep.runtime import operating_system
 from data_prep.runtime import storage
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import Stopped
@@ -201,7 +201,7 @@ def _taken(output_dir: str) -> DataError:
 
 def _lock(lock: int, working: pathlib.Path, output_dir: str) -> None:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        operating_system.lock(lock)
         # The other run may have ended between our opening and our locking:
         # then it is the folder it renamed or removed that we hold.
         if os.path.samestat(os.fstat(lock), os.stat(working)):

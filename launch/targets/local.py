@@ -102,7 +102,7 @@ def follow(
         )
     if action == "cancel":
         return [[["kill", "-TERM", number]]]
-    return [[["ps", "--pid", number, "-o", "pid,lstart,etime,args"]]]
+    return [[["ps", "-p", number, "-o", "pid,lstart,etime,args"]]]
 
 
 def _is_running(number: int, found: Submitted) -> bool:

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import os
 import pathlib
 import platform
 import sys
@@ -12,6 +11,7 @@ import tensorflow as tf
 
 from data_prep.dataset.manifest import Manifest
 from data_prep.runtime import atomic
+from data_prep.runtime import operating_system
 from data_prep.runtime.errors import DataError
 from trainer.config import Config
 from trainer.distribution.worker_group import WorkerGroup
@@ -95,7 +95,7 @@ def environment(strategy: tf.distribute.Strategy) -> dict:
             },
         },
         "platform": platform.platform(),
-        "processors": len(os.sched_getaffinity(0)),
+        "processors": operating_system.processors(),
         "devices": [d.name for d in tf.config.list_logical_devices()],
         "replicas": strategy.num_replicas_in_sync,
         "precision": keras.config.dtype_policy().name,

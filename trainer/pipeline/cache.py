@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from data_prep.runtime import atomic
 from data_prep.runtime import limits
+from data_prep.runtime import operating_system
 from data_prep.runtime.progress import Progress
 from trainer.pipeline.reader import Reader
 
@@ -70,9 +71,8 @@ def fill(
             atomic.replacing(path) as incomplete,
             open(incomplete, "w+b") as file,
         ):
-            os.posix_fallocate(
-                file.fileno(), 0, size + _FOOTER_BYTES
-            )  # fails here if the disk is full
+            # It fails here if the disk is full.
+            operating_system.reserve(file, size + _FOOTER_BYTES)
             with mmap.mmap(file.fileno(), size) as memory:
                 _decode(dataset, memory, shape, reader.split)
                 memory.flush()

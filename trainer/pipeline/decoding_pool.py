@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_prep.runtime import limits
+from data_prep.runtime import operating_system
 from data_prep.runtime import subprocesses
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import TrainingError
@@ -57,7 +58,7 @@ class DecodingPool:
         self._decoders: list[_Decoder] = []
         self._idle: queue.SimpleQueue[_Decoder] = queue.SimpleQueue()
         # A memory file, since /dev/shm is 64 MiB in many containers.
-        self._memory = os.memfd_create("decoded")
+        self._memory = operating_system.memory_file("decoded")
         self._free: dict[int, list[tuple[int, mmap.mmap]]] = {}
         weakref.finalize(self, _end, self._decoders, self._memory)
 

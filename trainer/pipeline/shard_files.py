@@ -5,12 +5,12 @@ It needs no TensorFlow, so that processes which only decode start in 0.2 s.
 
 import dataclasses
 import os
-import resource
 from collections.abc import Iterator
 
 import numpy as np
 
 from data_prep.dataset import records
+from data_prep.runtime import operating_system
 from data_prep.runtime.errors import DataError
 from trainer.pipeline import fast_decode
 
@@ -139,5 +139,4 @@ def _most_open_files() -> int:
     A quarter of what a process may open, for the splits, TensorFlow and the
     rest share it.
     """
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, limit // 4)
+    return max(1, operating_system.most_open_files() // 4)
