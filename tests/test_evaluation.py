@@ -12,7 +12,9 @@ import pytest
 from data_prep.runtime.errors import DataError
 from launch import compare
 from trainer.engine import history
+from trainer.inference import calibration
 from trainer.inference import evaluation
+from trainer.models import temperature
 
 CLASSES = ["a", "b", "c"]
 
@@ -50,10 +52,10 @@ def test_calibration_error(answers):
         if inside.any():
             gap = abs(right[inside].mean() - confidence[inside].mean())
             error += inside.mean() * gap
-    found = evaluation.calibration_error(right, confidence)
+    found = calibration.error(right, confidence)
     assert found == pytest.approx(error, abs=1e-6)
     sure = np.ones(4, np.float32)  # falls into the last bin
-    assert evaluation.calibration_error(np.array([1, 1, 1, 0]), sure) == 0.25
+    assert calibration.error(np.array([1, 1, 1, 0]), sure) == 0.25
 
 
 def test_ranking_of_a_class(answers):
@@ -207,3 +209,52 @@ def test_what_is_exported_is_said_in_words():
     )
     alone = history.export_summary(frozen, frozen[1])
     assert alone.endswith("validation accuracy 0.9750")
+
+
+def test_temperature_undoes_what_made_a_model_too_sure(answers):
+    labels, probabilities = answers
+    scores = np.log(probabilities.astype(np.float64))
+    # Labels drawn from the probabilities: those are what they say.
+    generator = np.random.default_rng(1)
+    many = np.tile(scores, (40, 1))
+    shares = np.exp(many)
+    drawn = (shares.cumsum(axis=1) > generator.random((len(many), 1))).argmax(1)
+    sure = np.exp(3 * many)
+    sure = (sure / sure.sum(axis=1, keepdims=True)).astype(np.float32)
+    found = calibration.choose(sure, drawn, applied=False)
+    assert found.temperature == pytest.approx(3, rel=0.05)
+    assert found.divisor == 1.0
+    assert found.threshold is None
+    scaled = temperature.scale(sure, 3.0)
+    np.testing.assert_allclose(scaled, shares, rtol=1e-4, atol=1e-6)
+    assert temperature.scale(sure, 1.0) is sure
+    right = sure.argmax(axis=1) == drawn
+    before = calibration.error(right, sure.max(axis=1))
+    after = calibration.error(right, scaled.max(axis=1))
+    assert after < before / 5
+    # Without a mistake nothing says how sure is too sure.
+    best = sure.argmax(axis=1)
+    assert calibration.choose(sure, best, applied=True).divisor == 1.0
+
+
+def test_threshold_of_two_classes(tmp_path):
+    """The best mean of both recalls, tried at every score."""
+    generator = np.random.default_rng(2)
+    labels = (generator.random(400) < 0.2).astype(int)
+    score = np.clip(generator.normal(0.2 + 0.2 * labels, 0.1), 0.01, 0.99)
+    both = np.stack([1 - score, score], axis=1).astype(np.float32)
+    found = calibration.choose(both, labels, applied=True)
+
+    def recalls(limit):
+        second = both[:, 1] >= limit
+        return (second[labels == 1].mean() + 1 - second[labels == 0].mean()) / 2
+
+    best = max(map(recalls, both[:, 1]))
+    assert recalls(found.threshold) == pytest.approx(best)
+    assert recalls(0.5) < best - 0.1
+    calibration.save(tmp_path, found)
+    assert calibration.load(tmp_path) == found
+    (tmp_path / "calibration.json").write_text('{"temperature": -1}')
+    with pytest.raises(DataError, match="damaged"):
+        calibration.load(tmp_path)
+    assert calibration.load(tmp_path / "absent") is None

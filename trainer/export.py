@@ -8,6 +8,7 @@ import dataclasses
 from data_prep.runtime import command
 from data_prep.runtime import settings
 from data_prep.runtime import startup
+from data_prep.runtime.settings import setting
 from trainer import groups
 from trainer.engine import start_rule
 
@@ -18,6 +19,11 @@ class Export(settings.Group):
 
     model_dir: str = settings.same_as(
         groups.Run, "model_dir", help="What trainer.task wrote."
+    )
+    calibrate: bool = setting(
+        False,
+        "Divide logits by the temperature of calibration.json from now on; "
+        "what is calibrated stays so.",
     )
 
 
@@ -35,7 +41,7 @@ def main(config: ExportConfig) -> None:
     startup.import_tensorflow()
     from trainer.inference import finished
 
-    finished.export(model_dir)
+    finished.export(model_dir, config.export.calibrate)
     print(f"{model_dir}/model.keras\n{model_dir}/saved_model")
 
 

@@ -140,6 +140,12 @@ class Model(settings.Group):
         "Predict with the mean of an image and its mirror, in validation, in "
         "evaluation and in the exported model.",
     )
+    calibrate: bool = setting(
+        False,
+        "Divide logits by the temperature that suits validation best, in "
+        "evaluation and in the exported model: probabilities that mean what "
+        "they say, and the same decisions.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

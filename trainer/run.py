@@ -27,7 +27,6 @@ from trainer.inference import evaluation as evaluation_lib
 from trainer.inference import finished
 from trainer.models.classifier import inference_model
 from trainer.pipeline.input_pipeline import naming_failures
-from trainer.pipeline.reader import Reader
 from trainer.reporting import page
 
 
@@ -130,17 +129,16 @@ def train_and_evaluate(
     state = train_phases(training, extractor, resumed)
 
     model_directory.restore_best(model, model_dir, workers)
-    if workers.is_first:
-        finished.export(config.run.model_dir)
-    split = evaluation_lib.choose_split(manifest)
-    evaluation = evaluation_lib.evaluate(
-        Reader(config.data.data_dir, manifest, split),
+    inference = evaluation_lib.Inference(
         strategy,
         inference_model(model, config.model.flip_average),
         workers,
-        image_size=config.data.image_size,
-        batch_size=config.optimisation.batch_size,
-        output_dir=config.run.model_dir,
+        config.data.image_size,
+        config.optimisation.batch_size,
+    )
+    split = evaluation_lib.choose_split(manifest)
+    evaluation = finished.measure(
+        inference, config, manifest, split, chosen=None, exports=True
     )
     workers.print_once(evaluation_lib.table(evaluation))
     if workers.is_first:

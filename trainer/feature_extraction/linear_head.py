@@ -18,6 +18,8 @@ from typing import Self
 
 import numpy as np
 
+from trainer.models import temperature as temperature_lib
+
 STRENGTHS = tuple(10.0 ** (half / 2) for half in range(-8, 5))
 _ENOUGH = 2  # strengths in a row that make validation worse
 SCALINGS = ("common", "standard")
@@ -185,8 +187,8 @@ def _search(
         logits = averaged @ coefficients + intercept
         temperature = 1.0
         if calibrate:
-            temperature = _temperature(logits, validation_labels)
-        loss = _loss(logits / temperature, validation_labels)
+            temperature = temperature_lib.fit(logits, validation_labels)
+        loss = temperature_lib.loss(logits / temperature, validation_labels)
         hits = logits.argmax(axis=1) == validation_labels
         figures = {
             "scaling": scaling.name,
@@ -260,23 +262,3 @@ def _fit_one(
         coefficients = np.concatenate([-coefficients, coefficients], 1) / 2
         intercept = np.concatenate([-intercept, intercept]) / 2
     return coefficients, intercept
-
-
-def _temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Returns what logits `[M, K]` are divided by for the least loss."""
-    from scipy.optimize import minimize_scalar
-
-    found = minimize_scalar(
-        lambda log_t: _loss(logits / np.exp(log_t), labels),
-        bounds=(-7.0, 7.0),
-        method="bounded",
-    )
-    return float(np.exp(found.x))
-
-
-def _loss(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the mean cross-entropy of logits `[M, K]` in nats."""
-    from scipy.special import log_softmax
-
-    logs = log_softmax(logits, axis=1)
-    return abs(float(logs[np.arange(len(labels)), labels].mean()))

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -14,63 +15,132 @@ from data_prep.runtime.progress import Progress
 from trainer.distribution.worker_group import WorkerGroup
 from trainer.engine import loop
 from trainer.inference import calibration
+from trainer.models import temperature
 from trainer.pipeline import input_pipeline
 from trainer.pipeline.reader import Reader
 
 
-def evaluate(
-    reader: Reader,
-    strategy: tf.distribute.Strategy,
-    model: keras.Model,
-    workers: WorkerGroup,
-    *,
-    image_size: int,
-    batch_size: int,
-    output_dir: str,
-) -> dict:
-    """Predicts every image of a split once and writes the results.
+class Inference(NamedTuple):
+    """What predicts a whole split.
 
-    The first worker writes the files that `files_of` names.
-
-    Args:
-        reader: Reader of the split.
+    Attributes:
         strategy: The strategy that the model was made under.
-        model: From images to float32 logits.
+        model: From images to float32 logits, without a temperature.
         workers: The workers that predict together.
         image_size: S, in pixels.
         batch_size: Images per step, over all replicas of all workers.
-        output_dir: Folder to write to.
+    """
+
+    strategy: tf.distribute.Strategy
+    model: keras.Model
+    workers: WorkerGroup
+    image_size: int
+    batch_size: int
+
+    def predict(self, reader: Reader) -> np.ndarray:
+        """Predicts every image of a split once.
+
+        Args:
+            reader: Reader of the split.
+
+        Returns:
+            Probabilities float32 `[N, K]`, in record order, in every worker.
+        """
+        workers = self.workers
+        plan = input_pipeline.plan_evaluation(reader.count, self.batch_size)
+        dataset = input_pipeline.create(
+            reader,
+            plan.of_worker(workers.rank, workers.count),
+            input_pipeline.decoded_exactly(reader, self.image_size),
+            replicas=workers.replicas,
+        )
+        with Progress(f"evaluate {reader.split}", reader.count) as progress:
+            return loop.predict(
+                self.strategy,
+                self.model,
+                dataset,
+                plan.weights,
+                progress.update,
+            )
+
+
+def write(
+    reader: Reader,
+    probabilities: np.ndarray,
+    chosen: calibration.Calibration,
+    output_dir: pathlib.Path | None,
+) -> dict:
+    """Measures what was predicted of a split; writes figures and predictions.
+
+    Args:
+        reader: Reader of the split.
+        probabilities: float32 `[N, K]`, in record order, without a
+            temperature; both files have them with it where it is applied.
+        chosen: What validation chose.
+        output_dir: Folder to write to; None writes nothing.
 
     Returns:
         The figures, as they are written.
     """
-    plan = input_pipeline.plan_evaluation(reader.count, batch_size)
-    dataset = input_pipeline.create(
-        reader,
-        plan.of_worker(workers.rank, workers.count),
-        input_pipeline.decoded_exactly(reader, image_size),
-        replicas=workers.replicas,
-    )
-    with Progress("evaluate", reader.count) as progress:
-        probabilities = loop.predict(
-            strategy, model, dataset, plan.weights, progress.update
-        )
     classes, labels = reader.manifest.classes, reader.labels
+    served = temperature.scale(probabilities, chosen.divisor)
     result = {
         "split": reader.split,
-        **measure(labels, probabilities, classes),
+        **measure(labels, served, classes),
+        **_calibrated(labels, probabilities, chosen, classes),
     }
-    if workers.is_first:
+    if output_dir:
         figures, predictions = files_of(reader.split, reader.manifest)
         write_predictions(
-            pathlib.Path(output_dir, predictions),
+            output_dir / predictions,
             classes,
             reader.files(),
             [classes[label] for label in labels],
-            probabilities,
+            served,
         )
-        atomic.write_json(pathlib.Path(output_dir, figures), result)
+        atomic.write_json(output_dir / figures, result)
     return result
+
+
+def _calibrated(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    chosen: calibration.Calibration,
+    classes: list[str],
+) -> dict:
+    """Returns what temperature and threshold of validation do on a split."""
+    right = probabilities.argmax(axis=1) == labels
+    scaled = temperature.scale(probabilities, chosen.temperature)
+    found = {
+        "temperature": {
+            "value": chosen.temperature,
+            "applied": chosen.applied,
+            "calibration_error_before": calibration.error(
+                right, probabilities.max(axis=1)
+            ),
+            "calibration_error_after": calibration.error(
+                right, scaled.max(axis=1)
+            ),
+        }
+    }
+    if chosen.threshold is not None:
+        limit = chosen.threshold
+        both = np.array([[1 - limit, limit]])
+        served = temperature.scale(both, chosen.divisor)
+        second = probabilities[:, 1] >= limit
+        of_class = [labels == k for k in (0, 1)]
+        found["threshold"] = {
+            "class": classes[1],
+            "value": float(served[0, 1]),
+            "accuracy": float((second == of_class[1]).mean()),
+            "recalls": [
+                float((second == k)[of_class[k]].mean())
+                if of_class[k].any()
+                else None
+                for k in (0, 1)
+            ],
+        }
+    return found
 
 
 def files_of(split: str, manifest: manifest_lib.Manifest) -> tuple[str, str]:
@@ -126,7 +196,7 @@ def measure(
         "interval": interval(int(right.sum()), len(labels)),
         **more,
         "loss": abs(float(np.log(np.maximum(of_label, smallest)).mean())),
-        "calibration_error": calibration_error(
+        "calibration_error": calibration.error(
             right, probabilities.max(axis=1)
         ),
         "classes": {
@@ -163,23 +233,6 @@ def interval(right: int, images: int) -> list[float]:
             stats.binomtest(right, images).proportion_ci(0.95, "wilson"),
         )
     )
-
-
-def calibration_error(right: np.ndarray, confidence: np.ndarray) -> float:
-    """Returns by how much confidence and accuracy differ, on average.
-
-    The expected calibration error of Guo et al. (2017), over `BINS` of
-    `calibration`.
-
-    Args:
-        right: bool `[N]`, which images were classified rightly.
-        confidence: float32 `[N]`, the highest probability of each, in [0, 1].
-    """
-    gaps = np.bincount(
-        calibration.bins_of(confidence),
-        weights=right - confidence.astype(np.float64),
-    )
-    return float(np.abs(gaps).sum() / len(right))
 
 
 def _ranking(positive: np.ndarray, scores: np.ndarray) -> dict:
@@ -291,6 +344,12 @@ def table(result: dict) -> str:
         lines.append(
             f"{len(absent)} classes have no image in {result['split']} and are "
             "not measured"
+        )
+    if threshold := result.get("threshold"):
+        lines.append(
+            f"{threshold['class']} from a probability of "
+            f"{threshold['value']:.4f} on (chosen on validation): "
+            f"accuracy {threshold['accuracy']:.4f}"
         )
     low, high = result["interval"]
     lines.append(

@@ -14,7 +14,11 @@ _LAST = "saved_model.pb"  # without it nothing loads the folder
 
 
 def export(
-    model: keras.Model, classes: list[str], resize: str, output_dir: str
+    model: keras.Model,
+    classes: list[str],
+    resize: str,
+    output_dir: str,
+    temperature: float = 1.0,
 ) -> None:
     """Exports a classifier.
 
@@ -29,10 +33,16 @@ def export(
         classes: K names, in the order of the logits.
         resize: How the data set fits images to a square.
         output_dir: Folder to write to; files of these names are replaced.
+        temperature: What logits are divided by.
     """
     output = pathlib.Path(output_dir)
+    logits = model.output
+    if temperature != 1.0:
+        logits = keras.layers.Rescaling(
+            1 / temperature, dtype="float32", name="temperature"
+        )(logits)
     probabilities = keras.layers.Softmax(dtype="float32", name="probabilities")(
-        model.output
+        logits
     )
     classifier = keras.Model(model.input, probabilities, name="classifier")
 

@@ -1,11 +1,19 @@
 """Exports or evaluates the best epoch of a model directory."""
 
+import dataclasses
 import pathlib
 
+import numpy as np
+
+from data_prep.dataset import splits
+from data_prep.dataset.manifest import Manifest
+from data_prep.runtime.errors import DataError
+from trainer.config import Config
 from trainer.distribution import devices
 from trainer.distribution.worker_group import WorkerGroup
 from trainer.engine import model_directory
 from trainer.engine import start_rule
+from trainer.inference import calibration
 from trainer.inference import evaluation
 from trainer.inference import exporting
 from trainer.models.classifier import build_classifier
@@ -13,16 +21,27 @@ from trainer.models.classifier import inference_model
 from trainer.pipeline.reader import Reader
 
 
-def export(model_dir: str) -> None:
+def export(model_dir: str, calibrate: bool = False) -> None:
     """Exports the best epoch of a model directory.
 
     Args:
         model_dir: What `trainer.task` wrote.
+        calibrate: Divide logits by the temperature from now on, as a run does
+            with --calibrate.
 
     Raises:
-        DataError: If there is no finished epoch.
+        DataError: If there is no finished epoch, or no temperature to take.
     """
     config, manifest = start_rule.load(model_dir)
+    chosen = calibration.load(pathlib.Path(model_dir))
+    if calibrate and chosen is None:
+        raise DataError(
+            f"{model_dir} holds no {calibration.FILE_NAME}: `shardtune "
+            f"evaluate --model_dir={model_dir}` writes it."
+        )
+    if chosen and calibrate and not chosen.applied:
+        chosen = dataclasses.replace(chosen, applied=True)
+        calibration.save(pathlib.Path(model_dir), chosen)
     devices.set_precision(config.devices.precision)
     # A new model, outside of any strategy, so that nothing of a strategy is
     # exported. Without dropout, which has no variables and is not a layer of
@@ -38,6 +57,7 @@ def export(model_dir: str) -> None:
         manifest.classes,
         manifest.resize,
         model_dir,
+        chosen.divisor if chosen else 1.0,
     )
 
 
@@ -64,13 +84,60 @@ def evaluate(model_dir: str, split: str) -> dict:
             len(manifest.classes), config.data.image_size, config.model
         )
     model_directory.restore_best(model, pathlib.Path(model_dir))
-    split = split or evaluation.choose_split(manifest)
-    return evaluation.evaluate(
-        Reader(config.data.data_dir, manifest, split),
+    inference = evaluation.Inference(
         strategy,
         inference_model(model, config.model.flip_average),
         WorkerGroup(strategy, None),
-        image_size=config.data.image_size,
-        batch_size=config.optimisation.batch_size,
-        output_dir=model_dir,
+        config.data.image_size,
+        config.optimisation.batch_size,
     )
+    split = split or evaluation.choose_split(manifest)
+    chosen = calibration.load(pathlib.Path(model_dir))
+    return measure(inference, config, manifest, split, chosen)
+
+
+def measure(
+    inference: evaluation.Inference,
+    config: Config,
+    manifest: Manifest,
+    split: str,
+    chosen: calibration.Calibration | None,
+    exports: bool = False,
+) -> dict:
+    """Measures a split; what validation is to choose is chosen first.
+
+    The first worker writes the files, and exports where it is told to.
+
+    Args:
+        inference: Predicts with the weights that are measured.
+        config: The run's settings.
+        manifest: The data set's manifest.
+        split: Name of the split.
+        chosen: What validation chose; None has it choose now.
+        exports: Whether to export between choice and measurement.
+
+    Returns:
+        The content of `evaluation.json`.
+    """
+    model_dir = config.run.model_dir
+    is_first = inference.workers.is_first
+    predicted = {}
+
+    def predict(name: str) -> tuple[Reader, np.ndarray]:
+        if name not in predicted:
+            reader = Reader(config.data.data_dir, manifest, name)
+            predicted[name] = reader, inference.predict(reader)
+        return predicted[name]
+
+    if chosen is None:
+        reader, probabilities = predict(splits.VALIDATION)
+        chosen = calibration.choose(
+            probabilities, reader.labels, config.model.calibrate
+        )
+        if is_first:
+            calibration.save(pathlib.Path(model_dir), chosen)
+    if exports and is_first:
+        export(model_dir)
+    reader, probabilities = predict(split)
+    output_dir = pathlib.Path(model_dir) if is_first else None
+    return evaluation.write(reader, probabilities, chosen, output_dir)

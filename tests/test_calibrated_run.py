@@ -1,0 +1,80 @@
+"""Runs with --calibrate: what is exported is what was measured."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from training import prepare
+from training import train_here
+
+from trainer.inference import calibration
+from trainer.models import temperature
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, tf):
+    """A run that was calibrated, and the same one that was not."""
+    root = tmp_path_factory.mktemp("calibrated")
+    data = prepare(root)
+    for name in ("calibrated", "plain"):
+        train_here(data, root / name, calibrate=name == "calibrated")
+    return root
+
+
+def probabilities_of(model):
+    with open(model / "predictions.csv", newline="") as file:
+        _, *rows = csv.reader(file)
+    names = [row[0] for row in rows]
+    return names, np.array([row[3:] for row in rows], np.float64)
+
+
+def exported(model, root, names, tf):
+    classify = tf.saved_model.load(str(model / "saved_model"))
+    contents = [(root / "photos" / name).read_bytes() for name in names]
+    found = classify.signatures["serving_default"](
+        image_bytes=tf.constant(contents)
+    )
+    return found["probabilities"].numpy()
+
+
+def test_what_is_exported_is_what_was_measured(made, tf):
+    plain, calibrated = made / "plain", made / "calibrated"
+    chosen = calibration.load(calibrated)
+    assert chosen.applied and abs(np.log(chosen.temperature)) > 0.05
+    assert not calibration.load(plain).applied
+    names, before = probabilities_of(plain)
+    _, after = probabilities_of(calibrated)
+    scaled = temperature.scale(before, chosen.temperature)
+    np.testing.assert_allclose(after, scaled, atol=1e-5)
+    assert np.abs(after - before).max() > 1e-3
+    for model, wanted in ((plain, before), (calibrated, after)):
+        found = exported(model, made, names, tf)
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    figures = [
+        json.loads((made / name / "evaluation.json").read_text())
+        for name in ("plain", "calibrated")
+    ]
+    one, other = (each["temperature"] for each in figures)
+    assert (one.pop("applied"), other.pop("applied")) == (False, True)
+    assert one == other
+    assert figures[0]["accuracy"] == figures[1]["accuracy"]
+    assert figures[0]["calibration_error"] == pytest.approx(
+        one["calibration_error_before"]
+    )
+    assert figures[1]["calibration_error"] == pytest.approx(
+        one["calibration_error_after"]
+    )
+
+
+def test_a_finished_run_is_calibrated_by_export(made, run, tf):
+    plain = made / "plain"
+    names, before = probabilities_of(plain)
+    done = run("trainer.export", f"--model_dir={plain}", "--calibrate")
+    assert done.returncode == 0, done.stderr
+    _, wanted = probabilities_of(made / "calibrated")
+    found = exported(plain, made, names, tf)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    (plain / "calibration.json").unlink()
+    done = run("trainer.export", f"--model_dir={plain}", "--calibrate")
+    assert done.returncode == 65 and "shardtune evaluate" in done.stderr
