@@ -69,6 +69,13 @@ class Source(settings.Group):
         "Column of a table that holds the splits, named as the folders of "
         "--layout=split_folders are. Empty is split, where there is one.",
     )
+    corrections: str = setting(
+        "",
+        "CSV file with the columns file and label, as `shardtune inspect` "
+        "writes it: images that are left out, where label is empty, or get "
+        "that label.",
+        path=settings.Path(settings.READ),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

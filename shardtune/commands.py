@@ -44,6 +44,11 @@ COMMANDS = {
         "run the frozen base over a data set, keep what it gives",
         saves_when_stopped=True,
     ),
+    "inspect": Command(
+        "trainer.inspect",
+        "find likely wrong labels and strange images",
+        saves_when_stopped=True,
+    ),
     "preview": Command("trainer.preview", "show what an augmentation does"),
     "find-lr": Command("trainer.find_lr", "learning-rate range test"),
     "weights": Command("trainer.weights", "download ImageNet weights ahead"),

@@ -291,6 +291,11 @@ PATHS_OF_DOCKER = [
     ("--data_dir=/a/data", "/a/data:/job/data_dir:ro", "/job/data_dir"),
     ("--model_dir=/a/model", "/a/model:/job/model_dir", "/job/model_dir"),
     ("--splits_from=/a/old", "/a/old:/job/splits_from:ro", "/job/splits_from"),
+    (
+        "--corrections=/a/c.csv",
+        "/a/c.csv:/job/corrections/c.csv:ro",
+        "/job/corrections/c.csv",
+    ),
 ]
 
 
@@ -299,7 +304,7 @@ def test_docker_mounts_every_path(flag, volume, inside):
     name = flag.partition("=")[0]
     fields = {}
     words = [*PLACES, flag]
-    if name == "--splits_from":
+    if name in ("--splits_from", "--corrections"):
         fields["job"] = "data_prep"
         words = ["--source=photos", "--output_dir=out", flag]
     text = render("docker", words, **fields).files["run.sh"]

@@ -15,6 +15,7 @@ COMMANDS = [
     "trainer.export",
     "trainer.find_lr",
     "trainer.features",
+    "trainer.inspect",
     "trainer.predict",
     "trainer.report",
     "trainer.preview",

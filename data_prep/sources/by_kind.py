@@ -1,9 +1,11 @@
 """Lists the images of whatever --source names."""
 
+import dataclasses
 import os
 
 from data_prep.config import Source
 from data_prep.runtime import storage
+from data_prep.sources import corrections
 from data_prep.sources import file_names
 from data_prep.sources import folder
 from data_prep.sources import table
@@ -12,7 +14,7 @@ from data_prep.sources.listing import Listing
 
 
 def list_images(source: Source, scratch: str) -> Listing:
-    """Lists the labelled images of a source.
+    """Lists the labelled images of a source, their labels corrected.
 
     Args:
         source: The source, and how it is laid out.
@@ -22,6 +24,15 @@ def list_images(source: Source, scratch: str) -> Listing:
         DataError: If there is no such source; also while the images are run
             through.
     """
+    listing = _list(source, scratch)
+    if not source.corrections:
+        return listing
+    wanted = corrections.read(source.corrections)
+    images = corrections.apply(listing.images, wanted, source.corrections)
+    return dataclasses.replace(listing, images=images)
+
+
+def _list(source: Source, scratch: str) -> Listing:
     place = source.place
     if source.kind == "csv":
         file = _fetch_table(place, scratch)
