@@ -61,7 +61,7 @@ def held_out(
     from sklearn.model_selection import StratifiedKFold
     from sklearn.model_selection import cross_val_predict
 
-    # One scale for all: see `linear_head`. A strong penalty, as some labels
+    # One scale for all: see `linear_head`. A penalty, as some labels
     # are wrong and are not to be learned by heart.
     centred = features - features.mean(axis=0)
     scaled = centred / max(float(centred.std()), 1e-12)
