@@ -36,7 +36,7 @@ LEAST = {
 }
 STORE = ["--data_dir=s3://bucket/data", "--model_dir=s3://bucket/model"]
 GRID = "dropout=0,0.5 batch_size=16,32"
-TUNE = "dropout=0:0.5 finetune_learning_rate=1e-5:1e-3:log head_units=0:512"
+TUNE = "dropout=0:0.5 finetune_learning_rate=1e-5:1e-3:log frozen_epochs=0:512"
 # What data_prep is given, by what can read and write it.
 PREPARE = {
     "vertex": ["--source=gs://b/photos", "--output_dir=gs://b/data"],

@@ -29,6 +29,7 @@ if __name__ == "__main__":
     sys.exit(main())
 """
 SMALL = (
+    "--recipe=",
     "--base=scratch",
     "--weights=none",
     "--image_size=62",
@@ -222,6 +223,7 @@ def test_prepare_and_train(tf, tmp_path):
         data,
         str(tmp_path / "model"),
         callbacks=[count],
+        recipe="",
         base="scratch",
         weights="none",
         image_size=62,

@@ -80,7 +80,7 @@ def test_tuned_flags():
             "doubleValueSpec": {"minValue": 1.0e-5, "maxValue": 1.0e-3},
         },
         {
-            "parameterId": "head_units",
+            "parameterId": "frozen_epochs",
             "scaleType": "UNIT_LINEAR_SCALE",
             "integerValueSpec": {"minValue": 0, "maxValue": 512},
         },

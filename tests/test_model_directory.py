@@ -137,7 +137,7 @@ def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew(
 
 
 def begin_with(model_dir, weights):
-    config = Config("data", str(model_dir), weights=str(weights))
+    config = Config("data", str(model_dir), recipe="", weights=str(weights))
     content = start_rule.identity(config, MANIFEST)
     (model_dir / start_rule.CONFIG).write_text(json.dumps(content))
     return config
@@ -206,7 +206,7 @@ def test_a_directory_in_use_is_refused_until_its_run_ends(tmp_path, end):
 def test_a_run_holds_its_directory(tmp_path, tf, monkeypatch):
     from trainer import run
 
-    config = Config("data", str(tmp_path / "model"), batch_size=8)
+    config = Config("data", str(tmp_path / "model"), recipe="", batch_size=8)
 
     def train(*_):
         directory_lock.refuse_if_held(tmp_path / "model")

@@ -31,13 +31,15 @@ def test_every_recipe_of_the_issue_is_there():
         "food5k",
         "fast",
         "best",
+        "auto",
     }
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_parses_and_says_what_it_is(recipe):
     config = parse(recipe, "--data_dir=data", "--model_dir=model")
-    assert config.data.image_size and config.run.model_dir == "model"
+    assert config.run.recipe == ("auto" if recipe.stem == "auto" else "")
+    assert config.run.model_dir == "model"
     comment = [x for x in recipe.read_text().splitlines() if x.startswith("#")]
     text = " ".join(line.removeprefix("# ") for line in comment)
     for part in ("Published:", "Ours:", "Time:"):

@@ -28,6 +28,7 @@ STEPS = 3
 # tested with it is the same for every base. Like VGG16's own default, the
 # second phase trains the last layers of the base.
 TINY_SETTINGS = dict(
+    recipe="",
     base="scratch",
     image_size=46,
     weights="none",

@@ -96,9 +96,25 @@ class Config(settings.Config):
     also_called = _ALSO_CALLED
 
     def __init__(self, *required: Any, **values: Any):
-        if recipe := values.get("recipe"):
-            values = {**recipes.load(recipe, self.settings()), **values}
-        super().__init__(*required, **values)
+        default = {one.name: one.default for one in self.settings()}["recipe"]
+        given = {}
+        if recipe := values.get("recipe", default):
+            given = recipes.load(recipe, self.settings())
+        values, own = {**given, **values}, set(given) - set(values)
+        try:
+            super().__init__(*required, **values)
+        except UsageError as error:
+            said = [
+                f"--{name}={given[name]}"
+                for name in given
+                if name in own and f"--{name}=" in str(error)
+            ]
+            if not said:
+                raise
+            raise UsageError(
+                f"{error} ({', '.join(said)} is of --recipe={recipe}; "
+                "--recipe= leaves it out.)"
+            ) from None
 
     @property
     def phases(self) -> list[Phase]:
@@ -143,7 +159,7 @@ class Config(settings.Config):
 
     def _check_base(self) -> None:
         name, base = self.model.base, BASES[self.model.base]
-        if self.data.image_size < base.min_size:
+        if 0 < self.data.image_size < base.min_size:
             raise UsageError(
                 f"--image_size={self.data.image_size} is too small: {name} "
                 f"needs at least {base.min_size} pixels."
@@ -209,6 +225,6 @@ class Config(settings.Config):
                 f"--frozen_epochs={frozen_epochs} with "
                 f"--finetune_from={','.join(self._finetune_from)} would keep "
                 "some of them so. Train every layer with --frozen_epochs=0 "
-                f"--finetune_from={first}, give --weights, or pass "
+                f"--finetune_from={first} --head_init=zeros, give --weights, or pass "
                 "--freeze_random_weights if random features are what you want."
             )

@@ -12,6 +12,7 @@ from trainer.config import Config
 from trainer.distribution import rendezvous
 from trainer.distribution.cluster import Cluster
 from trainer.distribution.worker_group import WorkerGroup
+from trainer.engine import automatic
 from trainer.engine import setup
 from trainer.engine import start_rule
 from trainer.feature_extraction import extractor as extractor_lib
@@ -43,6 +44,7 @@ def extract(
         Stopped: If a signal asked to stop.
     """
     manifest = manifest_lib.load(config.data.data_dir)
+    config = automatic.with_size(config, manifest)
     _check_splits(manifest, splits_wanted)
     if cluster:
         purpose = start_rule.purpose(config, manifest)

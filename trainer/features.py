@@ -63,7 +63,7 @@ class FeaturesConfig(Config):
         values |= {"model_dir": output, "feature_dir": output}
         if not values.get("recipe"):
             # One pass over the images as they are, unless asked for more.
-            values = {"augment": "none", **values}
+            values = {"augment": "none", **values, "recipe": ""}
         super().__init__(*required, **values)
 
 

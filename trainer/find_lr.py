@@ -68,7 +68,8 @@ class FindLrConfig(Config):
         # No model directory is written, and decoding the whole split would
         # not pay off for a few batches.
         super().__init__(
-            *required, **{"model_dir": ".", "cache_mb": 0, **values}
+            *required,
+            **{"model_dir": ".", "cache_mb": 0, "recipe": "", **values},
         )
 
 
@@ -133,6 +134,7 @@ def _make_train(config: Config, name: str) -> tuple:
     """
     from data_prep.dataset import manifest as manifest_lib
     from trainer.distribution.worker_group import WorkerGroup
+    from trainer.engine import automatic
     from trainer.engine import loop
     from trainer.engine import optimizers
     from trainer.engine import setup
@@ -147,6 +149,7 @@ def _make_train(config: Config, name: str) -> tuple:
             f"{', '.join(phases)}."
         )
     manifest = manifest_lib.load(config.data.data_dir)
+    config = automatic.with_size(config, manifest)
     strategy, model = setup.make_model(config, manifest)
     loader = setup.make_loader(
         config, manifest, WorkerGroup(strategy, None), [splits.TRAIN]

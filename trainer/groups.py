@@ -32,8 +32,8 @@ class Data(settings.Group):
     image_size: int = setting(
         200,
         "Width and height that the network sees, in pixels; VGG16 takes 32 at "
-        "least.",
-        low=1,
+        "least. 0 follows the images, up to 256.",
+        low=0,
         high=MAX_SIDE,
         first=True,
     )
@@ -66,9 +66,10 @@ class Run(settings.Group):
         required=True,
     )
     recipe: str = setting(
-        "",
+        "auto",
         "Settings that are known to do well, or to reproduce a published "
-        "experiment; what is given beside it wins. See docs/recipes.md.",
+        "experiment; what is given beside it wins. Empty leaves the defaults "
+        "that stand here. See docs/recipes.md.",
         choices=("", *recipes.names()),
         scope=PROCESS,
         first=True,
@@ -171,6 +172,13 @@ class Optimisation(settings.Group):
         low=0,
         first=True,
     )
+    finetune_below: float = setting(
+        1.0,
+        "Validation accuracy of a fitted head (--head_init) from which on "
+        "nothing is fine-tuned; 1 always fine-tunes.",
+        low=0,
+        high=1,
+    )
     finetune_learning_rate: float = setting(
         3e-5, "Highest learning rate of the second phase.", low=0
     )
@@ -257,6 +265,12 @@ class Augmentation(settings.Group):
         first=True,
     )
     augment_strength: float = setting(1.0, "Factor of those ranges.", low=0)
+    flip: str = setting(
+        "true",
+        "Whether augmentation mirrors images; false where a mirror image means "
+        "something else (text). auto asks a fitted head (--head_init).",
+        choices=("auto", "true", "false"),
+    )
     mixup: float = setting(
         0.0, "Alpha of MixUp, such as 0.2; 0 mixes none.", low=0
     )
@@ -266,6 +280,11 @@ class Augmentation(settings.Group):
         "of the images.",
         low=0,
     )
+
+    @property
+    def flips(self) -> bool:
+        """Whether images may be mirrored."""
+        return self.flip != "false"
 
     @property
     def mixes(self) -> bool:

@@ -34,6 +34,7 @@ class Preview(settings.Group):
         groups.Data,
         "image_size",
         default=150,
+        low=1,
         help="Width and height of an image, in pixels.",
     )
     images: int = setting(6, "Number of images, one per row.", low=1)
@@ -91,6 +92,7 @@ def main(config: PreviewConfig) -> None:
         chosen.augment_strength,
         chosen.mixup,
         chosen.cutmix,
+        chosen.flips,
         preview.seed,
     )
     augment = policies.create(policy, len(manifest.classes))

@@ -64,7 +64,7 @@ def run(
     """
     begun_at = time.time()
     model_dir = pathlib.Path(config.run.model_dir)
-    manifest = start_rule.check(config)
+    config, manifest = start_rule.check(config)
     done = start_rule.finished(config)
     if done is not None:
         return done
@@ -122,10 +122,13 @@ def train_and_evaluate(
         config, strategy, model, loader, workers, callbacks, log_dir
     )
     if not resumed:
-        fitted_head = None
+        fitted_head, chosen = None, {}
         if config.features.head_init != "zeros":
-            fitted_head = setup.fit_head(config, model, loader, extractor)
-        training_lib.save_start(training, fitted_head)
+            fitted_head, chosen = setup.fit_head(
+                config, model, loader, extractor
+            )
+        training_lib.save_start(training, fitted_head, chosen)
+    training = training_lib.with_chosen(training)
     state = train_phases(training, extractor, resumed)
 
     model_directory.restore_best(model, model_dir, workers)

@@ -52,6 +52,7 @@ class Policy:
         mixup: Alpha of MixUp; 0 switches it off.
         cutmix: Alpha of CutMix; 0 switches it off. With both, each is applied
             to half of the images.
+        flip: Whether half of the images are mirrored, where the policy does.
         seed: The run's seed.
     """
 
@@ -59,6 +60,7 @@ class Policy:
     strength: float = 1.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    flip: bool = True
     seed: int = 0
 
     @property
@@ -89,7 +91,10 @@ def create(policy: Policy, num_classes: int) -> Callable:
     name = _COLOUR.get(policy.name, policy.name)
     affine = None
     if name in AFFINE:
-        affine = RandomAffine(AFFINE[name].scaled(policy.strength), seed)
+        ranges = AFFINE[name].scaled(policy.strength)
+        if not policy.flip:
+            ranges = dataclasses.replace(ranges, horizontal_flip=False)
+        affine = RandomAffine(ranges, seed)
 
     def augment(image, label, ids, epoch):
         if affine is None:

@@ -13,6 +13,7 @@ from trainer.config import Config
 from trainer.distribution import devices
 from trainer.distribution.cluster import Cluster
 from trainer.distribution.worker_group import WorkerGroup
+from trainer.engine import automatic
 from trainer.engine import checkpoint
 from trainer.engine import history
 from trainer.feature_extraction import head_init
@@ -139,7 +140,7 @@ def fit_head(
     model: keras.Model,
     loader: DataLoader,
     extractor: Extractor,
-) -> dict:
+) -> tuple[dict, dict]:
     """Sets the model's head to a linear classifier fitted on features.
 
     Args:
@@ -149,7 +150,8 @@ def fit_head(
         extractor: Extracts features by the model's base.
 
     Returns:
-        The row of epoch 0 in `metrics.jsonl`: what the head reached.
+        The row of epoch 0 in `metrics.jsonl`: what the head reached; and the
+        settings that it decides, by name.
     """
     fitted_on = views.for_head_fit(
         config.augmentation, config.features, config.run.seed
@@ -172,7 +174,22 @@ def fit_head(
         class_weights=config.optimisation.class_weights,
         seed=config.run.seed,
     )
-    extractor.workers.print_once(
-        history.fitted_head_summary(config.features.head_init, row)
-    )
-    return row
+    say = extractor.workers.print_once
+    say(history.fitted_head_summary(config.features.head_init, row))
+    chosen: dict = automatic.after_fit(config, row["val_accuracy"])
+    if "finetune_epochs" in chosen:
+        say(
+            "nothing is fine-tuned: that accuracy is at least "
+            f"--finetune_below={config.optimisation.finetune_below:g}"
+        )
+    augments = config.augmentation.augment != "none"
+    phases = config.replace(**chosen).phases
+    if config.augmentation.flip == "auto" and phases and augments:
+        flips = head_init.knows_mirrors(model, validation, extractor)
+        chosen["flip"] = "true" if flips else "false"
+        say(
+            "mirrored validation images are "
+            + ("known as well" if flips else "not known as well")
+            + f": --flip={chosen['flip']}"
+        )
+    return row, chosen

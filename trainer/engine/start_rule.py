@@ -21,6 +21,7 @@ from data_prep.runtime.errors import UsageError
 from data_prep.runtime.settings import RUN
 from data_prep.runtime.settings import START
 from trainer.config import Config
+from trainer.engine import automatic
 
 CONFIG = "config.json"
 DONE = "DONE.json"
@@ -29,14 +30,14 @@ _FINGERPRINT = "data_fingerprint"
 _WEIGHTS = "weights_sha256"
 
 
-def check(config: Config) -> Manifest:
+def check(config: Config) -> tuple[Config, Manifest]:
     """Refuses what cannot be trained, before anything is written.
 
     Args:
         config: All settings of the run.
 
     Returns:
-        The data set's manifest.
+        The settings, with a size of the images, and the data set's manifest.
 
     Raises:
         UsageError: If the flags fit neither the data set nor the directory.
@@ -44,12 +45,13 @@ def check(config: Config) -> Manifest:
             another one, or is none.
     """
     manifest = manifest_lib.load(config.data.data_dir)
+    config = automatic.with_size(config, manifest)
     model_dir = pathlib.Path(config.run.model_dir)
     _check_same_run(config, manifest, model_dir)
     if not (model_dir / DONE).exists():
         _check_writable(model_dir)
         _check_splits(config, manifest)
-    return manifest
+    return config, manifest
 
 
 def finished(config: Config) -> dict | None:

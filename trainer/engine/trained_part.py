@@ -133,6 +133,7 @@ def make_augment(
         settings.augment_strength,
         settings.mixup,
         settings.cutmix,
+        settings.flips,
         seed,
     )
     return policies.create(policy, num_classes)

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import Any
 from typing import NamedTuple
 
 import keras
@@ -110,14 +111,28 @@ def start(
     return training, found
 
 
-def save_start(training: Training, fitted_head: dict | None) -> None:
+def with_chosen(training: Training) -> Training:
+    """Returns the training with the settings that the run has chosen itself.
+
+    Args:
+        training: What all phases share; its state names them.
+    """
+    chosen = training.state.chosen
+    return training._replace(config=training.config.replace(**chosen))
+
+
+def save_start(
+    training: Training, fitted_head: dict | None, chosen: Mapping[str, Any]
+) -> None:
     """Saves what a new run starts from.
 
     Args:
         training: What all phases share.
         fitted_head: The row of a head that was fitted before any epoch, which
             is the best so far; None without one.
+        chosen: The settings that the run has chosen itself, by name.
     """
+    training.state.chosen = dict(chosen)
     state, checkpointer = training.state, training.checkpointer
     checkpointer.save_start(checkpoint.model_variables(training.model))
     if fitted_head:

@@ -22,6 +22,8 @@ class TrainingState:
         retries: How often the run went back because of a loss that was not a
             number.
         callbacks: State of the Keras callbacks when this was saved.
+        chosen: The settings that the run has chosen itself, by name; see
+            `automatic`.
     """
 
     epochs: list[dict] = dataclasses.field(default_factory=list)
@@ -32,6 +34,7 @@ class TrainingState:
     totals: dict = dataclasses.field(default_factory=dict)
     retries: int = 0
     callbacks: list[dict] = dataclasses.field(default_factory=list)
+    chosen: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def phase_rows(self) -> list[dict]:

@@ -205,7 +205,9 @@ class Extractor:
 
     def _make_step(self, view: View) -> Callable:
         augment = policies.create(
-            policies.Policy(view.augment, view.strength, seed=view.seed),
+            policies.Policy(
+                view.augment, view.strength, flip=view.flip, seed=view.seed
+            ),
             len(self._manifest.classes),
         )
 

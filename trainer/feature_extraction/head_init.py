@@ -15,9 +15,16 @@ from trainer.feature_extraction import linear_head
 from trainer.feature_extraction.extractor import Extractor
 from trainer.feature_extraction.linear_head import LinearHead
 from trainer.feature_extraction.store import FeatureSet
+from trainer.feature_extraction.views import MIRRORED
+from trainer.feature_extraction.views import PLAIN
 from trainer.feature_extraction.views import View
+from trainer.models import temperature
 from trainer.pipeline import cache
 from trainer.pipeline.reader import Reader
+
+# Up to which factor and how many nats more the loss with mirror images counts as
+# that without; what is next to nothing may double.
+_ALIKE, _NOTHING = 1.05, 0.005
 
 
 class ViewedSplit(NamedTuple):
@@ -89,6 +96,35 @@ def initialise(
             },
         )
     return {"phase": "head_init", "epoch": 0, **head.chosen}
+
+
+def knows_mirrors(
+    model: keras.Model, validation: ViewedSplit, extractor: Extractor
+) -> bool:
+    """Returns whether mirror images are classified as well as the images are.
+
+    Where a mirror image means something else, as of digits or text, the mean
+    over both has a loss that is 13 to 55% higher; of photos it was 8% lower to
+    0.2% higher (docs/recipes.md).
+
+    Args:
+        model: What `build_classifier` returned, its head fitted.
+        validation: The validation split.
+        extractor: The extractor of the model's base.
+    """
+    both = validation._replace(views=[PLAIN, MIRRORED])
+    kernel, bias = model.get_layer("logits").get_weights()
+    plain, mirrored = (
+        _rows(features) @ kernel + bias
+        for features in _extract(extractor, both)
+    )
+    labels = validation.reader.labels
+    alone = temperature.loss(plain, labels)
+    averaged = temperature.loss((plain + mirrored) / 2, labels)
+    mine = extractor.workers.is_first and averaged <= (
+        _ALIKE * alone + _NOTHING
+    )
+    return bool(extractor.workers.sum(float(mine)))
 
 
 def _extract(extractor: Extractor, split: ViewedSplit) -> list[FeatureSet]:

@@ -25,6 +25,7 @@ class View:
         seed: Seed of the policy's random numbers.
         epoch: The epoch whose random numbers are drawn, counted from 0; None
             where nothing is drawn.
+        flip: Whether the policy mirrors half of the images.
         mirrored: Whether images are flipped left to right; only of images
             that are not augmented.
     """
@@ -33,6 +34,7 @@ class View:
     strength: float = 1.0
     seed: int = 0
     epoch: int | None = None
+    flip: bool = True
     mirrored: bool = False
 
     @classmethod
@@ -49,7 +51,11 @@ class View:
         if augmentation.augment == "none":
             return cls()
         return cls(
-            augmentation.augment, augmentation.augment_strength, seed, epoch
+            augmentation.augment,
+            augmentation.augment_strength,
+            seed,
+            epoch,
+            augmentation.flips,
         )
 
     @property
@@ -67,6 +73,7 @@ class View:
         return {
             "augment": self.augment,
             "augment_strength": self.strength,
+            **({} if self.flip else {"flip": False}),
             "seed": self.seed,
             "view": self.epoch,
         }
