@@ -145,7 +145,11 @@ class Restarts(settings.Group):
 class TimeLimit(settings.Group):
     """Of a target that ends a job after some time."""
 
-    time_limit: int = setting(1440, "Longest run in minutes.", low=1)
+    time_limit: int = setting(
+        1440,
+        "Longest run in minutes; on Kubernetes with all of its restarts.",
+        low=1,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,6 +289,7 @@ class Kubernetes(
     Volumes,
     Restarts,
     Grace,
+    TimeLimit,
     Container,
     Machine,
     Gpus,

@@ -93,6 +93,11 @@ def _check_job(kind, job):
         kind,
         "only completionMode: Indexed gives the pods their ranks",
     )
+    require(
+        "activeDeadlineSeconds" in job,
+        kind,
+        "evictions count as no restart: a Job needs activeDeadlineSeconds",
+    )
     names = {container["name"] for container in pod["containers"]}
     actions = {}
     for rule in job["podFailurePolicy"]["rules"]:

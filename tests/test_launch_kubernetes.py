@@ -45,6 +45,24 @@ def test_kinds_pass_their_schemas(kind):
     assert ("LEGACY" in text) == (kind == "tfjob")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_job_ends_at_its_time_limit(kind):
+    text = manifest(kind=kind, workers=2, time_limit=90)
+    assert text.count("activeDeadlineSeconds: 5400\n") == 1
+    # Starting it anew would give it the same time again.
+    assert text.count("- DeadlineExceeded") == (kind in ("jobset", "trainjob"))
+
+
+@pytest.mark.parametrize("at_once, rounds", [(0, 1), (2, 3), (9, 1)])
+def test_runs_that_wait_for_others_have_their_time(at_once, rounds):
+    text = manifest(
+        grid="seed=1,2,3,4,5", runs_at_once=at_once, words=WORDS[:2]
+    )
+    (job,) = (d for d in yaml.safe_load_all(text) if d["kind"] == "Job")
+    assert job["spec"]["activeDeadlineSeconds"] == rounds * 86400
+    assert job["spec"]["parallelism"] == min(at_once or 5, 5)
+
+
 # What each mutant does, and who refuses it.
 MUTANTS = {
     "misspelt key": ("completions: 2", "completionss: 2"),
@@ -81,6 +99,7 @@ MUTANTS = {
         "terminationGracePeriodSeconds: 5",
     ),
     "workers wait for others": ("parallelism: 2", "parallelism: 1"),
+    "evicted without end": ("  activeDeadlineSeconds: 86400\n", ""),
 }
 
 

@@ -29,11 +29,14 @@ Pod N is worker N, has N in JOB_COMPLETION_INDEX, and is found at
 {name}-N by a Service. Workers wait for each other, so the Service
 publishes the addresses of pods that are not ready.
 podFailurePolicy runs a pod again after exit code 75 (stopped, or lost a peer,
-with the state saved) up to backoffLimit, and without limit after an eviction, a
-preemption or the drain of its node. A plain Job does not start its pods all at
-once or none: where workers of several jobs may block one another, use
---kind=jobset with Kueue (a --patch sets its queue's label). Exit codes 64 (the command is wrong) and 65 (the data) end the Job, as
-running it again cannot help; in a sweep they end one run and not the others.
+with the state saved) up to backoffLimit, and any number of times after an
+eviction, a preemption or the drain of its node. activeDeadlineSeconds
+(--time_limit) ends all of it, waiting included: the state is saved, and the Job
+has failed. A plain Job does not start its pods all at once or none: where
+workers of several jobs may block one another, use --kind=jobset with Kueue (a
+--patch sets its queue's label). Exit codes 64 (the command is wrong) and 65
+(the data) end the Job, as running it again cannot help; in a sweep they end one
+run and not the others.
 The ConfigMap of a sweep holds the flags of each run, by its index.
 """,
     "jobset": """\

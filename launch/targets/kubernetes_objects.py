@@ -1,5 +1,6 @@
 """The objects of a manifest, as data; the keys stand as people read them."""
 
+import math
 from collections.abc import Mapping
 
 from data_prep.runtime.errors import EXIT_DATA
@@ -17,7 +18,7 @@ _JOBSET_FAILURE_RULES = [
     {
         "name": "fatal",
         "action": "FailJobSet",
-        "onJobFailureReasons": ["PodFailurePolicy"],
+        "onJobFailureReasons": ["PodFailurePolicy", "DeadlineExceeded"],
     }
 ]
 # Not ready, too: workers wait for each other.
@@ -55,7 +56,8 @@ def manifest(
         metadata,
         options.workers,
         # Of a lost worker all others stop and count, too.
-        {"backoffLimit": options.restarts * options.workers},
+        {"backoffLimit": options.restarts * options.workers}
+        | _deadline(options),
         "FailJob",
         pod,
     )
@@ -89,16 +91,23 @@ def _config_map(metadata: dict, work: Work) -> dict:
 
 
 def _sweep(metadata: dict, work: Work, options: Kubernetes, pod: dict) -> dict:
+    count = len(work.runs)
+    at_once = min(options.runs_at_once or count, count)
     # A wrong run does not end the others.
-    backoff = {"backoffLimitPerIndex": options.restarts}
-    job = _indexed_job(metadata, len(work.runs), backoff, "FailIndex", pod)
-    if options.runs_at_once:
-        job["spec"]["parallelism"] = min(options.runs_at_once, len(work.runs))
+    limits = {"backoffLimitPerIndex": options.restarts}
+    limits |= _deadline(options, rounds=math.ceil(count / at_once))
+    job = _indexed_job(metadata, count, limits, "FailIndex", pod)
+    job["spec"]["parallelism"] = at_once
     return job
 
 
+def _deadline(options: Kubernetes, rounds: int = 1) -> dict:
+    """Returns what ends a Job that is evicted or stops again and again."""
+    return {"activeDeadlineSeconds": 60 * options.time_limit * rounds}
+
+
 def _indexed_job(
-    metadata: dict, count: int, backoff: dict, fatal: str, pod: dict
+    metadata: dict, count: int, limits: dict, fatal: str, pod: dict
 ) -> dict:
     return {
         "apiVersion": "batch/v1",
@@ -108,7 +117,7 @@ def _indexed_job(
             "completionMode": "Indexed",
             "completions": count,
             "parallelism": count,
-            **backoff,
+            **limits,
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {
                 "rules": [
@@ -166,6 +175,7 @@ def _jobset(metadata: dict, options: Kubernetes, pod: dict) -> dict:
                             "completionMode": "Indexed",
                             "completions": count,
                             "parallelism": count,
+                            **_deadline(options),
                             **_fails_as_a_whole("trainer"),
                             "template": {"spec": pod},
                         }
@@ -199,14 +209,14 @@ def _runtime(metadata: dict, options: Kubernetes, pod: dict) -> dict:
                         "maxRestarts": options.restarts,
                         "rules": _JOBSET_FAILURE_RULES,
                     },
-                    "replicatedJobs": [_nodes(pod)],
+                    "replicatedJobs": [_nodes(options, pod)],
                 }
             },
         },
     }
 
 
-def _nodes(pod: dict) -> dict:
+def _nodes(options: Kubernetes, pod: dict) -> dict:
     return {
         "name": "node",
         "replicas": 1,
@@ -218,6 +228,7 @@ def _nodes(pod: dict) -> dict:
             },
             "spec": {
                 "completionMode": "Indexed",
+                **_deadline(options),
                 **_fails_as_a_whole("node"),
                 "template": {"spec": pod},
             },
@@ -250,6 +261,7 @@ def _tfjob(metadata: dict, options: Kubernetes, pod: dict) -> dict:
             "runPolicy": {
                 "cleanPodPolicy": "Running",
                 "backoffLimit": options.restarts,
+                **_deadline(options),
             },
             "tfReplicaSpecs": {
                 "Worker": {
