@@ -273,6 +273,7 @@ def test_accumulation_is_refused_to_batch_normalisation(tf):
     config = Config(
         "data",
         "model",
+        recipe="",
         base="mobilenet",
         weights="none",
         image_size=32,

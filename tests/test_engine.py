@@ -435,6 +435,7 @@ class TestDropout:
         config = Config(
             str(data),
             str(tmp_path / "model"),
+            recipe="",
             base="scratch",
             weights="none",
             freeze_random_weights=True,

@@ -24,6 +24,7 @@ from trainer.config import Config
 
 SIZE = 62  # the small network gives 128 averages
 SMALL = (
+    "--recipe=",
     "--base=scratch",
     "--weights=none",
     "--freeze_random_weights",
@@ -191,6 +192,7 @@ def config_of(data, tmp_path, **options):
     return Config(
         str(data),
         str(tmp_path / "model"),
+        recipe="",
         base="scratch",
         weights="none",
         freeze_random_weights=True,

@@ -16,6 +16,7 @@ from training import train
 
 # 22 images in batches of 4: 6 files, of which each worker makes 3.
 SMALL = (
+    "--recipe=",
     "--base=scratch",
     "--weights=none",
     "--freeze_random_weights",
@@ -146,6 +147,7 @@ def test_one_of_two_stops(data, tmp_path, fault, codes, texts):
 def test_training_on_features_by_two_workers(data, tmp_path):
     """Views extracted by both as their epochs come, a fitted head first."""
     flags = (
+        "--recipe=",
         "--base=scratch",
         "--image_size=62",
         "--frozen_epochs=2",

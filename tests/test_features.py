@@ -26,6 +26,7 @@ from trainer.groups import Features
 
 SIZE = 62  # the small network gives maps of 2 x 2 x 128
 SMALL = (
+    "--recipe=",
     "--base=scratch",
     "--weights=none",
     "--freeze_random_weights",
@@ -59,6 +60,7 @@ def float32(tf):
 
 def config(data, tmp_path, **options):
     defaults = dict(
+        recipe="",
         base="scratch",
         weights="none",
         freeze_random_weights=True,
@@ -875,6 +877,7 @@ def test_a_run_on_features_goes_on_exactly(tmp_path, moment):
     data = training.prepare(tmp_path)
     last = 3 * training.STEPS
     flags = (
+        "--recipe=",
         "--base=scratch",
         f"--image_size={SIZE}",
         "--deterministic",

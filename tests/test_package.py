@@ -62,6 +62,7 @@ def test_installed_elsewhere(tmp_path, kind):
         "--model_dir=model",
         "--weights=none",
         "--freeze_random_weights",
+        "--recipe=",
         "--base=scratch",
         "--image_size=46",
         "--batch_size=8",

@@ -146,6 +146,7 @@ def test_a_damaged_record_is_named_by_what_reads_training_images(
         module,
         f"--data_dir={data}",
         f"{flag}={tmp_path / 'out.png'}",
+        "--recipe=",
         "--base=scratch",
         "--weights=none",
         "--freeze_random_weights",
