@@ -306,7 +306,10 @@ def test_accumulation_is_refused_to_batch_normalisation(tf):
             {"base": "scratch", "weights": "none"},
             "Train every layer with --frozen_epochs=0 --finetune_from=conv1",
         ),
-        ({"feature_cache": True, "mixup": 0.2}, "features of single images"),
+        (
+            {"recipe": "", "feature_cache": True, "mixup": 0.2},
+            "features of single images",
+        ),
         (
             {"head_init": "logistic_regression", "head_units": 8},
             "is a linear classifier",

@@ -786,6 +786,7 @@ def test_the_command_extracts_what_the_run_takes(data, tmp_path):
 
 def test_temperature_makes_an_svm_honest():
     from trainer.feature_extraction import linear_head
+    from trainer.models import temperature as temperature_lib
 
     train, labels = blobs(2, 100, 10, 0)
     valid, valid_labels = blobs(2, 500, 10, 1)
@@ -793,9 +794,9 @@ def test_temperature_makes_an_svm_honest():
         "linear_svm", train, labels, valid[:, None], valid_labels
     )
     logits = valid @ head.kernel + head.bias
-    best = linear_head._loss(logits, valid_labels)
+    best = temperature_lib.loss(logits, valid_labels)
     for factor in (0.8, 1.25):
-        assert linear_head._loss(logits * factor, valid_labels) > best
+        assert temperature_lib.loss(logits * factor, valid_labels) > best
 
 
 def test_a_classical_head_is_served(data, run, tmp_path):

@@ -62,6 +62,7 @@ def test_artefacts(trained):
     model, done = trained
     assert sorted(os.listdir(model)) == [
         "DONE.json",
+        "calibration.json",
         "checkpoints",
         "config.json",
         "environment.json",
