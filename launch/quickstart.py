@@ -28,7 +28,7 @@ IMAGE_SIZE = 48  # pixels; the smallest that leaves VGG16 more than one
 
 # --recipe=auto, shorter. Strokes are no photos, so the last layers of VGG16 learn
 # too, whatever the fitted head reaches.
-PRETRAINED = ("--finetune_epochs=2", "--finetune_below=1")
+PRETRAINED = ("--finetune_epochs=1", "--finetune_below=1")
 # No features to keep: a short look at what random ones give, then the whole of
 # a small network, which learns 1797 digits as well as VGG16 from random weights
 # does, in a tenth of the time.
