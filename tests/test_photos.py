@@ -38,7 +38,7 @@ def data(photo_paths, tmp_path_factory):
 
 
 def test_default_flags(data, photo_paths, run, tmp_path):
-    """Measured: see the commit that added this."""
+    """One epoch of fine-tuning after a fitted head."""
     model = tmp_path / "model"
     done = run(
         "trainer.task",
