@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from training import TINY_SETTINGS
 
 from data_prep.config import PrepareConfig
 from data_prep.prepare import prepare
@@ -13,16 +14,13 @@ from trainer.config import Config
 from trainer.engine import automatic
 
 # All that auto chooses, on a network that takes seconds.
-SETTINGS = dict(
-    base="scratch",
-    weights="none",
-    freeze_random_weights=True,
-    image_size=48,
-    batch_size=8,
-    finetune_epochs=1,
-    finetune_from="conv4",
-    precision="float32",
-)
+SETTINGS = {
+    **TINY_SETTINGS,
+    "recipe": "auto",
+    "image_size": 48,
+    "frozen_epochs": 0,
+    "finetune_epochs": 1,
+}
 
 
 def test_auto_is_what_happens_without_flags():

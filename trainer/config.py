@@ -97,17 +97,17 @@ class Config(settings.Config):
 
     def __init__(self, *required: Any, **values: Any):
         default = {one.name: one.default for one in self.settings()}["recipe"]
-        given = {}
+        added: dict[str, Any] = {}
         if recipe := values.get("recipe", default):
-            given = recipes.load(recipe, self.settings())
-        values, own = {**given, **values}, set(given) - set(values)
+            loaded = recipes.load(recipe, self.settings())
+            added = {n: v for n, v in loaded.items() if n not in values}
         try:
-            super().__init__(*required, **values)
+            super().__init__(*required, **added, **values)
         except UsageError as error:
             said = [
-                f"--{name}={given[name]}"
-                for name in given
-                if name in own and f"--{name}=" in str(error)
+                f"--{name}={value}"
+                for name, value in added.items()
+                if f"--{name}=" in str(error)
             ]
             if not said:
                 raise

@@ -68,7 +68,8 @@ def main(config: Config) -> None:
                     handover.refuse_unwritable(pathlib.Path(place))
             # It has the directory to itself.
             directory_lock.refuse_if_held(pathlib.Path(config.run.model_dir))
-        start_rule.check(config)
+        # With its size chosen, so that the run need not read the index for it.
+        config, _ = start_rule.check(config)
         done = start_rule.finished(config)
         if done is None:
             done = _train(config, cluster, platform.log_dir or "")
