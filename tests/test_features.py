@@ -799,8 +799,14 @@ def test_temperature_makes_an_svm_honest():
         assert temperature_lib.loss(logits * factor, valid_labels) > best
 
 
-def test_a_classical_head_is_served(data, run, tmp_path):
-    """Features -> regression -> model.keras -> evaluate -> predict, as files."""
+def test_a_classical_head_is_served(data, run, tmp_path, tf, monkeypatch):
+    """Features -> regression -> model.keras -> evaluate -> predict, as files.
+
+    The base does not run again over the images whose features are kept.
+    """
+    from trainer.inference import finished
+    from trainer.pipeline import input_pipeline
+
     model = tmp_path / "model"
     done = run(
         "trainer.task",
@@ -831,7 +837,26 @@ def test_a_classical_head_is_served(data, run, tmp_path):
 
     served, evaluated = read(out, f"{photos}/"), read(model / "predictions.csv")
     assert len(served) == 36 and len(evaluated) == 14
+    # Of features in float16.
     for file, probabilities in evaluated.items():
+        np.testing.assert_allclose(served[file], probabilities, atol=1e-3)
+
+    def refuse(*_):
+        raise AssertionError("images are decoded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(input_pipeline, "decoded_exactly", refuse)
+        again = finished.evaluate(str(model), "")
+        assert again["accuracy"] == result["accuracy"]
+        assert again["loss"] == pytest.approx(result["loss"], abs=1e-6)
+        for folder in (model / "features").glob("validation-*"):
+            shutil.rmtree(folder)
+            break  # of one view alone the features are of no use
+        with pytest.raises(AssertionError, match="images are decoded"):
+            finished.evaluate(str(model), "")
+    by_images = finished.evaluate(str(model), "")
+    assert by_images["loss"] == pytest.approx(result["loss"], abs=1e-3)
+    for file, probabilities in read(model / "predictions.csv").items():
         np.testing.assert_allclose(served[file], probabilities, atol=1e-5)
 
 

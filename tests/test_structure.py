@@ -86,6 +86,7 @@ ROOMS = {
         "data_prep.runtime",
         "trainer.distribution",
         "trainer.engine",
+        "trainer.feature_extraction",
         "trainer.models",
         "trainer.pipeline",
     },

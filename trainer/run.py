@@ -25,7 +25,7 @@ from trainer.engine.phases import train_phases
 from trainer.feature_extraction import extractor as extractor_lib
 from trainer.inference import evaluation as evaluation_lib
 from trainer.inference import finished
-from trainer.models.classifier import inference_model
+from trainer.inference import split_prediction
 from trainer.pipeline.input_pipeline import naming_failures
 from trainer.reporting import page
 
@@ -132,16 +132,12 @@ def train_and_evaluate(
     state = train_phases(training, extractor, resumed)
 
     model_directory.restore_best(model, model_dir, workers)
-    inference = evaluation_lib.Inference(
-        strategy,
-        inference_model(model, config.model.flip_average),
-        workers,
-        config.data.image_size,
-        config.optimisation.batch_size,
+    predictor = split_prediction.create(
+        config, manifest, strategy, model, workers
     )
     split = evaluation_lib.choose_split(manifest)
     evaluation = finished.measure(
-        inference, config, manifest, split, chosen=None, exports=True
+        predictor, config, manifest, split, chosen=None, exports=True
     )
     workers.print_once(evaluation_lib.table(evaluation))
     if workers.is_first:

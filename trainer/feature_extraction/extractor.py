@@ -98,17 +98,33 @@ class Extractor:
             DataError: If kept features are damaged, or the disk is full.
             Stopped: If a signal asked to stop; finished files stay.
         """
-        identity = {
-            **self._identity,
-            "split": reader.split,
-            **view.identity,
-        }
+        identity = self._identity_of(reader, view)
         found = store.load(self._root, identity, reader.ids)
         if not self.workers.sum(found is not None):  # nobody has found it
             self._write(reader, images, view, identity)
         return found or store.wait_for(
             self._root, identity, reader.ids, PATIENCE
         )
+
+    def kept(self, reader: Reader, views: Sequence[View]) -> list[FeatureSet]:
+        """Returns what is kept of a split, nothing unless it is all there.
+
+        Args:
+            reader: The split's records.
+            views: What the base saw of each image.
+
+        Raises:
+            DataError: If kept features are damaged.
+        """
+        found = [
+            store.load(self._root, self._identity_of(reader, view), reader.ids)
+            for view in views
+        ]
+        # All workers take the same way, or they would wait for each other.
+        return [] if self.workers.sum(None in found) else found
+
+    def _identity_of(self, reader: Reader, view: View) -> dict[str, Any]:
+        return {**self._identity, "split": reader.split, **view.identity}
 
     def _write(
         self, reader: Reader, images: Callable, view: View, identity: dict

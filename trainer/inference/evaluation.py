@@ -2,66 +2,15 @@
 
 import json
 import pathlib
-from typing import NamedTuple
 
-import keras
 import numpy as np
-import tensorflow as tf
 
 from data_prep.dataset import manifest as manifest_lib
 from data_prep.dataset import splits
 from data_prep.runtime import atomic
-from data_prep.runtime.progress import Progress
-from trainer.distribution.worker_group import WorkerGroup
-from trainer.engine import loop
 from trainer.inference import calibration
 from trainer.models import temperature
-from trainer.pipeline import input_pipeline
 from trainer.pipeline.reader import Reader
-
-
-class Inference(NamedTuple):
-    """What predicts a whole split.
-
-    Attributes:
-        strategy: The strategy that the model was made under.
-        model: From images to float32 logits, without a temperature.
-        workers: The workers that predict together.
-        image_size: S, in pixels.
-        batch_size: Images per step, over all replicas of all workers.
-    """
-
-    strategy: tf.distribute.Strategy
-    model: keras.Model
-    workers: WorkerGroup
-    image_size: int
-    batch_size: int
-
-    def predict(self, reader: Reader) -> np.ndarray:
-        """Predicts every image of a split once.
-
-        Args:
-            reader: Reader of the split.
-
-        Returns:
-            Probabilities float32 `[N, K]`, in record order, in every worker.
-        """
-        workers = self.workers
-        plan = input_pipeline.plan_evaluation(reader.count, self.batch_size)
-        dataset = input_pipeline.create(
-            reader,
-            plan.of_worker(workers.rank, workers.count),
-            input_pipeline.decoded_exactly(reader, self.image_size),
-            replicas=workers.replicas,
-        )
-        with Progress(f"evaluate {reader.split}", reader.count) as progress:
-            return loop.predict(
-                self.strategy,
-                self.model,
-                dataset,
-                plan.weights,
-                progress.update,
-            )
 
 
 def write(

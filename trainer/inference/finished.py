@@ -16,6 +16,8 @@ from trainer.engine import start_rule
 from trainer.inference import calibration
 from trainer.inference import evaluation
 from trainer.inference import exporting
+from trainer.inference import split_prediction
+from trainer.inference.split_prediction import SplitPredictor
 from trainer.models.classifier import build_classifier
 from trainer.models.classifier import inference_model
 from trainer.pipeline.reader import Reader
@@ -84,20 +86,16 @@ def evaluate(model_dir: str, split: str) -> dict:
             len(manifest.classes), config.data.image_size, config.model
         )
     model_directory.restore_best(model, pathlib.Path(model_dir))
-    inference = evaluation.Inference(
-        strategy,
-        inference_model(model, config.model.flip_average),
-        WorkerGroup(strategy, None),
-        config.data.image_size,
-        config.optimisation.batch_size,
+    predictor = split_prediction.create(
+        config, manifest, strategy, model, WorkerGroup(strategy, None)
     )
     split = split or evaluation.choose_split(manifest)
     chosen = calibration.load(pathlib.Path(model_dir))
-    return measure(inference, config, manifest, split, chosen)
+    return measure(predictor, config, manifest, split, chosen)
 
 
 def measure(
-    inference: evaluation.Inference,
+    predictor: SplitPredictor,
     config: Config,
     manifest: Manifest,
     split: str,
@@ -109,7 +107,7 @@ def measure(
     The first worker writes the files, and exports where it is told to.
 
     Args:
-        inference: Predicts with the weights that are measured.
+        predictor: Predicts with the weights that are measured.
         config: The run's settings.
         manifest: The data set's manifest.
         split: Name of the split.
@@ -120,13 +118,13 @@ def measure(
         The content of `evaluation.json`.
     """
     model_dir = config.run.model_dir
-    is_first = inference.workers.is_first
+    is_first = predictor.workers.is_first
     predicted = {}
 
     def predict(name: str) -> tuple[Reader, np.ndarray]:
         if name not in predicted:
             reader = Reader(config.data.data_dir, manifest, name)
-            predicted[name] = reader, inference.predict(reader)
+            predicted[name] = reader, predictor.predict(reader)
         return predicted[name]
 
     if chosen is None:
