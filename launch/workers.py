@@ -7,16 +7,21 @@ that a cluster would give it. All are stopped by what stops a trainer
 (SIGTERM, SIGINT, SIGUSR1, SIGHUP), by the end of this process, or when one
 fails. When they stopped with their state saved, and no signal asked for it,
 all are started again.
+
+What they print is shown with the rank of each, and again the last lines of the
+first that failed: its peers' complaints follow from it.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
+import pathlib
 import shutil
 import signal
 import socket
 import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Mapping
 
@@ -27,8 +32,11 @@ from data_prep.runtime import subprocesses
 from data_prep.runtime.errors import EXIT_FAILURE
 from data_prep.runtime.errors import EXIT_STOPPED
 from data_prep.runtime.errors import UsageError
+from data_prep.runtime.settings import setting
 from launch import arguments
 from launch import job
+from launch.worker_logs import WorkerLog
+from launch.worker_logs import say
 
 _POLL_SECONDS = 0.1
 
@@ -47,6 +55,11 @@ class Processes(settings.Group):
         help="How often to start all again after a lost process.",
     )
     grace_seconds: int = settings.same_as(job.Grace, "grace_seconds")
+    logs_dir: str = setting(
+        "",
+        "Folder in which the output of each process is kept, worker-0.log and "
+        "so on; unless given, it is only shown.",
+    )
 
 
 class WorkersConfig(settings.Config):
@@ -72,6 +85,7 @@ def run_once(
     workers: int,
     grace_seconds: float,
     received: list[int],
+    log_dir: pathlib.Path,
 ) -> int:
     """Runs the processes to their end.
 
@@ -82,6 +96,7 @@ def run_once(
             once one has ended with an error, or all were asked to stop.
         received: Gets the number of each signal that arrives here; all are
             passed on.
+        log_dir: Folder for the output of each.
 
     Returns:
         The exit code of them all, see `combine_codes`.
@@ -99,20 +114,39 @@ def run_once(
             if process.poll() is None:
                 process.send_signal(number)
 
-    before = {
-        number: signal.signal(number, forward) for number in signals.SIGNALS
-    }
-    try:
-        for index in range(workers):
-            processes.append(_start(words, addresses, index, gpus[index]))
-        _wait(processes, received, grace_seconds)
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with contextlib.ExitStack() as stack:
+        logs = [
+            stack.enter_context(WorkerLog(log_dir, rank))
+            for rank in range(workers)
+        ]
+        before = {
+            number: signal.signal(number, forward) for number in signals.SIGNALS
+        }
+        try:
+            for rank, log in enumerate(logs):
+                environ = _environment(addresses, rank, gpus[rank])
+                processes.append(
+                    subprocesses.start_tied(words, environ, log.writer)
+                )
+            failed = _wait(processes, logs, received, grace_seconds)
+        finally:
+            for process in processes:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        for log in logs:
+            log.show(ended=True)
+        if failed and not received:
+            # 75 says that another one was lost, even where it was seen first.
+            first = min(
+                failed,
+                key=lambda rank: processes[rank].returncode == EXIT_STOPPED,
+            )
+            say(f"workers: worker {first} failed first. Its last lines:", 2)
+            for line in logs[first].last_lines:
+                say(line, 2)
     return combine_codes([process.returncode for process in processes])
 
 
@@ -141,7 +175,7 @@ def combine_codes(codes: list[int]) -> int:
 
 
 def _ending(rank: int, code: int) -> str:
-    """Says how a process has failed; what it printed stands above."""
+    """Says how a process has failed."""
     how = f"ended with {code}"
     if code < 0:
         how = f"was ended by {signal.Signals(-code).name}"
@@ -188,37 +222,48 @@ def share_gpus(workers: int, environ: Mapping[str, str]) -> list[str | None]:
     ]
 
 
-def _start(
-    words: list[str], addresses: list[str], rank: int, gpus: str | None
-) -> subprocess.Popen:
+def _environment(
+    addresses: list[str], rank: int, gpus: str | None
+) -> dict[str, str]:
     task = {"type": "worker", "index": rank}
     config = {"cluster": {"worker": addresses}, "task": task}
-    environ = {**subprocesses.environment(), "TF_CONFIG": json.dumps(config)}
+    # A killed process writes no buffer, and its last lines are wanted.
+    environ = {
+        **subprocesses.environment(),
+        "TF_CONFIG": json.dumps(config),
+        "PYTHONUNBUFFERED": "1",
+    }
     if gpus is not None:
         environ["CUDA_VISIBLE_DEVICES"] = gpus
-    return subprocesses.start_tied(words, environ)
+    return environ
 
 
 def _wait(
     processes: list[subprocess.Popen],
+    logs: list[WorkerLog],
     received: list[int],
     grace_seconds: float,
-) -> None:
-    """Waits for all to end, or for the time that a stop may take."""
+) -> list[int]:
+    """Waits for all to end, or for the time that a stop may take.
+
+    Returns:
+        The ranks of the processes that failed, in the order that they did.
+    """
     deadline = None
-    named: set[int] = set()
+    failed: list[int] = []
     while True:
         codes = [process.poll() for process in processes]
-        failed = {rank for rank, code in enumerate(codes) if code}
-        for rank in sorted(failed - named):
-            print(_ending(rank, codes[rank]), file=sys.stderr)
-        named |= failed
-        if None not in codes:
-            return
+        for log, code in zip(logs, codes, strict=True):
+            log.show(ended=code is not None)
+        for rank, code in enumerate(codes):
+            if code and rank not in failed:
+                failed.append(rank)
+                say(_ending(rank, code), 2)
         if deadline is None and (failed or received):
             deadline = time.monotonic() + grace_seconds
-        if deadline is not None and time.monotonic() > deadline:
-            return
+        is_over = deadline is not None and time.monotonic() > deadline
+        if None not in codes or is_over:
+            return failed
         time.sleep(_POLL_SECONDS)
 
 
@@ -229,12 +274,20 @@ def main(config: WorkersConfig, words: list[str]) -> int:
         "trainer.task", *arguments.parse("trainer.task", words)
     )
     received: list[int] = []
-    for start in range(1, chosen.restarts + 2):
-        if start > 1:
-            print(f"workers: start {start}", flush=True)
-        code = run_once(line, chosen.workers, chosen.grace_seconds, received)
-        if code != EXIT_STOPPED or received:
-            break
+    with contextlib.ExitStack() as stack:
+        log_dir = pathlib.Path(
+            chosen.logs_dir
+            or stack.enter_context(tempfile.TemporaryDirectory())
+        )
+        log_dir.mkdir(parents=True, exist_ok=True)
+        for start in range(1, chosen.restarts + 2):
+            if start > 1:
+                say(f"workers: start {start}")
+            code = run_once(
+                line, chosen.workers, chosen.grace_seconds, received, log_dir
+            )
+            if code != EXIT_STOPPED or received:
+                break
     return code
 
 

@@ -7,6 +7,8 @@ the real ones run in the tests of their targets.
 import dataclasses
 import json
 import os
+import pathlib
+import shlex
 import subprocess
 import sys
 
@@ -169,6 +171,35 @@ def test_a_job_of_this_machine_is_stopped(tmp_path):
     other.wait()
     with pytest.raises(UsageError, match="where it was started"):
         follow.ask("logs", found)
+
+
+@pytest.mark.parametrize(
+    "fields, files",
+    [
+        ({}, ["model/metrics.jsonl"]),
+        (
+            {"grid": "seed=1,2"},
+            [f"model/{n:03d}/metrics.jsonl" for n in (0, 1)],
+        ),
+        ({"workers": 2}, [f"jobs/a/logs/worker-{n}.log" for n in (0, 1)]),
+    ],
+)
+def test_logs_of_this_machine(tmp_path, monkeypatch, capfd, fields, files):
+    monkeypatch.chdir(tmp_path)
+    job = Job(target="local", name="a", output_dir="jobs", **fields)
+    words = ["--data_dir=data", "--model_dir=model"]
+    rendered = submit.render(job, words)
+    if "workers" in fields:
+        assert f"--logs_dir={tmp_path}/jobs/a/logs " in rendered.files["run.sh"]
+    paths = [str(tmp_path / name) for name in files]
+    for path in paths:
+        pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+        pathlib.Path(path).write_text("said\n")
+    place = ("a", ("1",), str(job.common.folder), ())
+    found = submitted.Submitted("local", *place, log=rendered.log)
+    assert asked("logs", found, capfd) == [
+        shlex.join(["tail", "--lines=+1", *paths])
+    ]
 
 
 def test_a_model_directory_is_fetched(tmp_path):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -45,7 +46,7 @@ def script(tmp_path, text):
 def test_exit_codes(tmp_path, text, expected):
     words = script(tmp_path, text)
     grace = 1.0 if "sleep" in text else 60.0
-    assert workers.run_once(words, 2, grace, []) == expected
+    assert workers.run_once(words, 2, grace, [], tmp_path) == expected
 
 
 def test_every_worker_has_an_address_of_its_own(tmp_path):
@@ -53,23 +54,76 @@ def test_every_worker_has_an_address_of_its_own(tmp_path):
         tmp_path,
         "with open(f'{sys.argv[1]}/{index}', 'w') as f: json.dump(config, f)",
     )
-    assert workers.run_once([*words, str(tmp_path)], 3, 1.0, []) == 0
+    assert workers.run_once([*words, str(tmp_path)], 3, 1.0, [], tmp_path) == 0
     found = [json.loads((tmp_path / str(n)).read_text()) for n in range(3)]
     assert [one["task"]["index"] for one in found] == [0, 1, 2]
     assert len(set(found[0]["cluster"]["worker"])) == 3
     assert all(one["cluster"] == found[0]["cluster"] for one in found)
 
 
-def test_how_a_worker_failed_is_said(tmp_path, capfd):
+def test_a_failed_worker_is_named_with_its_last_lines(
+    tmp_path, capfd, monkeypatch
+):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     words = script(
-        tmp_path, "os.kill(os.getpid(), 9) if index else sys.exit(75)"
+        tmp_path,
+        "if not index: print('a peer is lost'); sys.exit(75)\n"
+        "for number in range(20): print(number)\n"
+        "print('where it broke', end='', file=sys.stderr)\n"
+        "os.kill(os.getpid(), 9)",
     )
-    assert workers.run_once(words, 2, 60.0, []) == 75
-    said = capfd.readouterr().err.splitlines()
-    assert set(said) == {
+    assert workers.run_once(words, 2, 60.0, [], tmp_path) == 75
+    shown, said = capfd.readouterr()
+    printed = [f"1: {number}" for number in range(20)] + ["1: where it broke"]
+    assert sorted(shown.splitlines()) == sorted(["0: a peer is lost", *printed])
+    assert set(said.splitlines()[:2]) == {
         "workers: worker 0 ended with 75",
         "workers: worker 1 was ended by SIGKILL",
     }
+    assert said.splitlines()[2:] == [
+        "workers: worker 1 failed first. Its last lines:",
+        *printed[-10:],
+    ]
+    assert (tmp_path / "worker-0.log").read_text() == "a peer is lost\n"
+
+
+def test_lines_of_an_earlier_start_are_kept_but_not_shown(tmp_path, capfd):
+    words = script(tmp_path, "print('again')")
+    for _ in range(2):
+        assert workers.run_once(words, 1, 60.0, [], tmp_path) == 0
+        assert capfd.readouterr().out == "0: again\n"
+    assert (tmp_path / "worker-0.log").read_text() == "again\nagain\n"
+
+
+def test_workers_save_when_their_terminal_is_closed(tmp_path):
+    """Writing to it fails from then on, which must not end them at once."""
+    words = script(
+        tmp_path,
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])\n"
+        "print('ready')\n"
+        "signal.sigwait([signal.SIGHUP])\n"
+        "print('saving')\n"
+        "time.sleep(1)\n"
+        "open(f'{sys.argv[1]}/{index}.saved', 'w').close()\n"
+        "sys.exit(75)",
+    )
+    code = (
+        "import pathlib, sys\nfrom launch import workers\n"
+        f"words = {[*words, str(tmp_path)]!r}\n"
+        "code = workers.run_once(words, 2, 60, [], pathlib.Path(words[-1]))\n"
+        "pathlib.Path(words[-1], 'code').write_text(str(code))"
+    )
+    child, terminal = pty.fork()
+    if not child:
+        os.chdir(ROOT)
+        os.execv(sys.executable, [sys.executable, "-c", code])
+    text = b""
+    while text.count(b": ready") < 2:
+        text += os.read(terminal, 4096)
+    os.close(terminal)
+    os.waitpid(child, 0)
+    assert (tmp_path / "code").read_text() == "75"
+    assert len(list(tmp_path.glob("*.saved"))) == 2
 
 
 def test_gpus_are_shared():
@@ -102,7 +156,7 @@ def test_every_worker_sees_its_own_gpus(tmp_path, monkeypatch):
         "with open(f'{sys.argv[1]}/{index}', 'w') as f:"
         " f.write(os.environ['CUDA_VISIBLE_DEVICES'])",
     )
-    assert workers.run_once([*words, str(tmp_path)], 2, 1.0, []) == 0
+    assert workers.run_once([*words, str(tmp_path)], 2, 1.0, [], tmp_path) == 0
     found = [(tmp_path / str(n)).read_text() for n in range(2)]
     assert found == ["5", "6"]
 
@@ -127,7 +181,7 @@ sys.exit(75)
 """
 
 STARTERS = {
-    "workers": "workers.run_once(words, 2, 60, [])",
+    "workers": "workers.run_once(words, 2, 60, [], pathlib.Path(words[-1]))",
     "staged": (
         "staged.subprocesses.python_module = lambda *_: words\n"
         "staged.run_trainer((), None, 60)"
@@ -149,6 +203,7 @@ def wait_for(folder, pattern, count):
 def test_a_process_ends_with_what_started_it(tmp_path, starter, sent, arrives):
     words = [sys.executable, "-c", WAITS, str(tmp_path)]
     code = (
+        "import pathlib\n"
         "from launch import staged, workers\n"
         f"words = {words!r}\n{STARTERS[starter]}"
     )

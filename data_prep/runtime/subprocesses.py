@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from typing import IO
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -32,7 +33,7 @@ def environment() -> dict[str, str]:
 
 
 def start_tied(
-    words: list[str], environ: Mapping[str, str]
+    words: list[str], environ: Mapping[str, str], output: IO | None = None
 ) -> subprocess.Popen:
     """Starts a process that this one's end stops, however it ends.
 
@@ -43,6 +44,8 @@ def start_tied(
     Args:
         words: Its command.
         environ: Its environment.
+        output: A file for all that it prints; by default, it prints where
+            this process does.
 
     Returns:
         The process. Call this from a thread that lives as long as it should.
@@ -58,5 +61,10 @@ def start_tied(
                 os.kill(os.getpid(), signal.SIGTERM)
 
     return subprocess.Popen(
-        words, env=environ, start_new_session=True, preexec_fn=tie
+        words,
+        env=environ,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+        preexec_fn=tie,
     )

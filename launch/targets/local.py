@@ -1,6 +1,7 @@
 """This machine: all of its GPUs, or several processes to try a cluster."""
 
 import getpass
+import glob
 import os
 import pathlib
 import shlex
@@ -20,6 +21,8 @@ from launch.targets.rendering import flag_files
 from launch.targets.rendering import shell_lines
 from launch.targets.submitted import Submitted
 from launch.work import Work
+
+_EPOCHS = "metrics.jsonl"  # in the model directory, a line an epoch
 
 
 def render(common: Common, options: Local, work: Work) -> Rendered:
@@ -55,7 +58,7 @@ def render(common: Common, options: Local, work: Work) -> Rendered:
         "directory": shlex.quote(str(pathlib.Path.cwd())),
         "environment": export_lines(common.variables),
         "setup": options.setup,
-        "line": shell_lines(_line(options, work)),
+        "line": shell_lines(_line(common, options, work)),
     }
     if work.runs:
         script = fill_template(
@@ -76,6 +79,7 @@ def render(common: Common, options: Local, work: Work) -> Rendered:
         "Stop: Ctrl-C or SIGTERM; the state is saved within a step. Resume: "
         f"bash {common.folder / 'run.sh'}",
         runs_here=True,
+        log=_log(common, options, work),
     )
 
 
@@ -85,14 +89,17 @@ def follow(
     """Returns the client's commands for an action; see `kubernetes.follow`.
 
     Raises:
-        UsageError: For logs, which are on the terminal that started it, and
-            of a job that has ended.
+        UsageError: Of a job that has ended, or that left nothing to show.
     """
     if action == "logs":
-        raise UsageError(
-            "a job of this machine prints where it was started; as a systemd "
-            f"unit to `journalctl --unit={found.name}`."
-        )
+        files = sorted(glob.glob(found.log))
+        if not files:
+            raise UsageError(
+                "a job of this machine prints where it was started, as a "
+                f"systemd unit to `journalctl --unit={found.name}`. "
+                f"There is no {found.log or 'file of it'}."
+            )
+        return [[["tail", "--lines=+1", *["--follow"] * follow, *files]]]
     # The process that submitted it has become the work: its number stays.
     (number,) = found.ids
     if not _is_running(int(number), found):
@@ -115,7 +122,27 @@ def _is_running(number: int, found: Submitted) -> bool:
         return False
 
 
-def _line(options: Local, work: Work) -> list[str]:
+def _log(common: Common, options: Local, work: Work) -> str:
+    """Returns the files that tell how the job goes on, with wildcards.
+
+    One process prints where it was started, but for its epochs.
+    """
+    if options.workers > 1:
+        return glob.escape(str(_log_dir(common))) + "/*.log"
+    places = [pathlib.Path(one) for one in work.model_dirs]
+    if not places or work.staged:
+        return ""
+    if work.runs:
+        return glob.escape(str(places[0].parent)) + f"/*/{_EPOCHS}"
+    return glob.escape(str(places[0])) + f"/{_EPOCHS}"
+
+
+def _log_dir(common: Common) -> pathlib.Path:
+    """Returns the folder of what each of several processes prints."""
+    return common.folder / "logs"
+
+
+def _line(common: Common, options: Local, work: Work) -> list[str]:
     python = options.python or sys.executable
     program = [python, "-m", *work.program]
     if options.workers > 1:
@@ -124,6 +151,7 @@ def _line(options: Local, work: Work) -> list[str]:
             f"--workers={options.workers}",
             f"--restarts={options.restarts}",
             f"--grace_seconds={options.grace_seconds}",
+            f"--logs_dir={_log_dir(common)}",
             "--",
         ]
     return [*program, *work.arguments]
