@@ -311,7 +311,7 @@ def test_systemd_unit(tmp_path):
     assert verify(text) == (0, [])
     for old, new in (
         ("KillMode=mixed", "KillMode=mixd"),
-        ("RestartForceExitStatus=75", "RestartForceExitStatus=many"),
+        ("RestartPreventExitStatus=64", "RestartPreventExitStatus=many"),
         ("ExecStart=", "ExecStrt="),
         ("User=", "Usr="),
         ("Environment=", "Environmnt="),
