@@ -235,7 +235,9 @@ def test_predict_names_bad_files(trained, run, tmp_path):
     done = run("trainer.predict", *arguments, tmp_path / "images")
     assert done.returncode == 65
     assert "bad.png is no image of a known format" in done.stderr
-    assert len(output.read_text().splitlines()) == 2
+    _, bad, good = output.read_text().splitlines()
+    assert bad.endswith("bad.png,,,,,is no image of a known format")
+    assert good.startswith(f"{tmp_path}/images/good.png,,")
     for paths, code, message in (
         ([], 64, "expected image files"),
         ([tmp_path / "gone"], 65, "does not exist"),

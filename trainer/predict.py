@@ -3,21 +3,19 @@
 python -m trainer.predict --model_dir=model PATH...
 python -m trainer.predict --model_dir=model --output=new.csv PATH...
 
-A PATH is a file, a folder, a pattern such as 'new/*.jpg', @FILE for the lines of
-a file, or - for those of the standard input. Without --output a table is printed.
+A PATH is a file, a folder, a pattern such as 'new/*.jpg', an address of an object
+or a folder at gs:// or s3://, @FILE for the lines of a file, or - for those of
+the standard input. Without --output a table is printed. What is no usable image
+is named, and ends the command with 65 once all others are classified.
 """
 
+import contextlib
 import dataclasses
-import glob
-import os
 import pathlib
 import sys
-from collections.abc import Iterator
+import threading
 
-import numpy as np
-
-from data_prep.dataset import labels
-from data_prep.images import inspection
+from data_prep.images import memory
 from data_prep.runtime import command
 from data_prep.runtime import settings
 from data_prep.runtime import startup
@@ -25,6 +23,11 @@ from data_prep.runtime.errors import EXIT_DATA
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.settings import setting
 from trainer import groups
+from trainer.inference import answers
+from trainer.inference import class_folders
+from trainer.inference import image_paths
+from trainer.inference import prediction
+from trainer.inference.exported import ExportedModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +58,18 @@ class Prediction(settings.Group):
     )
     unsure_below: float = setting(
         0.0,
-        "Predict nothing where no class has this probability.",
+        "Predict nothing where no class has this probability. All "
+        "probabilities are then calibrated, by calibration.json.",
         low=0,
         high=1,
+        first=True,
+    )
+    sort_into: str = setting(
+        "",
+        "A folder that gets one folder per class, with hard links to the "
+        "images (or copies, where links cannot be). What is there is never "
+        "overwritten; unsure images are left out.",
+        path=settings.Path(settings.WRITTEN),
         first=True,
     )
 
@@ -68,137 +80,55 @@ class PredictConfig(settings.Config):
     prediction: Prediction
 
 
-def list_files(paths: list[str]) -> list[str]:
-    """Returns the files that the paths name, folders searched recursively.
-
-    Args:
-        paths: Files, folders and patterns; "@FILE" and "-" stand for the lines
-            of a file and of the standard input. Hidden files in folders are
-            left out.
-
-    Raises:
-        DataError: If a path does not exist or is no regular file, or there is
-            no file at all.
-    """
-    result: set[str] = set()
-    for path in _spelt(paths):
-        if os.path.isdir(path):
-            found = [
-                os.path.join(place, name)
-                for place, _, names in os.walk(path)
-                for name in names
-                if not name.startswith(".")
-            ]
-            # Reading a pipe or a device would wait, or never end.
-            result |= {file for file in found if os.path.isfile(file)}
-        elif os.path.isfile(path):
-            result.add(path)
-        elif os.path.exists(path):
-            raise DataError(f"{path} is neither a file nor a folder.")
-        else:
-            raise DataError(f"{path} does not exist.")
-    if not result:
-        raise DataError(f"there is no file in {', '.join(paths)}.")
-    return sorted(result)
-
-
-def _spelt(paths: list[str]) -> Iterator[str]:
-    """Yields the paths that lists and patterns stand for."""
-    for path in paths:
-        if path == "-":
-            yield from filter(None, sys.stdin.read().splitlines())
-        elif path.startswith("@") and not os.path.exists(path):
-            try:
-                with open(path[1:], errors="surrogateescape") as lines:
-                    yield from filter(None, lines.read().splitlines())
-            except OSError as error:
-                raise DataError(f"{path} cannot be read: {error}.") from None
-        elif not os.path.exists(path) and glob.has_magic(path):
-            found = glob.glob(path, recursive=True)
-            if not found:
-                raise DataError(f"no file matches {path}.")
-            yield from found
-        else:
-            yield path
-
-
-def table(
-    classes: list[str],
-    files: list[str],
-    probabilities: np.ndarray,
-    top_k: int,
-    unsure_below: float,
-) -> str:
-    """Returns predictions as a table of a line per image.
-
-    Args:
-        classes: K names.
-        files: N paths.
-        probabilities: float32 `[N, K]`.
-        top_k: Classes to show of each image.
-        unsure_below: Nothing is predicted where no class reaches it.
-    """
-    lines = []
-    width = max(map(len, files))
-    for file, row in zip(files, probabilities, strict=True):
-        best = np.argsort(-row, kind="stable")[:top_k]
-        shown = "  ".join(f"{classes[k]} {row[k]:.4f}" for k in best)
-        if row.max() < unsure_below:
-            shown = f"unsure ({shown})"
-        lines.append(f"{file:<{width}}  {shown}")
-    return "\n".join(lines)
-
-
 def main(config: PredictConfig, paths: list[str]) -> int:
-    """Writes predictions of all image files that the paths name."""
-    model_dir, output = config.prediction.model_dir, config.prediction.output
-    names = pathlib.Path(model_dir, labels.FILE_NAME)
-    if not names.is_file():
-        raise DataError(
-            f"{model_dir} holds no exported model. Expected what trainer.task "
-            "wrote."
-        )
-    good, bad = {}, 0
-    for file in list_files(paths):
-        facts = inspection.inspect(file)
-        if facts.problem:
-            bad += 1
-            print(f"error: {file} {facts.problem}", file=sys.stderr)
-        else:
-            good[file] = facts.kept
-    if not good:
-        raise DataError(f"none of {bad} files is an image.")
-    startup.import_tensorflow()
-    from trainer.inference import evaluation
-    from trainer.inference import prediction
-
-    chosen, classes = config.prediction, labels.read(names)
-    probabilities = prediction.predict(model_dir, good)
-    if not output:
+    """Says of all images that the paths name what they are."""
+    chosen = config.prediction
+    startup.require_tensorflow()
+    files = image_paths.list_files(paths)
+    model = ExportedModel(chosen.model_dir)
+    memory.share(threading.RLock())
+    bad = unsorted = 0
+    with _open_output(chosen, model.classes, files) as write:
+        for answer in prediction.predict(model, files, chosen.unsure_below):
+            if answer.problem:
+                bad += 1
+                name = answers.printable(answer.file)
+                print(f"error: {name} {answer.problem}", file=sys.stderr)
+            write(answer)
+            if chosen.sort_into and answer.predicted:
+                class_folders.place(
+                    answer.file, chosen.sort_into, answer.predicted
+                )
+            elif chosen.sort_into:
+                unsorted += 1
+        if bad == len(files):
+            raise DataError(f"none of {bad} files is an image.")
+    if chosen.output:
+        print(f"{chosen.output}: {len(files) - bad} images, {bad} bad files")
+    if chosen.sort_into:
         print(
-            table(
-                classes,
-                list(good),
-                probabilities,
-                chosen.top_k,
-                chosen.unsure_below,
-            )
+            f"{chosen.sort_into}: {len(files) - unsorted} images, "
+            f"{unsorted} unsure or bad ones left out"
         )
-        return EXIT_DATA if bad else 0
-    write = {
-        "csv": evaluation.write_predictions,
-        "jsonl": evaluation.write_json_lines,
-    }[chosen.format]
-    write(
-        pathlib.Path(output),
-        classes,
-        list(good),
-        [""] * len(good),
-        probabilities,
-        chosen.unsure_below,
-    )
-    print(f"{output}: {len(good)} images, {bad} bad files left out")
     return EXIT_DATA if bad else 0
+
+
+def _open_output(
+    chosen: Prediction, classes: list[str], files: list[str]
+) -> contextlib.AbstractContextManager[answers.Write]:
+    """Returns a context whose value takes the answers, one by one."""
+    if chosen.output:
+        path = pathlib.Path(chosen.output)
+        if chosen.format == "csv":
+            return answers.open_csv(path, classes)
+        return answers.open_json_lines(path, classes)
+    width = max(len(answers.printable(file)) for file in files)
+
+    def show(answer: prediction.Answer) -> None:
+        if not answer.problem:
+            print(answers.table_line(answer, classes, width, chosen.top_k))
+
+    return contextlib.nullcontext(show)
 
 
 def cli() -> None:

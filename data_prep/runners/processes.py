@@ -1,8 +1,6 @@
 """Runs a function on many items in several processes, in order."""
 
-import collections
 import concurrent.futures
-import itertools
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.synchronize
@@ -18,6 +16,7 @@ from typing import Any
 from data_prep.images import memory
 from data_prep.runtime import limits
 from data_prep.runtime.errors import DataError
+from data_prep.runtime.lookahead import ahead
 
 # Calls that wait or run for each process: enough to keep it busy, few enough
 # to hold only a handful of items and results in memory.
@@ -70,19 +69,12 @@ class Processes:
         if not self._pool:
             yield from map(function, items)
             return
-        items = iter(items)
-        waiting = collections.deque(
-            self._pool.submit(function, item)
-            for item in itertools.islice(items, _AHEAD * self._workers)
-        )
-        while waiting:
-            try:
-                result = waiting.popleft().result()
-            except BrokenProcessPool:
-                raise DataError(_KILLED.format(self._workers)) from None
-            for item in itertools.islice(items, 1):
-                waiting.append(self._pool.submit(function, item))
-            yield result
+        try:
+            yield from ahead(
+                self._pool, function, items, _AHEAD * self._workers
+            )
+        except BrokenProcessPool:
+            raise DataError(_KILLED.format(self._workers)) from None
 
 
 def _begin(lock: multiprocessing.synchronize.RLock) -> None:

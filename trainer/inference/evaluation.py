@@ -1,6 +1,5 @@
 """Measures a model on a split: metrics, confusion matrix, predictions."""
 
-import json
 import pathlib
 
 import numpy as np
@@ -204,7 +203,6 @@ def write_predictions(
     files: list[str],
     labels: list[str],
     probabilities: np.ndarray,
-    unsure_below: float = 0.0,
 ) -> None:
     """Writes a CSV of one line per image, sorted by file.
 
@@ -216,7 +214,6 @@ def write_predictions(
         files: N paths.
         labels: N names of true classes; "" for a class that is not known.
         probabilities: float32 `[N, K]`.
-        unsure_below: `predicted` is "" where no probability reaches it.
     """
     with atomic.open_csv(path) as writer:
         writer.writerow(
@@ -224,51 +221,11 @@ def write_predictions(
             + [f"probability_{name}" for name in classes]
         )
         for row in sorted(range(len(files)), key=lambda n: files[n]):
-            predicted = _predicted(classes, probabilities[row], unsure_below)
+            predicted = classes[int(probabilities[row].argmax())]
             writer.writerow(
                 [files[row], labels[row], predicted]
                 + [f"{p:.9g}" for p in probabilities[row]]
             )
-
-
-def write_json_lines(
-    path: pathlib.Path,
-    classes: list[str],
-    files: list[str],
-    labels: list[str],
-    probabilities: np.ndarray,
-    unsure_below: float = 0.0,
-) -> None:
-    """Writes a JSON object per image and line, sorted by file.
-
-    Keys: `file`, `label`, `predicted` and `probabilities`, an object by class.
-
-    Args:
-        path: The file.
-        classes: K names.
-        files: N paths.
-        labels: N names of true classes; "" for a class that is not known.
-        probabilities: float32 `[N, K]`.
-        unsure_below: `predicted` is "" where no probability reaches it.
-    """
-    lines = []
-    for row in sorted(range(len(files)), key=lambda n: files[n]):
-        of_image = [float(f"{p:.9g}") for p in probabilities[row]]
-        content = {
-            "file": files[row],
-            "label": labels[row],
-            "predicted": _predicted(classes, probabilities[row], unsure_below),
-            "probabilities": dict(zip(classes, of_image, strict=True)),
-        }
-        lines.append(json.dumps(content) + "\n")
-    atomic.write_text(path, "".join(lines))
-
-
-def _predicted(
-    classes: list[str], probabilities: np.ndarray, unsure_below: float
-) -> str:
-    best = int(probabilities.argmax())
-    return classes[best] if probabilities[best] >= unsure_below else ""
 
 
 def table(result: dict) -> str:
