@@ -5,6 +5,7 @@
     shardtune.prepare("photos", "data", workers=2)
     done = shardtune.train("data", "model", recipe="best")
     print(done["evaluation"]["accuracy"])
+    print(shardtune.Classifier.load("model").predict("new.jpg"))
 
 Importing it takes no time and no TensorFlow: what a name needs is imported
 when the name is used.
@@ -20,13 +21,25 @@ if TYPE_CHECKING:
 
     from data_prep.config import PrepareConfig
     from data_prep.dataset.manifest import Manifest
+    from data_prep.images.plain import BadImage
+    from shardtune.classifier import Classifier
     from trainer.config import Config
 
     __version__: str
 
-__all__ = ["Config", "PrepareConfig", "__version__", "prepare", "train"]
+__all__ = [
+    "BadImage",
+    "Classifier",
+    "Config",
+    "PrepareConfig",
+    "__version__",
+    "prepare",
+    "train",
+]
 
 _HOMES = {
+    "BadImage": "data_prep.images.plain",
+    "Classifier": "shardtune.classifier",
     "Config": "trainer.config",
     "PrepareConfig": "data_prep.config",
 }
