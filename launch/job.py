@@ -117,6 +117,14 @@ class Container(settings.Group):
     image: str = setting(
         "shardtune:0.1.0", "Container image, built from the Dockerfile here."
     )
+    build: bool = setting(
+        False,
+        "First build --image from this checkout by docker, podman or buildah, "
+        "and push it if its name has a registry and it runs elsewhere.",
+    )
+    build_options: str = setting(
+        "", "More options of the build: --build-arg=USER=root."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -389,6 +397,12 @@ class Job(settings.Config):
                 "process per machine. Leave it out; data_prep's own --workers "
                 "is how many processors it uses."
             )
+        if isinstance(options, Container):
+            if options.build_options and not options.build:
+                raise UsageError(
+                    f"--build_options={options.build_options} without --build: "
+                    "pass it, or leave them out."
+                )
         if isinstance(options, Vertex):
             uri = options.output_uri
             if not uri.startswith("gs://"):

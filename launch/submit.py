@@ -6,6 +6,7 @@ Writes plain files into a folder and hands them to the platform's own client;
 with --dry_run it prints what it would do.
 """
 
+import dataclasses
 import importlib
 import os
 import pathlib
@@ -21,7 +22,9 @@ from data_prep.runtime import command
 from data_prep.runtime.errors import EXIT_FAILURE
 from data_prep.runtime.errors import UsageError
 from launch import agreement
+from launch import image
 from launch.job import Common
+from launch.job import Container
 from launch.job import Job
 from launch.targets.rendering import Rendered
 from launch.targets.submitted import Submitted
@@ -54,7 +57,11 @@ def render_work(job: Job, work: Work) -> Rendered:
     """
     agreement.check(job, work)
     target = importlib.import_module(f"launch.targets.{job.common.target}")
-    return target.render(job.common, job.options, work)
+    rendered = target.render(job.common, job.options, work)
+    if isinstance(job.options, Container) and job.options.build:
+        before = image.build_commands(job.options, rendered.runs_here)
+        return dataclasses.replace(rendered, before=before)
+    return rendered
 
 
 def submit(
@@ -79,7 +86,8 @@ def submit(
         UsageError: If a client is not installed, or the folder is that of a
             sweep whose flags may still be read.
     """
-    missing = {c[0] for c in rendered.commands if not shutil.which(c[0])}
+    commands = (*rendered.before, *rendered.commands)
+    missing = {c[0] for c in commands if not shutil.which(c[0])}
     if missing:
         raise UsageError(
             f"{', '.join(sorted(missing))} is not installed here. Install it, "
@@ -104,6 +112,10 @@ def submit(
             psutil.Process().create_time() if rendered.runs_here else 0.0,
         ).save()
 
+    for words in rendered.before:
+        print(f"$ {shlex.join(words)}", flush=True)
+        if code := subprocess.run(words, check=False).returncode:
+            return _fail(f"{shlex.join(words[:2])} failed with {code}.")
     answers = []
     for words in rendered.commands:
         print(f"$ {shlex.join(words)}", flush=True)
@@ -117,26 +129,25 @@ def submit(
         )
         print(done.stdout, end="", flush=True)
         if done.returncode:
-            print(
-                f"error: submitting failed with {done.returncode}.",
-                file=sys.stderr,
-            )
-            return EXIT_FAILURE
+            return _fail(f"submitting failed with {done.returncode}.")
         answers += done.stdout.splitlines()
         # The jobs of a sweep that were submitted before one is refused, too.
         keep(rendered.names or [a.partition(";")[0] for a in answers if a])
     # kubectl's word for each object; a Service may be left of an earlier job.
     if answers and all(line.endswith(" unchanged") for line in answers):
-        print(
-            f"error: {answers[-1]}: a job of this name is there, and nothing "
-            f"was started. If it has ended: launch.cancel {folder.name}, then "
-            "submit again.",
-            file=sys.stderr,
+        return _fail(
+            f"{answers[-1]}: a job of this name is there, and nothing was "
+            f"started. If it has ended: launch.cancel {folder.name}, then "
+            "submit again."
         )
-        return EXIT_FAILURE
     print(rendered.afterwards)
     print(_how_to_follow(folder))
     return 0
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return EXIT_FAILURE
 
 
 def _how_to_follow(folder: pathlib.Path) -> str:
@@ -170,10 +181,13 @@ def main(job: Job, words: list[str]) -> int:
     """Prints or submits a job; returns an exit code."""
     work = plan(job, words)
     rendered = render_work(job, work)
+    if isinstance(job.options, Container) and not job.options.build:
+        if difference := image.find_difference(job.options.image):
+            print(f"warning: {difference}", file=sys.stderr)
     if job.common.dry_run:
         for name, text in rendered.files.items():
             print(f"==> {job.common.folder / name} <==\n{text}")
-        for line in rendered.commands:
+        for line in (*rendered.before, *rendered.commands):
             print(f"$ {shlex.join(line)}")
         print(f"\n{rendered.afterwards}")
         return 0

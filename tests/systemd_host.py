@@ -107,7 +107,9 @@ def boot(units):
     group = CGROUPS / f"shardtune-test-{os.getpid()}"
     group.mkdir()
     process = subprocess.Popen(
-        ["unshare", "--mount", "--pid", "--mount-proc", "--cgroup", "--net"]
+        # It ends with this process, however that ends.
+        ["setpriv", "--pdeathsig=KILL"]
+        + ["unshare", "--mount", "--pid", "--mount-proc", "--cgroup", "--net"]
         + ["--ipc", "--uts", "--fork", "--kill-child"]
         + ["bash", "-c", BOOT, "bash", str(units)],
         preexec_fn=lambda: (group / "cgroup.procs").write_text("0"),

@@ -40,6 +40,8 @@ OTHER = {
     "cpus": 3,
     "memory_gb": 5,
     "image": "registry.io/other/image:2",
+    "build": True,
+    "build_options": "--build-arg=USER=root",
     "grace_seconds": 77,
     "restarts": 3,
     "time_limit": 90,
@@ -113,6 +115,8 @@ def test_every_setting_of_a_target_has_an_effect(target, name, tmp_path):
     least = dict(least)
     if name in ("trials", "parallel_trials"):
         least["tune"] = launch_jobs.TUNE
+    if name == "build_options":
+        least["build"] = True
     if name == "runs_at_once":
         least["grid"] = launch_jobs.GRID
     if name == "region":  # that of the image would be another one
@@ -124,7 +128,11 @@ def test_every_setting_of_a_target_has_an_effect(target, name, tmp_path):
         rendered = submit.render(Job(**fields), list(words))
         launch_rules.check(target, rendered.files)
         stamp = r"\d{8}-\d{6}"  # of SageMaker's names
-        return re.sub(stamp, "", repr((rendered.files, rendered.commands)))
+        return re.sub(
+            stamp,
+            "",
+            repr((rendered.files, rendered.commands, rendered.before)),
+        )
 
     # What a comment says is no effect.
     def effect(fields):

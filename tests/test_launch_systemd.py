@@ -101,7 +101,7 @@ def test_a_training_survives_stops_kills_and_a_restart(folder, monkeypatch):
     monkeypatch.chdir(ROOT)
     job = Job(output_dir=str(folder / "launched"), python=sys.executable)
     words = [f"--data_dir={data}", f"--model_dir={model}", *TINY]
-    install(folder, job, [*words, "--frozen_epochs=60", "--finetune_epochs=0"])
+    install(folder, job, [*words, "--frozen_epochs=30", "--finetune_epochs=0"])
     metrics = model / "metrics.jsonl"
 
     def epochs():
@@ -129,5 +129,5 @@ def test_a_training_survives_stops_kills_and_a_restart(folder, monkeypatch):
     with systemd_host.boot(folder / "units") as host:
         # It was enabled: nobody starts it.
         host.wait("shardtune", lambda found: found["ActiveState"] == "inactive")
-    assert epochs() == list(range(1, 61))
+    assert epochs() == list(range(1, 31))
     assert (model / "DONE.json").exists()

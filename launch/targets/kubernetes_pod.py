@@ -72,9 +72,12 @@ def _container(common: Common, options: Kubernetes, work: Work) -> dict:
     limits: dict = {"memory": memory, "ephemeral-storage": disk}
     if options.gpus:
         limits["nvidia.com/gpu"] = options.gpus
+    # A node may hold what was built under this name before.
+    pull = {"imagePullPolicy": "Always"} if options.build else {}
     return {
         "name": _CONTAINERS.get(options.kind, "trainer"),
         "image": options.image,
+        **(pull if "/" in options.image else {}),
         # No shell, which would keep SIGTERM from Python.
         "command": ["python", "-m", module],
         "args": arguments,

@@ -33,6 +33,7 @@ class Rendered:
         kind: Of the platform's object, where there are several.
         log: Path of the log's files; ID stands for the job's.
         names: What the platform is going to call the jobs, where we say it.
+        before: Commands that make ready what the job needs, its image.
     """
 
     files: Mapping[str, str]
@@ -43,6 +44,7 @@ class Rendered:
     kind: str = ""
     log: str = ""
     names: tuple[str, ...] = ()
+    before: tuple[tuple[str, ...], ...] = ()
 
 
 def fill_template(file: str, /, **values: object) -> str:
