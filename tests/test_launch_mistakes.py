@@ -128,6 +128,9 @@ MISTAKES = r"""
 --target=docker -- --data_dir=../data --model_dir=mo:del
 --target=docker --image="a b" {L}
 --target=docker --image=Shardtune:1 {L}
+--target=docker --build_options=--no-cache {L}
+--target=docker --build --build_options="--label='a" {L}
+--target=slurm --build {L}
 --target=docker --workers=2 {L}
 --target=docker --gpus=2 -- --data_dir=data --model_dir=model --batch_size=33
 --target=local --setup="echo 'x" {L}
