@@ -59,6 +59,7 @@ setup(
     extras_require={
         "train": TRAIN,
         "gpu": [*TRAIN, "tensorflow[and-cuda]>=2.18"],
+        "search": ["optuna>=4.2"],  # trainer.search
         "beam": ["apache-beam>=2.60"],
         # Data and models in object storage (data_prep, launch.staged).
         # Unpinned, pip falls back to an s3fs of 2019.
@@ -79,6 +80,7 @@ setup(
             "build>=1.2",
             "fsspec>=2024.6",
             "hypothesis>=6",
+            "optuna>=4.2",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.6",

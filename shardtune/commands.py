@@ -49,6 +49,11 @@ COMMANDS = {
         "find likely wrong labels and strange images",
         saves_when_stopped=True,
     ),
+    "search": Command(
+        "trainer.search",
+        "try settings, end hopeless trials early, finish the best",
+        saves_when_stopped=True,
+    ),
     "preview": Command("trainer.preview", "show what an augmentation does"),
     "find-lr": Command("trainer.find_lr", "learning-rate range test"),
     "weights": Command("trainer.weights", "download ImageNet weights ahead"),

@@ -19,6 +19,7 @@ COMMANDS = [
     "trainer.predict",
     "trainer.report",
     "trainer.preview",
+    "trainer.search",
     "trainer.weights",
     "launch.quickstart",
     "launch.submit",
@@ -97,6 +98,7 @@ ROOMS = {
         "trainer.inference",
         "trainer.pipeline",
     },
+    "trainer.tuning": {"data_prep.runtime"},
     "launch.staging": {"data_prep.dataset", "data_prep.runtime"},
     "launch.targets": {"data_prep.runtime", "trainer.distribution"},
 }
@@ -202,7 +204,7 @@ SLOW = {
     *("tensorflow", "tensorflow_datasets", "keras", "keras_cv", "sklearn"),
     *("scipy", "matplotlib", "apache_beam", "fsspec", "hypertune", "PIL"),
     *("botocore", "google", "kubernetes_validate", "kubeflow", "aiohttp"),
-    *("gcsfs", "s3fs"),
+    *("gcsfs", "s3fs", "optuna"),
     *("kubeflow_trainer_api", "sky"),
 }
 

@@ -75,9 +75,11 @@ def environment(**more):
     return {**kept, **more}
 
 
-def train(data, model, *arguments, fault=None):
+def train(data, model, *arguments, fault=None, module="task"):
     """Runs it, at a named fault where one is given; see `faults.py`."""
-    program = (FAULTS, fault) if fault else ("-m", "trainer.task")
+    program = ("-m", f"trainer.{module}")
+    if fault:
+        program = (FAULTS, f"{fault}:{module}")
     return subprocess.run(
         command(data, model, *arguments, program=program),
         capture_output=True,

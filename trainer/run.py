@@ -4,8 +4,10 @@ import contextlib
 import pathlib
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import keras
+import tensorflow as tf
 
 from data_prep.dataset.manifest import Manifest
 from data_prep.runtime import atomic
@@ -22,6 +24,7 @@ from trainer.engine import setup
 from trainer.engine import start_rule
 from trainer.engine import training as training_lib
 from trainer.engine.phases import train_phases
+from trainer.engine.training_state import TrainingState
 from trainer.feature_extraction import extractor as extractor_lib
 from trainer.inference import evaluation as evaluation_lib
 from trainer.inference import finished
@@ -82,14 +85,30 @@ def run(
     return done
 
 
-def train_and_evaluate(
+class Trained(NamedTuple):
+    """A run whose phases are over.
+
+    Attributes:
+        strategy: The strategy that the model was made under.
+        model: The classifier, at its last epoch.
+        workers: The workers that trained together.
+        state: The final state, which names the best epoch.
+    """
+
+    strategy: tf.distribute.Strategy
+    model: keras.Model
+    workers: WorkerGroup
+    state: TrainingState
+
+
+def train(
     config: Config,
     manifest: Manifest,
-    cluster: Cluster | None,
-    log_dir: str,
-    callbacks: Sequence[keras.callbacks.Callback],
-) -> dict:
-    """Trains what is left, exports the best epoch and measures it.
+    cluster: Cluster | None = None,
+    log_dir: str = "",
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> Trained:
+    """Trains what is left of a run.
 
     Args:
         config: All settings of the run.
@@ -99,7 +118,7 @@ def train_and_evaluate(
         callbacks: Keras callbacks.
 
     Returns:
-        What goes into `DONE.json`, without the time that it took.
+        The run; its best epoch is among its checkpoints.
     """
     model_dir = pathlib.Path(config.run.model_dir)
     if cluster:
@@ -130,7 +149,32 @@ def train_and_evaluate(
         training_lib.save_start(training, fitted_head, chosen)
     training = training_lib.with_chosen(training)
     state = train_phases(training, extractor, resumed)
+    return Trained(strategy, model, workers, state)
 
+
+def train_and_evaluate(
+    config: Config,
+    manifest: Manifest,
+    cluster: Cluster | None,
+    log_dir: str,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> dict:
+    """Trains what is left, exports the best epoch and measures it.
+
+    Args:
+        config: All settings of the run.
+        manifest: The data set's manifest.
+        cluster: The processes that train together; None for one.
+        log_dir: Folder for TensorBoard; "" is in the model directory.
+        callbacks: Keras callbacks.
+
+    Returns:
+        What goes into `DONE.json`, without the time that it took.
+    """
+    strategy, model, workers, state = train(
+        config, manifest, cluster, log_dir, callbacks
+    )
+    model_dir = pathlib.Path(config.run.model_dir)
     model_directory.restore_best(model, model_dir, workers)
     predictor = split_prediction.create(
         config, manifest, strategy, model, workers

@@ -1,0 +1,1 @@
+"""A search over settings: what is tried, the trials, what they reached."""
