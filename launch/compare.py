@@ -22,6 +22,7 @@ from data_prep.runtime import storage
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.settings import setting
 from launch.staging.mirror import COMMIT
+from trainer.inference import mcnemar
 
 # Flags that say where a run lies, not what it is.
 _PLACES = {"model_dir", "data_fingerprint"}
@@ -29,7 +30,6 @@ _FILES = {
     *("config.json", "DONE.json", "evaluation.json"),
     *(f"evaluation-{split}.json" for split in splits.SPLITS),
 }
-_CHANCE = 0.05  # below it a difference is one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,32 +124,20 @@ def _figures(run: str, folder: pathlib.Path, split: str) -> dict:
 def difference(first: pathlib.Path, second: pathlib.Path) -> str:
     """Says whether two runs differ on the same images, "" if it cannot be said.
 
-    By McNemar's exact test (1947): of the images that one run alone classified
-    rightly, how many are the first one's.
-
     Args:
         first: A model directory that was evaluated.
         second: Another one.
     """
-    from scipy import stats
-
     answers = [_answers(folder) for folder in (first, second)]
     if None in answers or set(answers[0]) != set(answers[1]):
         return ""
     one, other = answers
-    alone = sum(one[file] and not other[file] for file in one)
-    lacking = sum(other[file] and not one[file] for file in one)
-    if not alone + lacking:
-        return f"both are right and wrong on the same of {len(one)} images"
-    chance = stats.binomtest(alone, alone + lacking).pvalue
-    figures = (
-        f"{alone} images only the first classifies rightly, {lacking} only the "
-        f"second, p = {chance:.2g}"
+    found = mcnemar.difference(
+        len(one),
+        sum(one[file] and not other[file] for file in one),
+        sum(other[file] and not one[file] for file in one),
     )
-    if chance >= _CHANCE:
-        return f"no difference that {len(one)} images could show ({figures})"
-    better = "first" if alone > lacking else "second"
-    return f"the {better} one is better ({figures})"
+    return mcnemar.in_words(found, "the first one", "the second one")
 
 
 def _answers(folder: pathlib.Path) -> dict[str, bool] | None:
@@ -158,10 +146,9 @@ def _answers(folder: pathlib.Path) -> dict[str, bool] | None:
     if not path.exists():
         return None
     with open(path, newline="", errors="surrogateescape") as file:
-        return {
-            row["file"]: row["label"] == row["predicted"]
-            for row in csv.DictReader(file)
-        }
+        rows = csv.reader(file)
+        next(rows)
+        return {name: label == said for name, label, said, *_ in rows}
 
 
 def fetch_runs(url: str, folder: pathlib.Path) -> dict[str, pathlib.Path]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -78,3 +79,41 @@ def test_a_finished_run_is_calibrated_by_export(made, run, tf):
     (plain / "calibration.json").unlink()
     done = run("trainer.export", f"--model_dir={plain}", "--calibrate")
     assert done.returncode == 65 and "shardtune evaluate" in done.stderr
+
+
+def test_the_other_phase_is_measured_on_the_same_images(made, run):
+    """Its answers turned around, so is what is said of it."""
+    model = made / "calibrated"
+    done = json.loads((model / "DONE.json").read_text())
+    assert done["exported"]["phase"] == "finetune"
+    text = (model / "evaluation.json").read_text()
+    before = json.loads(text)["other_phases"]["frozen"]
+    path = model / "checkpoints" / "best-00001.npz"
+    with np.load(path) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    for name in ("logits/kernel", "logits/bias"):
+        arrays[name] = arrays[name][..., ::-1]
+    shutil.copy(path, made / "kept.npz")
+    np.savez(path, **arrays)
+    with open(model / "predictions.csv", newline="") as file:
+        ours = {row["file"]: row for row in csv.DictReader(file)}
+    done = run("trainer.evaluate", f"--model_dir={model}", "--errors")
+    assert done.returncode == 0, done.stderr
+    after = json.loads((model / "evaluation.json").read_text())["other_phases"]
+    after = after["frozen"]
+    assert after["accuracy"] == pytest.approx(1 - before["accuracy"])
+    differ = sum(before["difference"][name] for name in ("alone", "lacking"))
+    now = sum(after["difference"][name] for name in ("alone", "lacking"))
+    assert now == len(ours) - differ
+    assert "what is exported" in done.stdout
+    with open(model / "errors.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    shares = [float(row["probability_of_label"]) for row in rows]
+    assert shares == sorted(shares) and len(rows) == len(ours)
+    for row in rows:
+        one = ours[row["file"]]
+        assert row["probability"] == one[f"probability_{one['predicted']}"]
+        assert row["correct"] == str(int(one["label"] == one["predicted"]))
+    (made / "kept.npz").replace(path)
+    done = run("trainer.evaluate", f"--model_dir={model}")
+    assert (model / "evaluation.json").read_text() == text

@@ -14,6 +14,11 @@ from launch import compare
 from trainer.engine import history
 from trainer.inference import calibration
 from trainer.inference import evaluation
+from trainer.inference import figures
+from trainer.inference import mcnemar
+from trainer.inference import ranking
+from trainer.inference import spool
+from trainer.inference import tables
 from trainer.models import temperature
 
 CLASSES = ["a", "b", "c"]
@@ -29,6 +34,16 @@ def answers():
     return labels, probabilities.astype(np.float32)
 
 
+NOT_CALIBRATED = calibration.Calibration(1.0, False, None)
+
+
+def measure(labels, probabilities, classes, parts=3):
+    """Figures of probabilities that come in several parts."""
+    cut = np.array_split(probabilities, parts)
+    answers = figures.gather(labels, cut, len(classes), NOT_CALIBRATED)
+    return figures.measure(answers, classes)
+
+
 def test_the_interval_is_wilsons():
     for right, images in ((0, 7), (7, 7), (965, 1000), (1, 2)):
         share, z = right / images, 1.959963984540054
@@ -36,7 +51,7 @@ def test_the_interval_is_wilsons():
         half = (z / (1 + z**2 / images)) * math.sqrt(
             share * (1 - share) / images + z**2 / (4 * images**2)
         )
-        low, high = evaluation.interval(right, images)
+        low, high = figures.interval(right, images)
         assert low == pytest.approx(middle - half, abs=1e-9)
         assert high == pytest.approx(middle + half, abs=1e-9)
 
@@ -61,7 +76,7 @@ def test_calibration_error(answers):
 def test_ranking_of_a_class(answers):
     """ROC AUC is the share of pairs that are in order."""
     labels, probabilities = answers
-    result = evaluation.measure(labels, probabilities, CLASSES)
+    result = measure(labels, probabilities, CLASSES)
     for k, name in enumerate(CLASSES):
         of, others = (
             probabilities[labels == k, k],
@@ -79,7 +94,7 @@ def test_ranking_of_a_class(answers):
 def test_a_class_that_no_image_tells_of(answers):
     labels, probabilities = answers
     some = labels != 2
-    result = evaluation.measure(labels[some], probabilities[some], CLASSES)
+    result = measure(labels[some], probabilities[some], CLASSES)
     assert result["classes"]["c"]["roc_auc"] is None
     assert result["classes"]["c"]["average_precision"] is None
     json.dumps(result, allow_nan=False)
@@ -94,7 +109,7 @@ def test_top_5_of_many_classes():
         order.insert(int(label), int(label))
         probabilities[label, order] = np.linspace(1, 0, 12)
     names = [f"class {n:02d}" for n in range(12)]
-    result = evaluation.measure(labels, probabilities, names)
+    result = measure(labels, probabilities, names)
     assert result["top_5"] == pytest.approx(5 / 12)
     assert result["accuracy"] == pytest.approx(1 / 12)
 
@@ -102,7 +117,7 @@ def test_top_5_of_many_classes():
 def test_each_split_has_files_of_its_own():
     whole = types.SimpleNamespace(splits={"train", "validation", "test"})
     part = types.SimpleNamespace(splits={"train", "validation"})
-    plain = ("evaluation.json", "predictions.csv")
+    plain = ("evaluation.json", "predictions.csv", "errors.csv")
     assert evaluation.files_of("test", whole) == plain
     assert evaluation.files_of("validation", part) == plain
     names = {evaluation.files_of(split, whole) for split in whole.splits}
@@ -110,6 +125,7 @@ def test_each_split_has_files_of_its_own():
     assert evaluation.files_of("validation", whole) == (
         "evaluation-validation.json",
         "predictions-validation.csv",
+        "errors-validation.csv",
     )
 
 
@@ -154,7 +170,7 @@ def test_figures_of_different_splits_are_refused(run, tmp_path):
         # 2 * (1 + 12 + 66) / 2^12: the two tails of a binomial of one half.
         (10, 2, r"first one is better .*10 images only the first.*p = 0.039"),
         (2, 10, r"second one is better"),
-        (6, 4, "no difference that 50 images could show"),
+        (6, 4, "no difference between .* that 50 images could show"),
         (0, 0, "right and wrong on the same of 50 images"),
     ],
 )
@@ -258,3 +274,87 @@ def test_threshold_of_two_classes(tmp_path):
     with pytest.raises(DataError, match="damaged"):
         calibration.load(tmp_path)
     assert calibration.load(tmp_path / "absent") is None
+
+
+def test_ranking_by_bins_is_that_of_all_scores(answers, monkeypatch):
+    """Against scikit-learn on the scores themselves."""
+    from sklearn import metrics
+
+    labels, probabilities = answers
+    # As sure as a trained network: most are next to 0 or to 1.
+    sharp = temperature.scale(probabilities, 0.1)
+    assert (sharp.max(axis=1) > 0.999).mean() > 0.3
+    found = []
+    for limit in (ranking.EXACT, 0):
+        monkeypatch.setattr(ranking, "EXACT", limit)
+        ranks = ranking.Ranking(len(labels), 3)
+        for part in np.array_split(np.arange(len(labels)), 7):
+            ranks.add(labels[part], sharp[part])
+        found.append(ranks.figures())
+    for k in range(3):
+        of, scores = labels == k, sharp[:, k]
+        wanted = {
+            "roc_auc": metrics.roc_auc_score(of, scores),
+            "average_precision": metrics.average_precision_score(of, scores),
+        }
+        exact, binned = found[0][k], found[1][k]
+        assert exact == pytest.approx(wanted, abs=1e-12)
+        assert binned == pytest.approx(wanted, abs=2e-3)
+        assert binned != exact  # they are other ways
+
+
+def test_bins_are_in_order():
+    steps = np.array([1e-20, 1e-9, 1e-3, 0.1, 0.49, 0.51, 0.9, 1 - 1e-6, 1])
+    bins = ranking._bins(steps.astype(np.float32))
+    assert (np.diff(bins[1:]) > 0).all()
+    assert bins.min() >= 0 and bins.max() < ranking.BINS
+    near = np.array([0.9990, 0.9992], np.float32)
+    assert np.diff(ranking._bins(near))[0] > 0
+
+
+def test_a_spool_gives_back_its_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(spool, "_PART", 12)
+    rows = np.arange(35, dtype=np.float32).reshape(7, 5)
+    found = spool.Spool(tmp_path)
+    found.append(rows[:4])
+    found.append(rows[4:])
+    assert list(tmp_path.iterdir()) == []  # nothing that a kill could leave
+    parts = list(found.parts())
+    assert [len(part) for part in parts] == [2, 2, 2, 1]
+    np.testing.assert_array_equal(np.concatenate(parts), rows)
+    np.testing.assert_array_equal(found.rows([5, 0, 3]), rows[[5, 0, 3]])
+    assert len(found) == 7
+
+
+def test_what_is_chosen_by_is_bounded():
+    assert calibration.sample_step(1000, 2) == 1
+    for images, classes in ((10**6, 2), (10**6, 1000)):
+        step = calibration.sample_step(images, classes)
+        sample = len(range(0, images, step))
+        assert sample <= 50_000 and sample * classes <= 2**22
+        assert sample > 4000
+
+
+def test_errors_are_in_order(tmp_path):
+    labels = np.array([0, 1, 2])
+    shares = [[0.6, 0.3, 0.1], [0.7, 0.1, 0.2], [0.3, 0.3, 0.4]]
+    found = figures.gather(
+        labels, [np.array(shares, np.float32)], 3, NOT_CALIBRATED
+    )
+    path = tmp_path / "errors.csv"
+    tables.write_errors(path, CLASSES, ["x", "y", "z"], found)
+    assert path.read_text().splitlines() == [
+        "file,label,predicted,correct,probability,probability_of_label",
+        "y,b,a,0,0.699999988,0.100000001",
+        "z,c,c,1,0.400000006,0.400000006",
+        "x,a,a,1,0.600000024,0.600000024",
+    ]
+
+
+def test_words_name_both():
+    found = mcnemar.difference(60, 3, 12)
+    said = mcnemar.in_words(found, "what is exported", "the frozen phase")
+    assert said == (
+        "the frozen phase is better (3 images only what is exported classifies "
+        "rightly, 12 only the frozen phase, p = 0.035)"
+    )

@@ -16,7 +16,9 @@ from training import train_here
 from data_prep.config import PrepareConfig
 from data_prep.dataset import manifest as manifest_lib
 from data_prep.prepare import prepare
-from trainer.inference import evaluation as evaluation_lib
+from trainer.inference import calibration
+from trainer.inference import figures
+from trainer.inference import tables
 from trainer.reporting import charts
 from trainer.reporting import page
 from trainer.reporting import predictions
@@ -131,12 +133,15 @@ def test_what_lacks_is_named(made, run, tmp_path):
 def test_mistakes_are_kept_by_how_sure_they_were(tmp_path):
     path = tmp_path / "predictions.csv"
     shares = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.2, 0.8]])
-    evaluation_lib.write_predictions(
+    tables.write_predictions(
         path,
         ["a", "b"],
-        ["w.jpg", "x.jpg", "y.jpg", "z.jpg"],
-        ["b", "b", "b", "a"],
-        shares.astype(np.float32),
+        zip(
+            ["w.jpg", "x.jpg", "y.jpg", "z.jpg"],
+            ["b", "b", "b", "a"],
+            shares.astype(np.float32),
+            strict=True,
+        ),
     )
     found = predictions.read(path, ["a", "b"], worst=2)
     assert [one.file for one in found.worst] == ["w.jpg", "z.jpg"]
@@ -153,7 +158,10 @@ def test_many_classes_stay_a_small_page():
     labels = generator.integers(0, count, 5000).astype(np.int32)
     shares = generator.dirichlet(np.full(count, 0.1), 5000).astype(np.float32)
     names = [f"class {n:03d}" for n in range(count)]
-    result = evaluation_lib.measure(labels, shares, names)
+    chosen = calibration.Calibration(1.0, False, None)
+    result = figures.measure(
+        figures.gather(labels, [shares], count, chosen), names
+    )
     assert page._matrix(result) == []
     classes = page._classes(result)
     assert len(classes["rows"]) + classes["hidden"] == len(set(labels))

@@ -363,7 +363,7 @@ class TestCheckpoints:
             writer.save(path, {"a": np.ones(2)}, {})
             best = tmp_path / f"best-{step:05d}.npz"
             writer.save(best, {"a": np.ones(2)}, {})
-            writer.keep_only(best)
+            writer.keep_only({best})
         writer.wait()
         assert sorted(os.listdir(tmp_path)) == [
             "best-00003.npz",

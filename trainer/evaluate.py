@@ -26,6 +26,10 @@ class Evaluation(settings.Group):
         "What to measure on; empty is test, or validation where there is none.",
         choices=("", *splits.SPLITS),
     )
+    errors: bool = setting(
+        False,
+        "Also write errors.csv: a line per image, the worst error first.",
+    )
 
 
 class EvaluateConfig(settings.Config):
@@ -45,7 +49,9 @@ def main(config: EvaluateConfig) -> None:
     from trainer.pipeline.input_pipeline import naming_failures
 
     with naming_failures():
-        result = finished.evaluate(chosen.model_dir, chosen.split)
+        result = finished.evaluate(
+            chosen.model_dir, chosen.split, chosen.errors
+        )
     print(evaluation.table(result))
 
 

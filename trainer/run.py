@@ -180,8 +180,9 @@ def train_and_evaluate(
         config, manifest, strategy, model, workers
     )
     split = evaluation_lib.choose_split(manifest)
+    others = [row for row in state.bests.values() if row is not state.best]
     evaluation = finished.measure(
-        predictor, config, manifest, split, chosen=None, exports=True
+        predictor, config, manifest, split, None, others, exports=True
     )
     workers.print_once(evaluation_lib.table(evaluation))
     if workers.is_first:

@@ -17,6 +17,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from typing import Any
+from typing import TextIO
 
 from data_prep.runtime.errors import NO_ROOM
 
@@ -88,8 +89,8 @@ def move_folder(source: pathlib.Path, target: pathlib.Path, last: str) -> None:
 
 
 @contextlib.contextmanager
-def open_csv(path: pathlib.Path) -> Iterator[Any]:
-    """Yields the `csv.writer` of a file; see `replacing`.
+def open_text(path: pathlib.Path) -> Iterator[TextIO]:
+    """Yields a text file to write to, whose lines end as told; see `replacing`.
 
     Names that are no UTF-8 keep their bytes.
     """
@@ -103,6 +104,13 @@ def open_csv(path: pathlib.Path) -> Iterator[Any]:
             errors="surrogateescape",
         ) as file,
     ):
+        yield file
+
+
+@contextlib.contextmanager
+def open_csv(path: pathlib.Path) -> Iterator[Any]:
+    """Yields the `csv.writer` of a file; see `open_text`."""
+    with open_text(path) as file:
         yield csv.writer(file)
 
 

@@ -32,6 +32,15 @@ from trainer.models.classifier import learning_layers
 
 START = "start.npz"
 _STATE = "state.json"
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    AttributeError,  # an empty file is no archive but an array
+    TypeError,
+    zipfile.BadZipFile,
+)
 
 
 class NotFinite(TrainingError):
@@ -138,16 +147,18 @@ def load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         state = json.loads(arrays.pop(_STATE).tobytes())
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        AttributeError,  # an empty file is no archive but an array
-        zipfile.BadZipFile,
-    ) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path} is damaged or missing: {error}.") from None
     return arrays, state
+
+
+def load_state(path: pathlib.Path) -> dict:
+    """Reads what a checkpoint holds beside its arrays; see `load`."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return json.loads(archive[_STATE].tobytes())
+    except _UNREADABLE as error:
+        raise DataError(f"{path} is damaged or missing: {error}.") from None
 
 
 def assign(
@@ -224,7 +235,7 @@ def step_path(directory: pathlib.Path, step: int) -> pathlib.Path:
 
 
 def best_path(directory: pathlib.Path, best: dict) -> pathlib.Path:
-    """Returns the path of the checkpoint that will be exported.
+    """Returns the path of the checkpoint of the best epoch of a phase.
 
     Args:
         directory: `checkpoints/` of the model directory.

@@ -5,6 +5,7 @@ import pathlib
 import queue
 import threading
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Mapping
 
 import numpy as np
@@ -48,12 +49,13 @@ class CheckpointWriter:
         state = json.loads(json.dumps(state))
         self._put(lambda: checkpoint.save(path, arrays, state))
 
-    def keep_only(self, best: pathlib.Path | None, newest: int = KEPT) -> None:
+    def keep_only(
+        self, bests: Collection[pathlib.Path], newest: int = KEPT
+    ) -> None:
         """Removes old checkpoints, after what was saved before this call.
 
         Args:
-            best: The checkpoint to be exported, which stays; None where there
-                is none yet.
+            bests: The checkpoints of the best epochs, which stay.
             newest: How many of the newest stay.
 
         Raises:
@@ -64,7 +66,7 @@ class CheckpointWriter:
             for path in sorted(self._directory.glob("step-*.npz"))[:-newest]:
                 path.unlink()
             for path in self._directory.glob("best-*.npz"):
-                if path != best:
+                if path not in bests:
                     path.unlink()
 
         self._put(remove)

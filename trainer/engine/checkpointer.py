@@ -48,7 +48,7 @@ class Checkpointer:
     def save_best(
         self, best: dict, variables: Mapping[str, keras.Variable]
     ) -> None:
-        """Saves what will be exported, unless a later epoch is better.
+        """Saves the best epoch of a phase, unless a later one is better.
 
         Args:
             best: The epoch's row of `metrics.jsonl`.
@@ -88,8 +88,7 @@ class Checkpointer:
             arrays,
             dataclasses.asdict(state),
         )
-        best = state.best and checkpoint.best_path(self.directory, state.best)
-        self._writer.keep_only(best)
+        self._writer.keep_only(self._best_paths(state))
 
     def is_due(self, step: int, count: int) -> bool:
         """Returns whether it is time to save within an epoch.
@@ -104,18 +103,23 @@ class Checkpointer:
         waited = time.monotonic() - self._saved_at
         return bool(due_by_steps or (minutes and waited >= 60 * minutes))
 
-    def keep_last(self, best: dict) -> None:
+    def keep_last(self, state: TrainingState) -> None:
         """Removes all but the last checkpoint and the best, at a run's end.
 
         Args:
-            best: The best epoch's row of `metrics.jsonl`.
+            state: How far the run has come.
 
         Raises:
             TrainingError: If something could not be written.
         """
         if self._writer:
-            path = checkpoint.best_path(self.directory, best)
-            self._writer.keep_only(path, newest=1)
+            self._writer.keep_only(self._best_paths(state), newest=1)
+
+    def _best_paths(self, state: TrainingState) -> set[pathlib.Path]:
+        return {
+            checkpoint.best_path(self.directory, row)
+            for row in state.bests.values()
+        }
 
     def wait(self) -> None:
         """Returns when everything is on disk.

@@ -139,7 +139,7 @@ def predict(
     dataset: tf.data.Dataset,
     weights: np.ndarray,
     progress: Callable[[int], None],
-) -> np.ndarray:
+) -> Iterator[np.ndarray]:
     """Predicts every image of an evaluation pass exactly once.
 
     Args:
@@ -149,9 +149,9 @@ def predict(
         weights: float32 `[T, B]`, of the whole plan, all workers together.
         progress: Called with the number of images done in a step.
 
-    Returns:
-        Probabilities float32 `[N, K]`, in the order of the plan, in every
-        worker.
+    Yields:
+        Probabilities float32 `[b, K]`, in the order of the plan, in every
+        worker; a collective of all, to the end.
     """
 
     def replica_step(batch: Batch) -> tf.Tensor:
@@ -167,12 +167,10 @@ def predict(
         return strategy.experimental_local_results(parts)[0]
 
     iterator = iter(devices.distribute(strategy, dataset))
-    probabilities = []
     for row in weights:
         outputs = step(iterator).numpy()
-        probabilities.append(outputs[row > 0])
         progress(int((row > 0).sum()))
-    return np.concatenate(probabilities)
+        yield outputs[row > 0]
 
 
 def _sum_of_replicas(

@@ -16,6 +16,7 @@ from data_prep.runtime.errors import DataError
 from trainer.config import Config
 from trainer.distribution.worker_group import WorkerGroup
 from trainer.engine import checkpoint
+from trainer.engine import history
 from trainer.engine import start_rule
 
 ENVIRONMENT = "environment.json"
@@ -63,18 +64,55 @@ def restore_best(
     Raises:
         DataError: If there is none, or it is damaged.
     """
+    row = {}
+    if workers is None or workers.is_first:
+        row = bests(model_dir)[0]
+    restore(model, model_dir, row, workers)
+
+
+def restore(
+    model: keras.Model,
+    model_dir: pathlib.Path,
+    row: dict,
+    workers: WorkerGroup | None = None,
+) -> None:
+    """Sets a model's variables to the best epoch of one phase.
+
+    Args:
+        model: What `build_classifier` returned, of the same run.
+        model_dir: The model directory.
+        row: One of `bests`; of no meaning in workers that are not the first.
+        workers: As in `restore_best`.
+
+    Raises:
+        DataError: If there is none, or it is damaged.
+    """
     directory = model_dir / "checkpoints"
     if workers and not workers.is_first:
         checkpoint.assign_model(model, {}, directory, workers)
         return
-    found = sorted(directory.glob("best-*.npz"))
-    if not found:
+    path = checkpoint.best_path(directory, row)
+    arrays, _ = checkpoint.load(path)
+    checkpoint.assign_model(model, arrays, path, workers)
+
+
+def bests(model_dir: pathlib.Path) -> list[dict]:
+    """Returns the rows of the best epoch of each phase, the best one first.
+
+    Args:
+        model_dir: The model directory.
+
+    Raises:
+        DataError: If there is none, or one is damaged.
+    """
+    paths = sorted(model_dir.glob("checkpoints/best-*.npz"))
+    if not paths:
         raise DataError(
             f"{model_dir} holds no finished epoch yet: expected "
             "checkpoints/best-*.npz. Run trainer.task to its end first."
         )
-    arrays, _ = checkpoint.load(found[-1])
-    checkpoint.assign_model(model, arrays, found[-1], workers)
+    rows = [checkpoint.load_state(path) for path in paths]
+    return sorted(rows, key=history.score, reverse=True)
 
 
 def environment(strategy: tf.distribute.Strategy) -> dict:

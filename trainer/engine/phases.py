@@ -78,7 +78,7 @@ def train_phases(
         except checkpoint.NotFinite as error:
             resumed = _go_back(training, phase, error)
     training.callbacks.end()
-    training.checkpointer.keep_last(state.best)
+    training.checkpointer.keep_last(state)
     finish_saving(training)
     signals.stop_deferring()
     training.workers.print_once(

@@ -14,7 +14,7 @@ class TrainingState:
 
     Attributes:
         epochs: Rows of `metrics.jsonl`, of all finished epochs.
-        best: The row whose weights will be exported; None before the first.
+        bests: The best row of each phase, by its name; its weights are kept.
         phase: Index of the phase under way.
         phase_epoch: Number of finished epochs of this phase.
         step: Number of finished steps of the epoch under way.
@@ -27,7 +27,7 @@ class TrainingState:
     """
 
     epochs: list[dict] = dataclasses.field(default_factory=list)
-    best: dict | None = None
+    bests: dict[str, dict] = dataclasses.field(default_factory=dict)
     phase: int = 0
     phase_epoch: int = 0
     step: int = 0
@@ -35,6 +35,11 @@ class TrainingState:
     retries: int = 0
     callbacks: list[dict] = dataclasses.field(default_factory=list)
     chosen: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def best(self) -> dict | None:
+        """The row whose weights will be exported; None before the first."""
+        return max(self.bests.values(), key=history.score, default=None)
 
     @property
     def phase_rows(self) -> list[dict]:
@@ -69,10 +74,11 @@ class TrainingState:
         self.totals = dataclasses.asdict(totals)
 
     def keep_if_best(self, row: dict) -> bool:
-        """Makes a row the best if it is; returns whether it is."""
-        if self.best and history.score(row) <= history.score(self.best):
+        """Makes a row the best of its phase if it is; returns whether it is."""
+        best = self.bests.get(row["phase"])
+        if best and history.score(row) <= history.score(best):
             return False
-        self.best = row
+        self.bests[row["phase"]] = row
         return True
 
     def end_epoch(self, row: dict) -> None:

@@ -16,7 +16,9 @@ from trainer.models import temperature as temperature_lib
 
 FILE_NAME = "calibration.json"
 BINS = 15  # of equal width, over [0, 1]
-_ENOUGH = 50_000  # images that one number is fitted on, at most
+# What one number is fitted on, at most.
+_IMAGES = 50_000
+_NUMBERS = 2**22  # probabilities, 32 MB as logits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +49,11 @@ def choose(
     """Chooses temperature and threshold on validation.
 
     Args:
-        probabilities: float32 `[N, K]`, without a temperature.
+        probabilities: float32 `[N, K]`, without a temperature, of every
+            `sample_step`th image.
         labels: int `[N]`.
         applied: Whether evaluation and export use the temperature.
     """
-    some = slice(None, None, -(-len(labels) // _ENOUGH))
-    probabilities, labels = probabilities[some], labels[some]
     wrong = probabilities.argmax(axis=1) != labels
     temperature = 1.0
     if wrong.any():  # else the surest is the best, and nothing says how sure
@@ -63,6 +64,12 @@ def choose(
     if probabilities.shape[1] == 2:
         threshold = _threshold(labels == 1, probabilities[:, 1])
     return Calibration(temperature, applied, threshold)
+
+
+def sample_step(images: int, classes: int) -> int:
+    """Returns of how many images one is enough to choose by, at least 1."""
+    enough = min(_IMAGES, _NUMBERS // classes)
+    return max(1, -(-images // enough))
 
 
 def _threshold(second: np.ndarray, scores: np.ndarray) -> float:

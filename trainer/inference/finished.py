@@ -1,7 +1,11 @@
 """Exports or evaluates the best epoch of a model directory."""
 
+import collections
 import dataclasses
+import functools
+import json
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,6 +22,7 @@ from trainer.inference import evaluation
 from trainer.inference import exporting
 from trainer.inference import split_prediction
 from trainer.inference.split_prediction import SplitPredictor
+from trainer.inference.spool import Spool
 from trainer.models.classifier import build_classifier
 from trainer.models.classifier import inference_model
 from trainer.pipeline.reader import Reader
@@ -63,12 +68,13 @@ def export(model_dir: str, calibrate: bool = False) -> None:
     )
 
 
-def evaluate(model_dir: str, split: str) -> dict:
+def evaluate(model_dir: str, split: str, errors: bool = False) -> dict:
     """Measures the best epoch of a model directory on a split.
 
     Args:
         model_dir: What `trainer.task` wrote.
         split: Name of a split; "" chooses as `trainer.task` does.
+        errors: Whether to write also the images by their error.
 
     Returns:
         The content of `evaluation.json`.
@@ -91,7 +97,10 @@ def evaluate(model_dir: str, split: str) -> dict:
     )
     split = split or evaluation.choose_split(manifest)
     chosen = calibration.load(pathlib.Path(model_dir))
-    return measure(predictor, config, manifest, split, chosen)
+    _, *others = model_directory.bests(pathlib.Path(model_dir))
+    return measure(
+        predictor, config, manifest, split, chosen, others, errors=errors
+    )
 
 
 def measure(
@@ -100,7 +109,10 @@ def measure(
     manifest: Manifest,
     split: str,
     chosen: calibration.Calibration | None,
+    others: Sequence[dict] = (),
+    *,
     exports: bool = False,
+    errors: bool = False,
 ) -> dict:
     """Measures a split; what validation is to choose is chosen first.
 
@@ -112,30 +124,71 @@ def measure(
         manifest: The data set's manifest.
         split: Name of the split.
         chosen: What validation chose; None has it choose now.
+        others: Rows of the best epochs of the other phases, which are tested
+            for a difference; the model has the last one's weights afterwards.
         exports: Whether to export between choice and measurement.
+        errors: Whether to write also the images by their error.
 
     Returns:
-        The content of `evaluation.json`.
+        The content of `evaluation.json`, in every worker.
     """
-    model_dir = config.run.model_dir
-    is_first = predictor.workers.is_first
-    predicted = {}
-
-    def predict(name: str) -> tuple[Reader, np.ndarray]:
-        if name not in predicted:
-            reader = Reader(config.data.data_dir, manifest, name)
-            predicted[name] = reader, predictor.predict(reader)
-        return predicted[name]
-
+    model_dir = pathlib.Path(config.run.model_dir)
+    workers = predictor.workers
+    readers = functools.cache(
+        functools.partial(Reader, config.data.data_dir, manifest)
+    )
+    predict = functools.cache(
+        lambda name: _spooled(predictor, readers(name), model_dir)
+    )
     if chosen is None:
-        reader, probabilities = predict(splits.VALIDATION)
-        chosen = calibration.choose(
-            probabilities, reader.labels, config.model.calibrate
+        sample = predict(splits.VALIDATION)
+        if workers.is_first:
+            chosen = _choose(readers(splits.VALIDATION), sample, config)
+            calibration.save(model_dir, chosen)
+    if exports and workers.is_first:
+        export(str(model_dir))
+    reader, probabilities = readers(split), predict(split)
+    of_others = {}
+    for row in others:
+        model_directory.restore(predictor.model, model_dir, row, workers)
+        of_others[row["phase"]] = _right(predictor, reader)
+    written = ""
+    if workers.is_first:
+        result = evaluation.write(
+            reader, probabilities, chosen, of_others, model_dir, errors
         )
-        if is_first:
-            calibration.save(pathlib.Path(model_dir), chosen)
-    if exports and is_first:
-        export(model_dir)
-    reader, probabilities = predict(split)
-    output_dir = pathlib.Path(model_dir) if is_first else None
-    return evaluation.write(reader, probabilities, chosen, output_dir)
+        written = json.dumps(result)
+    return json.loads(workers.text_from_first(written))
+
+
+def _spooled(
+    predictor: SplitPredictor, reader: Reader, folder: pathlib.Path
+) -> Spool | None:
+    """Predicts a split; returns what is predicted in the first worker."""
+    parts = predictor.predict(reader)
+    if not predictor.workers.is_first:
+        collections.deque(parts, maxlen=0)  # takes part, and keeps nothing
+        return None
+    spool = Spool(folder)
+    for part in parts:
+        spool.append(part)
+    return spool
+
+
+def _choose(
+    reader: Reader, probabilities: Spool, config: Config
+) -> calibration.Calibration:
+    """Returns what a sample of validation chooses."""
+    step = calibration.sample_step(reader.count, len(reader.manifest.classes))
+    return calibration.choose(
+        probabilities.rows(range(0, reader.count, step)),
+        reader.labels[::step],
+        config.model.calibrate,
+    )
+
+
+def _right(predictor: SplitPredictor, reader: Reader) -> np.ndarray:
+    """Returns which images of a split are classified rightly, bool `[N]`."""
+    parts = predictor.predict(reader)
+    predicted = np.concatenate([part.argmax(axis=1) for part in parts])
+    return predicted == reader.labels

@@ -1,5 +1,6 @@
 """Predicts whole splits, by the features that are kept of them or by images."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import keras
@@ -42,14 +43,14 @@ class SplitPredictor(NamedTuple):
     batch_size: int
     extractor: Extractor
 
-    def predict(self, reader: Reader) -> np.ndarray:
+    def predict(self, reader: Reader) -> Iterator[np.ndarray]:
         """Predicts every image of a split once, without a temperature.
 
         Args:
             reader: Reader of the split.
 
-        Returns:
-            Probabilities float32 `[N, K]`, in record order, in every worker.
+        Yields:
+            Probabilities float32 `[b, K]`, in record order, in every worker.
             From kept features, which are float16, they differ by about 1e-3.
 
         Raises:
@@ -65,7 +66,7 @@ class SplitPredictor(NamedTuple):
             replicas=workers.replicas,
         )
         with Progress(f"evaluate {reader.split}", reader.count) as progress:
-            return loop.predict(
+            yield from loop.predict(
                 self.strategy,
                 network,
                 dataset,
