@@ -150,8 +150,13 @@ def measure(
     reader, probabilities = readers(split), predict(split)
     of_others = {}
     for row in others:
-        model_directory.restore(predictor.model, model_dir, row, workers)
-        of_others[row["phase"]] = _right(predictor, reader)
+        strategy, model = predictor.strategy, predictor.model
+        model_directory.restore(model, model_dir, row, workers)
+        # Anew: what features are kept of depends on the base's weights.
+        other = split_prediction.create(
+            config, manifest, strategy, model, workers
+        )
+        of_others[row["phase"]] = _right(other, reader)
     written = ""
     if workers.is_first:
         result = evaluation.write(
