@@ -17,6 +17,13 @@ TRAIN = [
     "tensorflow>=2.18",
     "tensorflow-datasets>=4.9.7",  # --source=tfds:NAME
 ]
+# What `shardtune serve` imports besides.
+SERVE = [
+    "prometheus-client>=0.20",
+    "python-multipart>=0.0.18",  # earlier ones can be kept busy by a request
+    "starlette>=0.40",  # earlier ones hold fields of any size in memory
+    "uvicorn>=0.30",
+]
 
 setup(
     name="shardtune",
@@ -38,6 +45,7 @@ setup(
         "shardtune": ["py.typed"],
         "trainer": [
             *("py.typed", "recipes/*.flags", "reporting/templates/*"),
+            "serving/templates/*",
         ],
     },
     entry_points={"console_scripts": ["shardtune = shardtune.cli:main"]},
@@ -60,6 +68,7 @@ setup(
         "train": TRAIN,
         "gpu": [*TRAIN, "tensorflow[and-cuda]>=2.18"],
         "search": ["optuna>=4.2"],  # trainer.search
+        "serve": SERVE,
         "beam": ["apache-beam>=2.60"],
         # Data and models in object storage (data_prep, launch.staged).
         # Unpinned, pip falls back to an s3fs of 2019.
@@ -77,6 +86,7 @@ setup(
         ],
         "test": [
             *TRAIN,
+            *SERVE,
             "build>=1.2",
             "fsspec>=2024.6",
             "hypothesis>=6",

@@ -38,6 +38,7 @@ COMMANDS = {
     "evaluate": Command("trainer.evaluate", "measure a model on a split"),
     "report": Command("trainer.report", "write a finished run's page again"),
     "predict": Command("trainer.predict", "classify image files"),
+    "serve": Command("trainer.serve", "answer over HTTP what images are"),
     "export": Command("trainer.export", "export a model's best epoch again"),
     "features": Command(
         "trainer.features",

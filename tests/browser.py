@@ -1,6 +1,10 @@
 """A real browser, and what it says of a page of ours."""
 
+import contextlib
 import html
+import itertools
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -9,15 +13,94 @@ import pytest
 from PIL import Image
 
 
+def find():
+    """Returns where Chromium is."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if not program:
+        pytest.skip("chromium is not installed")
+    return program
+
+
+@contextlib.contextmanager
+def driven(url, profile):
+    """Yields what runs JavaScript in a page and returns its value.
+
+    By the DevTools protocol, through pipes: messages end in a byte of 0.
+
+    Args:
+        url: Of the page.
+        profile: An empty folder.
+    """
+    read_by_it, to_it = os.pipe()
+    from_it, written_by_it = os.pipe()
+    process = subprocess.Popen(
+        [
+            *(
+                "bash",
+                "-c",
+                f'exec "$@" 3<&{read_by_it} 4>&{written_by_it}',
+                "-",
+            ),
+            *(find(), "--headless=new", "--no-sandbox", "--disable-gpu"),
+            *("--disable-dev-shm-usage", "--remote-debugging-pipe"),
+            *(f"--user-data-dir={profile}", "about:blank"),
+        ],
+        pass_fds=(read_by_it, written_by_it),
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(read_by_it)
+    os.close(written_by_it)
+    numbers, rest = itertools.count(1), b""
+
+    def ask(method, session=None, **params):
+        nonlocal rest
+        message = {"id": next(numbers), "method": method, "params": params}
+        if session:
+            message["sessionId"] = session
+        os.write(to_it, json.dumps(message).encode() + b"\0")
+        while True:
+            while b"\0" not in rest:
+                more = os.read(from_it, 1 << 16)
+                assert more, "Chromium has ended"
+                rest += more
+            text, _, rest = rest.partition(b"\0")
+            said = json.loads(text)
+            if said.get("id") == message["id"]:
+                assert "error" not in said, said
+                return said["result"]
+
+    try:
+        target = ask("Target.createTarget", url=url)["targetId"]
+        session = ask("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
+
+        def evaluate(code):
+            found = ask(
+                "Runtime.evaluate",
+                session,
+                expression=code,
+                awaitPromise=True,
+                returnByValue=True,
+            )
+            assert "exceptionDetails" not in found, found
+            return found["result"].get("value")
+
+        yield evaluate
+    finally:
+        process.kill()
+        process.wait()
+        os.close(to_it)
+        os.close(from_it)
+
+
 def opener(tmp_path_factory):
     """Returns a function that opens a page in Chromium.
 
     It takes the page and options, and returns what the page wrote to the
     console, and the program's output.
     """
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if not program:
-        pytest.skip("chromium is not installed")
+    program = find()
 
     def run(page, *options):
         profile = tmp_path_factory.mktemp("profile")

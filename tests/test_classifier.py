@@ -13,8 +13,7 @@ from conftest import write_noise
 from PIL import Image
 from test_docs import blocks
 from training import environment
-from training import prepare
-from training import train_here
+from training import train_fitted
 
 import shardtune
 
@@ -23,8 +22,7 @@ import shardtune
 def folder(tmp_path_factory, tf):
     """A model that tells the two classes apart, and new photos of them."""
     root = tmp_path_factory.mktemp("classifier")
-    fitted = dict(head_init="logistic_regression", frozen_epochs=0)
-    train_here(prepare(root), root / "model", finetune_epochs=0, **fitted)
+    train_fitted(root)
     write_noise(root / "noise", count=1, seed=9)
     (root / "new").mkdir()
     for name in ("cat", "dog"):

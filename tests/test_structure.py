@@ -18,6 +18,7 @@ COMMANDS = [
     "trainer.inspect",
     "trainer.predict",
     "trainer.report",
+    "trainer.serve",
     "trainer.preview",
     "trainer.search",
     "trainer.weights",
@@ -99,6 +100,11 @@ ROOMS = {
         "trainer.pipeline",
     },
     "trainer.tuning": {"data_prep.runtime"},
+    "trainer.serving": {
+        "data_prep.images",
+        "data_prep.runtime",
+        "trainer.inference",
+    },
     "launch.staging": {"data_prep.dataset", "data_prep.runtime"},
     "launch.targets": {"data_prep.runtime", "trainer.distribution"},
 }

@@ -107,6 +107,13 @@ def train_here(data, model, callbacks=(), **settings):
     return run(Config(str(data), str(model), **values), callbacks=callbacks)
 
 
+def train_fitted(root):
+    """Makes a data set and a model that tells its two classes apart."""
+    fitted = dict(head_init="logistic_regression", frozen_epochs=0)
+    train_here(prepare(root), root / "model", finetune_epochs=0, **fitted)
+    return root / "model"
+
+
 def settings_of(model):
     """Returns all settings that a model directory was begun with."""
     settings = json.loads((model / "config.json").read_text())

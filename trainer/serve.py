@@ -1,0 +1,147 @@
+"""Command line: answers over HTTP what images are.
+
+python -m trainer.serve --model_dir=model
+
+A page to drop an image on is at /; POST /classify takes uploaded files, and
+/v1/models/NAME:predict what clients of TensorFlow Serving send. /healthz, /readyz
+and /metrics are for those who run it. SIGTERM ends it once all that was accepted
+is answered.
+"""
+
+import dataclasses
+import importlib.util
+import socket
+import sys
+import threading
+
+from data_prep.images import memory
+from data_prep.runtime import command
+from data_prep.runtime import settings
+from data_prep.runtime.errors import DataError
+from data_prep.runtime.errors import UsageError
+from data_prep.runtime.settings import setting
+from trainer import groups
+from trainer.inference.exported import ExportedModel
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclasses.dataclass(frozen=True)
+class Serving(settings.Group):
+    """Serving."""
+
+    model_dir: str = settings.same_as(
+        groups.Run, "model_dir", help="What trainer.task wrote."
+    )
+    host: str = setting(
+        "127.0.0.1",
+        "Address to listen at; 0.0.0.0 is for everybody who reaches this "
+        "machine.",
+        first=True,
+    )
+    port: int = setting(
+        8501,
+        "Port to listen at; 0 takes one that is free and says which.",
+        low=0,
+        high=65535,
+        first=True,
+    )
+    name: str = setting("model", "The model's name in /v1/models/NAME.")
+    batch_size: int = setting(
+        32, "Images that the model takes at once; 1 joins no requests.", low=1
+    )
+    batch_ms: float = setting(
+        2.0,
+        "Milliseconds that an image waits for others at most, while the model "
+        "is idle.",
+        low=0,
+        high=10_000,
+    )
+    queue: int = setting(
+        128,
+        "Images that are accepted and not yet answered; more are refused "
+        "with 429.",
+        low=1,
+    )
+    max_mb: int = setting(
+        16, "MiB of a request; a larger one is refused with 413.", low=1
+    )
+    nearest: bool = setting(
+        True,
+        "Show the nearest training images, which at the first start runs the "
+        "network over them.",
+    )
+
+
+class ServeConfig(settings.Config):
+    """The flags of `trainer.serve`."""
+
+    serving: Serving
+
+    def check(self) -> None:
+        """Refuses a name that cannot stand in an address."""
+        name = self.serving.name
+        if not name.replace("-", "").replace("_", "").isalnum():
+            raise UsageError(
+                f"--name={name} is impossible: expected letters, digits, - "
+                "and _."
+            )
+
+
+def main(config: ServeConfig) -> None:
+    """Serves until a signal ends it."""
+    chosen = config.serving
+    for library in ("starlette", "uvicorn", "multipart", "prometheus_client"):
+        if importlib.util.find_spec(library) is None:
+            raise UsageError(
+                f"this command needs {library}. Install what it needs with "
+                "`pip install 'shardtune[serve]'`."
+            )
+    with _listen(chosen.host, chosen.port) as listening:
+        model = ExportedModel(chosen.model_dir)
+        memory.share(threading.RLock())
+        from trainer.inference import neighbours
+        from trainer.serving import running
+        from trainer.serving.app import Limits
+        from trainer.serving.app import Server
+
+        nearest = None
+        if chosen.nearest:
+            try:
+                nearest = neighbours.load(chosen.model_dir)
+            except DataError as error:
+                print(f"without nearest images: {error}", file=sys.stderr)
+        limits = Limits(
+            chosen.batch_size,
+            chosen.batch_ms / 1000,
+            chosen.queue,
+            chosen.max_mb << 20,
+        )
+        app = Server(chosen.name, model, nearest, limits).app()
+        host = f"[{chosen.host}]" if ":" in chosen.host else chosen.host
+        port = listening.getsockname()[1]
+        print(
+            f"serving {chosen.model_dir} at http://{host}:{port}/", flush=True
+        )
+        running.run(app, listening, only_local=chosen.host in _LOOPBACK)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        raise UsageError(
+            f"--host={host} --port={port} cannot be listened at: "
+            f"{error.strerror or error}. Choose others; --port=0 takes a free "
+            "one."
+        ) from None
+
+
+def cli() -> None:
+    """Runs the command line."""
+    command.run(main, ServeConfig)
+
+
+if __name__ == "__main__":
+    cli()
