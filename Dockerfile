@@ -6,6 +6,8 @@
 # With the ImageNet weights inside, for machines without network:
 #   --build-arg WEIGHTS=imagenet
 # For SageMaker, whose folders are root's: --build-arg USER=root
+# For `shardtune serve`: --build-arg EXTRAS=train,serve, then docker run with
+# -m trainer.serve --model_dir=/job/model --host=0.0.0.0
 # For data_prep on Dataflow: --build-arg EXTRAS=gcs,s3,beam, on any image of
 # Python 3.11, as data_prep needs no TensorFlow.
 ARG BASE=tensorflow/tensorflow:2.21.0-gpu

@@ -93,6 +93,7 @@ setup(
             "optuna>=4.2",
             "pytest>=8",
             "pytest-xdist>=3.6",
+            "requests>=2.31",  # asks shardtune serve
             "ruff>=0.6",
             "tf-keras>=2.18",  # the ImageDataGenerator to agree with
         ],

@@ -18,6 +18,7 @@ import pytest
 from conftest import ROOT
 from conftest import write_noise
 from PIL import Image
+from test_data_prep_damage import many_scans
 from training import environment
 from training import train_fitted
 
@@ -182,9 +183,10 @@ def bomb():
         (b"", 400, "the image is empty"),
         (b"\xff\xd8\xff\xe0 cut", 400, "the image cannot be decoded"),
         (bomb(), 400, "is 10000x9000 pixels, more than the 89 million"),
+        (many_scans(8000, 8000, 500), 400, "has 500 scans of 8000x8000"),
         (bytes((1 << 20) + 1), 413, "the request is larger than 1 MiB."),
     ],
-    ids=["text", "empty", "cut", "bomb", "large"],
+    ids=["text", "empty", "cut", "bomb", "scans", "large"],
 )
 def test_what_is_no_image_is_refused(url, content, status, says):
     done = requests.post(f"{url}/classify", data=content)
