@@ -2,6 +2,7 @@
 
 import pathlib
 import shutil
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
@@ -9,7 +10,9 @@ import tensorflow as tf
 from data_prep.dataset import labels
 from data_prep.runtime import atomic
 from trainer.pipeline.decode import decode_image
+from trainer.pipeline.decode import fit
 
+_EXAMPLE = "image"  # the feature that holds the file, as in TFDS's records
 _LAST = "saved_model.pb"  # without it nothing loads the folder
 
 
@@ -18,21 +21,28 @@ def export(
     classes: list[str],
     resize: str,
     output_dir: str,
+    check: Callable[[pathlib.Path, pathlib.Path], object],
     temperature: float = 1.0,
 ) -> None:
     """Exports a classifier.
 
     `model.keras` goes from RGB images `[B, S, S, 3]` in [0, 255] to
-    probabilities `[B, K]`. `saved_model/` has one signature,
-    `serving_default`, from `image_bytes` (string `[B]`, the bytes of image
-    files) to `probabilities` (float32 `[B, K]`) and `label` (string `[B]`);
-    it decodes and resizes as training and evaluation do.
+    probabilities `[B, K]`. `saved_model/` has three signatures that give
+    `probabilities` (float32 `[B, K]`) and `label` (string `[B]`), and that
+    resize as training and evaluation do:
+
+    - `serving_default`: `image_bytes`, string `[B]`, the bytes of image files;
+    - `images`: `images`, uint8 `[B, H, W, 3]` in [0, 255], RGB of any size;
+    - `examples`: `examples`, string `[B]`, serialized `tf.train.Example`s
+      whose feature "image" is the bytes of a file.
 
     Args:
         model: From images to float32 logits, made outside of any strategy.
         classes: K names, in the order of the logits.
         resize: How the data set fits images to a square.
         output_dir: Folder to write to; files of these names are replaced.
+        check: Called with both when they are written, before they take their
+            places; where it raises, the former ones stay.
         temperature: What logits are divided by.
     """
     output = pathlib.Path(output_dir)
@@ -45,18 +55,20 @@ def export(
         logits
     )
     classifier = keras.Model(model.input, probabilities, name="classifier")
-
-    labels.write(output / labels.FILE_NAME, classes)
-
-    with atomic.replacing(output / "model.keras") as incomplete:
-        classifier.save(incomplete)
-
     module = tf.Module()
     module.model = classifier
-    signatures = {"serving_default": _make_serve(classifier, classes, resize)}
+    signatures = _make_signatures(classifier, classes, resize)
     incomplete = output / "incomplete.saved_model"
     shutil.rmtree(incomplete, ignore_errors=True)
-    tf.saved_model.save(module, incomplete, signatures)
+    try:
+        with atomic.replacing(output / "model.keras") as keras_file:
+            classifier.save(keras_file)
+            tf.saved_model.save(module, incomplete, signatures)
+            check(keras_file, incomplete)
+    except BaseException:
+        shutil.rmtree(incomplete, ignore_errors=True)
+        raise
+    labels.write(output / labels.FILE_NAME, classes)
     # The former one stays until the new one takes its place.
     former = output / "incomplete.former"
     shutil.rmtree(former, ignore_errors=True)
@@ -66,27 +78,50 @@ def export(
     shutil.rmtree(former, ignore_errors=True)
 
 
-def _make_serve(
+def _make_signatures(
     classifier: keras.Model, classes: list[str], resize: str
-) -> tf.types.experimental.PolymorphicFunction:
-    """Returns the function from the bytes of image files to predictions."""
-    image_size = classifier.input_shape[1]
+) -> dict[str, tf.types.experimental.PolymorphicFunction]:
+    """Returns the functions of the SavedModel, by name; see `export`."""
+    size = classifier.input_shape[1]
+    square = tf.TensorSpec([size, size, 3], tf.uint8)
+    strings = tf.TensorSpec([None], tf.string)
 
-    @tf.function(
-        input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")]
-    )
-    def serve(image_bytes):
-        images = tf.map_fn(
-            lambda content: decode_image(content, image_size, resize),
-            image_bytes,
-            fn_output_signature=tf.TensorSpec(
-                [image_size, image_size, 3], tf.uint8
-            ),
-        )
+    def answer(images: tf.Tensor) -> dict[str, tf.Tensor]:
         result = classifier(images, training=False)
         return {
             "probabilities": result,
             "label": tf.gather(tf.constant(classes), tf.argmax(result, 1)),
         }
 
-    return serve
+    @tf.function(input_signature=[strings])
+    def of_files(image_bytes):
+        return answer(
+            tf.map_fn(
+                lambda content: decode_image(content, size, resize),
+                image_bytes,
+                fn_output_signature=square,
+            )
+        )
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)]
+    )
+    def of_images(images):
+        return answer(
+            tf.map_fn(
+                lambda image: fit(image, size, resize),
+                images,
+                fn_output_signature=square,
+            )
+        )
+
+    @tf.function(input_signature=[strings])
+    def of_examples(examples):
+        features = {_EXAMPLE: tf.io.FixedLenFeature([], tf.string)}
+        return of_files(tf.io.parse_example(examples, features)[_EXAMPLE])
+
+    return {
+        "serving_default": of_files,
+        "images": of_images,
+        "examples": of_examples,
+    }

@@ -20,6 +20,7 @@ from trainer.engine import start_rule
 from trainer.inference import calibration
 from trainer.inference import evaluation
 from trainer.inference import exporting
+from trainer.inference import parity
 from trainer.inference import split_prediction
 from trainer.inference.split_prediction import SplitPredictor
 from trainer.inference.spool import Spool
@@ -38,6 +39,8 @@ def export(model_dir: str, calibrate: bool = False) -> None:
 
     Raises:
         DataError: If there is no finished epoch, or no temperature to take.
+        TrainingError: If what was exported does not give what it was made
+            from gives; see `parity`.
     """
     config, manifest = start_rule.load(model_dir)
     chosen = calibration.load(pathlib.Path(model_dir))
@@ -46,9 +49,9 @@ def export(model_dir: str, calibrate: bool = False) -> None:
             f"{model_dir} holds no {calibration.FILE_NAME}: `shardtune "
             f"evaluate --model_dir={model_dir}` writes it."
         )
-    if chosen and calibrate and not chosen.applied:
+    if chosen and calibrate:
         chosen = dataclasses.replace(chosen, applied=True)
-        calibration.save(pathlib.Path(model_dir), chosen)
+    divisor = chosen.divisor if chosen else 1.0
     devices.set_precision(config.devices.precision)
     # A new model, outside of any strategy, so that nothing of a strategy is
     # exported. Without dropout, which has no variables and is not a layer of
@@ -59,13 +62,19 @@ def export(model_dir: str, calibrate: bool = False) -> None:
         config.replace(dropout=0.0).model,
     )
     model_directory.restore_best(model, pathlib.Path(model_dir))
+    model = inference_model(model, config.model.flip_average)
+    split = evaluation.choose_split(manifest)
+    reader = Reader(config.data.data_dir, manifest, split)
     exporting.export(
-        inference_model(model, config.model.flip_average),
+        model,
         manifest.classes,
         manifest.resize,
         model_dir,
-        chosen.divisor if chosen else 1.0,
+        functools.partial(parity.check, model, divisor, reader),
+        divisor,
     )
+    if chosen and calibrate:  # after what may be refused
+        calibration.save(pathlib.Path(model_dir), chosen)
 
 
 def evaluate(model_dir: str, split: str, errors: bool = False) -> dict:
