@@ -56,7 +56,9 @@ def export(
     )
     classifier = keras.Model(model.input, probabilities, name="classifier")
     module = tf.Module()
-    module.model = classifier
+    # Each by itself: of a Keras model, only TensorFlow 2 in Python restores the
+    # variables; TensorFlow Serving and saved_model_cli find none.
+    module.weights = [variable.value for variable in classifier.variables]
     signatures = _make_signatures(classifier, classes, resize)
     incomplete = output / "incomplete.saved_model"
     shutil.rmtree(incomplete, ignore_errors=True)
