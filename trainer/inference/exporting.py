@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from data_prep.dataset import labels
 from data_prep.runtime import atomic
-from trainer.pipeline.decode import decode_image
+from trainer.pipeline.decode import decode_photo
 from trainer.pipeline.decode import fit
 
 _EXAMPLE = "image"  # the feature that holds the file, as in TFDS's records
@@ -99,7 +99,7 @@ def _make_signatures(
     def of_files(image_bytes):
         return answer(
             tf.map_fn(
-                lambda content: decode_image(content, size, resize),
+                lambda content: decode_photo(content, size, resize),
                 image_bytes,
                 fn_output_signature=square,
             )

@@ -1,6 +1,6 @@
 """From the bytes of an image to the pixels that the network sees.
 
-Evaluation and the exported model share this TensorFlow function, because they
+Evaluation and the exported model share these TensorFlow functions, because they
 have to agree to the bit. Training uses `fast_decode`, by OpenCV. Both take the
 same rectangles from `geometry.fit` and reduce by the same factors; a test keeps
 their pixels within 2 of 255, and within 0.5 on average.
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from data_prep.images import geometry
+from trainer.pipeline import orientation
 from trainer.pipeline.fast_decode import SCALES
 
 
@@ -26,6 +27,30 @@ def decode_image(content: tf.Tensor, image_size: int, resize: str) -> tf.Tensor:
     Returns:
         uint8 `[image_size, image_size, 3]`, RGB in [0, 255].
     """
+    return fit(_decode(content, image_size, resize), image_size, resize)
+
+
+def decode_photo(content: tf.Tensor, image_size: int, resize: str) -> tf.Tensor:
+    """Does what `decode_image` does, and turns a JPEG as its EXIF says.
+
+    Records hold images that are upright, for which the two agree to the bit.
+
+    Args:
+        content: As in `decode_image`.
+        image_size: As in `decode_image`.
+        resize: As in `decode_image`.
+
+    Returns:
+        uint8 `[image_size, image_size, 3]`, RGB in [0, 255].
+    """
+    image = _decode(content, image_size, resize)
+    image = orientation.upright(image, orientation.read(content))
+    image.set_shape([None, None, 3])
+    return fit(image, image_size, resize)
+
+
+def _decode(content: tf.Tensor, image_size: int, resize: str) -> tf.Tensor:
+    """Returns uint8 `[H, W, 3]`, a JPEG at the least scale that covers."""
 
     def jpeg() -> tf.Tensor:
         height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(content))
@@ -55,7 +80,7 @@ def decode_image(content: tf.Tensor, image_size: int, resize: str) -> tf.Tensor:
 
     image = tf.cond(tf.io.is_jpeg(content), jpeg, other)
     image.set_shape([None, None, 3])
-    return fit(image, image_size, resize)
+    return image
 
 
 def fit(image: tf.Tensor, image_size: int, resize: str) -> tf.Tensor:
