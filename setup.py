@@ -84,6 +84,9 @@ setup(
             "cloudml-hypertune>=0.1.0.dev6",
             "google-cloud-aiplatform>=1.100",
         ],
+        # Formats of export beside TensorFlow's own.
+        "onnx": ["onnx>=1.16", "onnxruntime>=1.20", "tf2onnx>=1.16.1"],
+        "tflite": ["ai-edge-litert>=1.2"],
         "test": [
             *TRAIN,
             *SERVE,

@@ -1,20 +1,27 @@
-"""Exports: every signature answers alike, and one that differs is refused."""
+"""Exports: all formats answer alike, and one that differs is refused."""
 
 import functools
+import importlib.util
+import json
 import os
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
 from conftest import ROOT
 from conftest import hash_tree
 from PIL import Image
+from training import environment
 
 from data_prep import prepare as story
 from data_prep.config import PrepareConfig
 from data_prep.dataset import manifest as manifest_lib
 from data_prep.runtime.errors import TrainingError
+from trainer.inference import formats as formats_lib
+from trainer.inference.formats import ALWAYS
+from trainer.inference.formats import FORMATS
 
 SIZE = 32
 CLASSES = ["cat", "dog", "fox"]
@@ -54,8 +61,17 @@ def reader(tmp_path_factory, request):
 
 
 @pytest.fixture(scope="module")
-def model(tf):
-    """A small network that looks at everything, with the weights of a seed."""
+def train(reader):
+    """The split that the network learned from."""
+    from trainer.pipeline.reader import Reader
+
+    folder = os.path.dirname(reader.shards.paths[0])
+    return Reader(folder, reader.manifest, "train")
+
+
+@pytest.fixture(scope="module")
+def model(tf, train):
+    """A small network that has learned the classes by their colours."""
     import keras
 
     keras.utils.set_random_seed(0)
@@ -64,31 +80,46 @@ def model(tf):
     x = keras.layers.Conv2D(8, 5, 3, activation="relu", name="conv")(x)
     x = keras.layers.Flatten(name="pool")(x)
     logits = keras.layers.Dense(3, dtype="float32", name="logits")(x)
-    return keras.Model(image, logits, name="small")
+    model = keras.Model(image, logits, name="small")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), loss)
+    pixels = train.pixels(np.arange(train.count), SIZE)
+    model.fit(pixels, train.labels, epochs=40, verbose=0)
+    return model
 
 
-def export(exported, resize, folder, check, temperature=1.0):
+def description(resize="stretch", temperature=1.0):
+    from trainer.inference.description import Description
+
+    return Description(CLASSES, SIZE, resize, temperature)
+
+
+def export(model, reader, folder, formats=ALWAYS, check=None, **described):
+    """Exports, held to `check` or to the model itself; what was found."""
     from trainer.inference import exporting
-
-    exporting.export(exported, CLASSES, resize, str(folder), check, temperature)
-
-
-def check_with(model, reader, temperature=1.0):
     from trainer.inference import parity
 
-    return functools.partial(parity.check, model, temperature, reader)
+    told = description(**described)
+    return exporting.export(
+        *(lambda policy: model, told, formats, str(folder)),
+        lambda: parity.spread_pixels(reader, 12, SIZE),
+        check or check_with(model, reader, formats, told.temperature),
+    )
+
+
+def check_with(model, reader, formats=ALWAYS, temperature=1.0):
+    from trainer.inference import exporting
+    from trainer.inference import parity
+
+    classifier = exporting.with_temperature(model, temperature)
+    return functools.partial(parity.check, classifier, reader, reader, formats)
 
 
 def test_an_export_gives_what_training_gave(reader, model, tmp_path):
-    found = {}
-
-    def check(*files):
-        found.update(check_with(model, reader, temperature=3.0)(*files))
-
-    export(model, "stretch", tmp_path, check, temperature=3.0)
-    assert found["model.keras"] < 1e-5
-    assert found["saved_model"] < 1e-5
-    assert found["pixels"] < 1
+    found = export(model, reader, tmp_path, temperature=3.0)
+    assert found["compared"] == {"split": "validation", "images": 12}
+    for name in ALWAYS:
+        assert found["formats"][name]["difference"] < 1e-5
     assert sorted(os.listdir(tmp_path)) == [
         *("labels.txt", "model.keras", "saved_model")
     ]
@@ -103,15 +134,19 @@ def swap_channels(model):
 
 def test_an_export_that_differs_is_refused(reader, model, tmp_path):
     """The gate can fail: and then the former export is still there."""
-    check = check_with(model, reader)
-    export(model, "stretch", tmp_path, check)
+    # Far from certain, so that every difference shows.
+    check = check_with(model, reader, temperature=20.0)
+    export(model, reader, tmp_path, temperature=20.0)
     former = hash_tree(tmp_path)
-    spoilt = [(swap_channels(model), "stretch", 1.0), (model, "stretch", 2.0)]
+    spoilt = [
+        (swap_channels(model), {"temperature": 20.0}),
+        (model, {"temperature": 40.0}),
+    ]
     if reader.manifest.encoding != "raw":  # squares are not cropped
-        spoilt.append((model, "crop", 1.0))
-    for other, resize, temperature in spoilt:
+        spoilt.append((model, {"temperature": 20.0, "resize": "crop"}))
+    for other, described in spoilt:
         with pytest.raises(TrainingError, match="differs from training by"):
-            export(other, resize, tmp_path, check, temperature)
+            export(other, reader, tmp_path, check=check, **described)
         assert hash_tree(tmp_path) == former
 
 
@@ -128,14 +163,13 @@ def test_pixels_of_another_resize_are_refused(
     monkeypatch.setattr(input_pipeline, "fit", cruder)
     monkeypatch.setattr(decode, "fit", cruder)
     with pytest.raises(TrainingError, match="pixels differs from training"):
-        export(model, "stretch", tmp_path, check_with(model, reader))
-    assert not (tmp_path / "model.keras").exists()
+        export(model, reader, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_every_signature_answers_alike(reader, model, tmp_path, tf):
     """Files, pixels and examples of oblong photos; saved_model_cli too."""
-    export(model, "crop", tmp_path, lambda *files: None)
+    export(model, reader, tmp_path, check=lambda folder: {}, resize="crop")
     served = tf.saved_model.load(tmp_path / "saved_model").signatures
     pixels = np.random.default_rng(2).integers(0, 256, (2, 50, 70, 3), np.uint8)
     files = [tf.io.encode_png(image).numpy() for image in pixels]
@@ -169,6 +203,36 @@ def test_every_signature_answers_alike(reader, model, tmp_path, tf):
     )
 
 
+def test_the_keras_file_needs_nothing_of_this_package(reader, model, tmp_path):
+    """In safe mode, in a fresh process that imports Keras alone."""
+    export(model, reader, tmp_path, temperature=3.0)
+    pixels = np.random.default_rng(3).integers(
+        0, 256, (2, SIZE, SIZE, 3), np.uint8
+    )
+    np.save(tmp_path / "pixels.npy", pixels)
+    code = (
+        "import sys, keras, numpy as np; "
+        "model = keras.models.load_model('model.keras', safe_mode=True); "
+        "np.save('found.npy', model.predict(np.load('pixels.npy'))); "
+        "sys.exit(any(m.startswith('trainer') for m in sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment(KERAS_BACKEND="tensorflow"),
+    )
+    assert done.returncode == 0, done.stderr
+    logits = np.asarray(model(pixels)) / 3
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(
+        np.load(tmp_path / "found.npy"),
+        shares / shares.sum(axis=1, keepdims=True),
+        atol=1e-5,
+    )
+
+
 def saved_model_cli_run(folder, image):
     """Returns the probabilities that TensorFlow's own tool gets for pixels."""
     np.save(folder / "image.npy", image[None])
@@ -186,3 +250,114 @@ def saved_model_cli_run(folder, image):
     )
     assert done.returncode == 0, done.stderr
     return np.load(folder / "probabilities.npy")
+
+
+@pytest.fixture(scope="module")
+def converted(reader, model, tmp_path_factory):
+    """An export in all formats, and what was found of them."""
+    for name in ("ai_edge_litert", "onnxruntime", "tf2onnx"):
+        pytest.importorskip(name)
+    folder = tmp_path_factory.mktemp("converted")
+    return folder, export(
+        model, reader, folder, tuple(FORMATS), temperature=2.0
+    )
+
+
+def test_every_format_is_measured(converted):
+    folder, found = converted
+    assert sorted(os.listdir(folder)) == sorted(
+        ["labels.txt", *(one.file for one in FORMATS.values())]
+    )
+    measured = found["measured"]
+    assert measured["split"] == "validation" and measured["images"] == 12
+    assert measured["accuracy"] == 1.0
+    for name, one in found["formats"].items():
+        assert one["file"] == FORMATS[name].file
+        assert (one["tolerance"] is None) == (name == "tflite_int8")
+        if name not in ALWAYS:
+            assert one["accuracy"] == 1.0
+            assert one["interval"] == measured["interval"]
+    differences = {n: one["difference"] for n, one in found["formats"].items()}
+    assert differences["onnx"] < 1e-5
+    # It is 16 and 8 bits that were written, not the same thing thrice.
+    assert 1e-7 < differences["tflite"] < 1e-3 < differences["tflite_int8"]
+
+
+def test_every_format_says_what_it_is(converted):
+    """Classes, sizes and temperature travel inside of the file."""
+    import onnx
+
+    folder, _ = converted
+    told = [
+        {p.name: p.read_text() for p in (folder / part).iterdir()}
+        for part in ("saved_model/assets.extra",)
+    ]
+    for name in ("model.keras", "model.tflite", "model_int8.tflite"):
+        with zipfile.ZipFile(folder / name) as archive:
+            told.append(
+                {
+                    one: archive.read(one).decode()
+                    for one in ("labels.txt", "model.json")
+                }
+            )
+    properties = onnx.load(folder / "model.onnx").metadata_props
+    told.append({one.key: one.value for one in properties})
+    for texts in told:
+        assert texts["labels.txt"] == "cat\ndog\nfox\n"
+        content = json.loads(texts["model.json"])
+        assert content["classes"] == CLASSES
+        assert content["image_size"] == SIZE
+        assert content["resize"] == "stretch"
+        assert content["temperature"] == 2.0
+
+
+def test_onnx_takes_any_number_of_images_by_name(converted, model):
+    import onnxruntime
+
+    folder, _ = converted
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    images = np.random.default_rng(4).uniform(0, 255, (3, SIZE, SIZE, 3))
+    found = session.run(["probabilities"], {"image": images.astype(np.float32)})
+    best = np.argmax(model(images), axis=1)
+    np.testing.assert_array_equal(found[0].argmax(axis=1), best)
+
+
+def test_each_converted_format_can_be_refused(
+    reader, model, converted, tmp_path, monkeypatch
+):
+    """Each of them alone takes the channels in another order."""
+    from trainer.inference import exporting
+
+    write = exporting._writer
+    wrong = exporting.with_temperature(swap_channels(model), 1.0)
+    said = {"tflite_int8": "has an accuracy of"}
+    for name in sorted(set(FORMATS) - set(ALWAYS)):
+
+        def writer(asked, samples, name=name):
+            if asked != name:
+                return write(asked, samples)
+            return lambda _, *rest: write(asked, samples)(wrong, *rest)
+
+        monkeypatch.setattr(exporting, "_writer", writer)
+        with pytest.raises(
+            TrainingError,
+            match=f"{FORMATS[name].file} {said.get(name, 'differs from')}",
+        ):
+            export(model, reader, tmp_path, (name,))
+        assert not list(tmp_path.iterdir())
+
+
+def test_what_is_there_is_exported_again(tmp_path, monkeypatch):
+    from data_prep.runtime.errors import UsageError
+
+    assert formats_lib.choose([], str(tmp_path)) == ["saved_model", "keras"]
+    (tmp_path / "model.onnx").write_text("of an earlier temperature")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    assert formats_lib.choose(["tflite"], str(tmp_path)) == [
+        *("saved_model", "keras", "tflite", "onnx")
+    ]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"pip install 'shardtune\[tflite\]'"):
+        formats_lib.choose(["tflite"], str(tmp_path))
+    with pytest.raises(UsageError, match="did you mean tflite"):
+        formats_lib.parse("saved_model,tflit")

@@ -864,7 +864,9 @@ def test_the_exported_model_averages_over_the_mirror(tf, tmp_path):
     import keras
 
     from trainer.groups import Model
+    from trainer.inference.description import Description
     from trainer.inference.exporting import export
+    from trainer.inference.formats import ALWAYS
     from trainer.models.classifier import build_classifier
     from trainer.models.classifier import flip_averaged
 
@@ -884,8 +886,9 @@ def test_the_exported_model_averages_over_the_mirror(tf, tmp_path):
     kernel = np.random.default_rng(0).normal(size=shape)
     last.set_weights([kernel, np.zeros(3)])
     export(
-        flip_averaged(model),
-        *(["a", "b", "c"], "stretch", str(tmp_path), lambda *files: None),
+        lambda policy: flip_averaged(model),
+        Description(["a", "b", "c"], SIZE, "stretch", 1.0),
+        *(ALWAYS, str(tmp_path), list, lambda folder: {}),
     )
     saved = keras.models.load_model(tmp_path / "model.keras")
     image = np.random.default_rng(1).uniform(0, 255, (2, SIZE, SIZE, 3))

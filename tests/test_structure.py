@@ -211,6 +211,7 @@ SLOW = {
     *("scipy", "matplotlib", "apache_beam", "fsspec", "hypertune", "PIL"),
     *("botocore", "google", "kubernetes_validate", "kubeflow", "aiohttp"),
     *("gcsfs", "s3fs", "optuna"),
+    *("ai_edge_litert", "onnx", "onnxruntime"),
     *("kubeflow_trainer_api", "sky"),
 }
 

@@ -62,11 +62,13 @@ def test_artefacts(trained):
     model, done = trained
     assert sorted(os.listdir(model)) == [
         "DONE.json",
+        "README.md",
         "calibration.json",
         "checkpoints",
         "config.json",
         "environment.json",
         "evaluation.json",
+        "formats.json",
         "labels.txt",
         "metrics.jsonl",
         "model.keras",
@@ -557,10 +559,10 @@ def test_a_run_on_a_mounted_bucket(data, tmp_path, tf, mounted_bucket):
 
     model = tmp_path / "model"
     train_here(data, model, finetune_epochs=0)
-    assert mounted_bucket == ["incomplete.saved_model"]
+    assert mounted_bucket == ["saved_model"]
     tf.saved_model.load(model / "saved_model")
     finished.export(str(model))
-    assert mounted_bucket[1:] == ["saved_model", "incomplete.saved_model"]
+    assert mounted_bucket[1:] == ["saved_model", "saved_model"]
     tf.saved_model.load(model / "saved_model")
     assert not list(model.rglob("incomplete.*"))
 

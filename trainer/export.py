@@ -1,6 +1,7 @@
 """Command line: exports the best epoch of a model directory again.
 
 python -m trainer.export --model_dir=model
+python -m trainer.export --model_dir=model --format=tflite,onnx
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ from data_prep.runtime import startup
 from data_prep.runtime.settings import setting
 from trainer import groups
 from trainer.engine import start_rule
+from trainer.inference import formats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +27,17 @@ class Export(settings.Group):
         "Divide logits by the temperature of calibration.json from now on; "
         "what is calibrated stays so.",
     )
+    format: str = setting(
+        "",
+        f"Formats to write, some of {','.join(formats.FORMATS)}. "
+        f"{' and '.join(formats.ALWAYS)} are always written, as are those "
+        "that are there, so that all agree.",
+        first=True,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        formats.parse(self.format)
 
 
 class ExportConfig(settings.Config):
@@ -36,13 +49,18 @@ class ExportConfig(settings.Config):
 def main(config: ExportConfig) -> None:
     """Exports the model and says where it is."""
     model_dir = config.export.model_dir
+    named = formats.parse(config.export.format)
     startup.require_tensorflow()
-    start_rule.load(model_dir)  # before what takes seconds
+    # Before what takes seconds.
+    run_config, manifest = start_rule.load(model_dir)
+    formats.choose(named, model_dir)
     startup.import_tensorflow()
     from trainer.inference import finished
+    from trainer.reporting import card
 
-    finished.export(model_dir, config.export.calibrate)
-    print(f"{model_dir}/model.keras\n{model_dir}/saved_model")
+    for name in finished.export(model_dir, config.export.calibrate, named):
+        print(f"{model_dir}/{formats.FORMATS[name].file}")
+    print(card.write(model_dir, run_config, manifest))
 
 
 def cli() -> None:

@@ -30,6 +30,7 @@ from trainer.inference import evaluation as evaluation_lib
 from trainer.inference import finished
 from trainer.inference import split_prediction
 from trainer.pipeline.input_pipeline import naming_failures
+from trainer.reporting import card
 from trainer.reporting import page
 
 
@@ -187,6 +188,7 @@ def train_and_evaluate(
     workers.print_once(evaluation_lib.table(evaluation))
     if workers.is_first:
         path = page.write(config.run.model_dir, config, manifest, state.best)
+        card.write(config.run.model_dir, config, manifest)
         print(f"report: {path}")
     workers.barrier()  # the first hosts TensorFlow's service for the others
     reported = ("split", "accuracy", "loss")

@@ -1,51 +1,80 @@
-"""Writes the exported model: `model.keras`, `saved_model/` and `labels.txt`."""
+"""Writes a classifier in all formats that are asked for, or in none."""
 
 import pathlib
 import shutil
 from collections.abc import Callable
+from collections.abc import Iterable
 
 import keras
-import tensorflow as tf
+import numpy as np
 
 from data_prep.dataset import labels
 from data_prep.runtime import atomic
-from trainer.pipeline.decode import decode_photo
-from trainer.pipeline.decode import fit
+from trainer.inference import description as description_lib
+from trainer.inference import onnx_model
+from trainer.inference import saved_model
+from trainer.inference import tflite
+from trainer.inference.description import Description
+from trainer.inference.formats import ALWAYS
+from trainer.inference.formats import FORMATS
 
-_EXAMPLE = "image"  # the feature that holds the file, as in TFDS's records
 _LAST = "saved_model.pb"  # without it nothing loads the folder
 
 
 def export(
-    model: keras.Model,
-    classes: list[str],
-    resize: str,
+    make_model: Callable[[str], keras.Model],
+    description: Description,
+    formats: Iterable[str],
     output_dir: str,
-    check: Callable[[pathlib.Path, pathlib.Path], object],
-    temperature: float = 1.0,
-) -> None:
+    samples: Callable[[], np.ndarray],
+    check: Callable[[pathlib.Path], dict],
+) -> dict:
     """Exports a classifier.
 
-    `model.keras` goes from RGB images `[B, S, S, 3]` in [0, 255] to
-    probabilities `[B, K]`. `saved_model/` has three signatures that give
-    `probabilities` (float32 `[B, K]`) and `label` (string `[B]`), and that
-    resize as training and evaluation do:
-
-    - `serving_default`: `image_bytes`, string `[B]`, the bytes of image files;
-    - `images`: `images`, uint8 `[B, H, W, 3]` in [0, 255], RGB of any size;
-    - `examples`: `examples`, string `[B]`, serialized `tf.train.Example`s
-      whose feature "image" is the bytes of a file.
-
     Args:
-        model: From images to float32 logits, made outside of any strategy.
-        classes: K names, in the order of the logits.
-        resize: How the data set fits images to a square.
+        make_model: Returns the model from RGB images `[B, S, S, 3]` in [0, 255]
+            to float32 logits, made outside of any strategy, under a dtype
+            policy; "" is that of the run. What is converted is float32, as
+            converters know no other.
+        description: Classes, sizes and temperature.
+        formats: Of `FORMATS`.
         output_dir: Folder to write to; files of these names are replaced.
-        check: Called with both when they are written, before they take their
-            places; where it raises, the former ones stay.
-        temperature: What logits are divided by.
+        samples: Returns images of training, uint8 `[N, S, S, 3]`.
+        check: Called with the folder that holds all of them, before they take
+            their places; where it raises, the former ones stay.
+
+    Returns:
+        What `check` returned.
     """
     output = pathlib.Path(output_dir)
+    staged = output / f"{atomic.INCOMPLETE}export"
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    files = [FORMATS[name].file for name in formats]
+    try:
+        for policy, names in _by_policy(formats).items():
+            classifier = with_temperature(
+                make_model(policy), description.temperature
+            )
+            for name in names:
+                path = staged / FORMATS[name].file
+                _writer(name, samples)(classifier, description, path)
+        found = check(staged)
+        labels.write(output / labels.FILE_NAME, description.classes)
+        for file in files:
+            _put(staged / file, output / file)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return found
+
+
+def with_temperature(model: keras.Model, temperature: float) -> keras.Model:
+    """Returns the classifier from images to probabilities.
+
+    Args:
+        model: From images to float32 logits `[B, K]`.
+        temperature: What logits are divided by.
+    """
     logits = model.output
     if temperature != 1.0:
         logits = keras.layers.Rescaling(
@@ -54,76 +83,45 @@ def export(
     probabilities = keras.layers.Softmax(dtype="float32", name="probabilities")(
         logits
     )
-    classifier = keras.Model(model.input, probabilities, name="classifier")
-    module = tf.Module()
-    # Each by itself: of a Keras model, only TensorFlow 2 in Python restores the
-    # variables; TensorFlow Serving and saved_model_cli find none.
-    module.weights = [variable.value for variable in classifier.variables]
-    signatures = _make_signatures(classifier, classes, resize)
-    incomplete = output / "incomplete.saved_model"
-    shutil.rmtree(incomplete, ignore_errors=True)
-    try:
-        with atomic.replacing(output / "model.keras") as keras_file:
-            classifier.save(keras_file)
-            tf.saved_model.save(module, incomplete, signatures)
-            check(keras_file, incomplete)
-    except BaseException:
-        shutil.rmtree(incomplete, ignore_errors=True)
-        raise
-    labels.write(output / labels.FILE_NAME, classes)
-    # The former one stays until the new one takes its place.
-    former = output / "incomplete.former"
-    shutil.rmtree(former, ignore_errors=True)
-    if (output / "saved_model").exists():
-        atomic.move_folder(output / "saved_model", former, _LAST)
-    atomic.move_folder(incomplete, output / "saved_model", _LAST)
-    shutil.rmtree(former, ignore_errors=True)
+    return keras.Model(model.input, probabilities, name="classifier")
 
 
-def _make_signatures(
-    classifier: keras.Model, classes: list[str], resize: str
-) -> dict[str, tf.types.experimental.PolymorphicFunction]:
-    """Returns the functions of the SavedModel, by name; see `export`."""
-    size = classifier.input_shape[1]
-    square = tf.TensorSpec([size, size, 3], tf.uint8)
-    strings = tf.TensorSpec([None], tf.string)
-
-    def answer(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        result = classifier(images, training=False)
-        return {
-            "probabilities": result,
-            "label": tf.gather(tf.constant(classes), tf.argmax(result, 1)),
-        }
-
-    @tf.function(input_signature=[strings])
-    def of_files(image_bytes):
-        return answer(
-            tf.map_fn(
-                lambda content: decode_photo(content, size, resize),
-                image_bytes,
-                fn_output_signature=square,
-            )
-        )
-
-    @tf.function(
-        input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)]
-    )
-    def of_images(images):
-        return answer(
-            tf.map_fn(
-                lambda image: fit(image, size, resize),
-                images,
-                fn_output_signature=square,
-            )
-        )
-
-    @tf.function(input_signature=[strings])
-    def of_examples(examples):
-        features = {_EXAMPLE: tf.io.FixedLenFeature([], tf.string)}
-        return of_files(tf.io.parse_example(examples, features)[_EXAMPLE])
-
-    return {
-        "serving_default": of_files,
-        "images": of_images,
-        "examples": of_examples,
+def _by_policy(formats: Iterable[str]) -> dict[str, list[str]]:
+    """Returns the formats of each dtype policy; "" is that of the run."""
+    found = {
+        "": [name for name in formats if name in ALWAYS],
+        "float32": [name for name in formats if name not in ALWAYS],
     }
+    return {policy: names for policy, names in found.items() if names}
+
+
+def _writer(name: str, samples: Callable[[], np.ndarray]) -> Callable:
+    """Returns what writes a format."""
+    return {
+        "saved_model": saved_model.write,
+        "keras": _write_keras,
+        "tflite": tflite.write,
+        "tflite_int8": lambda *given: tflite.write(*given, samples()),
+        "onnx": onnx_model.write,
+    }[name]
+
+
+def _write_keras(
+    classifier: keras.Model, description: Description, path: pathlib.Path
+) -> None:
+    classifier.save(path)
+    description_lib.append(path, description)
+
+
+def _put(staged: pathlib.Path, place: pathlib.Path) -> None:
+    """Moves what was exported to its place; the former stays until then."""
+    if staged.is_file():
+        with atomic.replacing(place) as incomplete:
+            staged.replace(incomplete)
+        return
+    former = place.with_name(f"{atomic.INCOMPLETE}former")
+    shutil.rmtree(former, ignore_errors=True)
+    if place.exists():
+        atomic.move_folder(place, former, _LAST)
+    atomic.move_folder(staged, place, _LAST)
+    shutil.rmtree(former, ignore_errors=True)

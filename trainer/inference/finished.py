@@ -1,16 +1,20 @@
 """Exports or evaluates the best epoch of a model directory."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import json
 import pathlib
+from collections.abc import Iterator
 from collections.abc import Sequence
 
+import keras
 import numpy as np
 
 from data_prep.dataset import splits
 from data_prep.dataset.manifest import Manifest
+from data_prep.runtime import atomic
 from data_prep.runtime.errors import DataError
 from trainer.config import Config
 from trainer.distribution import devices
@@ -20,30 +24,44 @@ from trainer.engine import start_rule
 from trainer.inference import calibration
 from trainer.inference import evaluation
 from trainer.inference import exporting
+from trainer.inference import formats as formats_lib
 from trainer.inference import parity
 from trainer.inference import split_prediction
+from trainer.inference.description import Description
 from trainer.inference.split_prediction import SplitPredictor
 from trainer.inference.spool import Spool
 from trainer.models.classifier import build_classifier
 from trainer.models.classifier import inference_model
 from trainer.pipeline.reader import Reader
 
+FORMATS_FILE = "formats.json"
+SAMPLES = 100  # images that set the ranges of 8-bit integers
 
-def export(model_dir: str, calibrate: bool = False) -> None:
+
+def export(
+    model_dir: str, calibrate: bool = False, formats: Sequence[str] = ()
+) -> list[str]:
     """Exports the best epoch of a model directory.
 
     Args:
         model_dir: What `trainer.task` wrote.
         calibrate: Divide logits by the temperature from now on, as a run does
             with --calibrate.
+        formats: Of `formats.FORMATS`; see `formats.choose`.
+
+    Returns:
+        The formats that were written.
 
     Raises:
         DataError: If there is no finished epoch, or no temperature to take.
         TrainingError: If what was exported does not give what it was made
             from gives; see `parity`.
+        UsageError: If a format needs a package that is missing.
     """
     config, manifest = start_rule.load(model_dir)
-    chosen = calibration.load(pathlib.Path(model_dir))
+    formats = formats_lib.choose(formats, model_dir)
+    folder = pathlib.Path(model_dir)
+    chosen = calibration.load(folder)
     if calibrate and chosen is None:
         raise DataError(
             f"{model_dir} holds no {calibration.FILE_NAME}: `shardtune "
@@ -51,30 +69,70 @@ def export(model_dir: str, calibrate: bool = False) -> None:
         )
     if chosen and calibrate:
         chosen = dataclasses.replace(chosen, applied=True)
-    divisor = chosen.divisor if chosen else 1.0
+    description = Description(
+        manifest.classes,
+        config.data.image_size,
+        manifest.resize,
+        chosen.divisor if chosen else 1.0,
+    )
     devices.set_precision(config.devices.precision)
-    # A new model, outside of any strategy, so that nothing of a strategy is
-    # exported. Without dropout, which has no variables and is not a layer of
-    # Keras, so that whoever loads the export does not need this package.
+    model = _make_model(config, manifest)
+
+    def make_model(policy: str) -> keras.Model:
+        if policy in ("", keras.config.dtype_policy().name):
+            return model
+        with _dtype_policy(policy):
+            return _make_model(config, manifest)
+
+    def reader_of(split: str) -> Reader:
+        return Reader(config.data.data_dir, manifest, split)
+
+    found = exporting.export(
+        make_model,
+        description,
+        formats,
+        model_dir,
+        lambda: parity.spread_pixels(
+            reader_of(splits.TRAIN), SAMPLES, description.image_size
+        ),
+        functools.partial(
+            parity.check,
+            exporting.with_temperature(model, description.temperature),
+            reader_of(evaluation.choose_split(manifest)),
+            reader_of(splits.VALIDATION),
+            formats,
+        ),
+    )
+    atomic.write_json(folder / FORMATS_FILE, found)
+    if chosen and calibrate:  # after what may be refused
+        calibration.save(folder, chosen)
+    return formats
+
+
+def _make_model(config: Config, manifest: Manifest) -> keras.Model:
+    """Returns the best epoch's model, from images to logits.
+
+    It is made outside of any strategy, so that nothing of a strategy is
+    exported. Without dropout, which has no variables and is not a layer of
+    Keras, so that whoever loads the export does not need this package.
+    """
     model = build_classifier(
         len(manifest.classes),
         config.data.image_size,
         config.replace(dropout=0.0).model,
     )
-    model_directory.restore_best(model, pathlib.Path(model_dir))
-    model = inference_model(model, config.model.flip_average)
-    split = evaluation.choose_split(manifest)
-    reader = Reader(config.data.data_dir, manifest, split)
-    exporting.export(
-        model,
-        manifest.classes,
-        manifest.resize,
-        model_dir,
-        functools.partial(parity.check, model, divisor, reader),
-        divisor,
-    )
-    if chosen and calibrate:  # after what may be refused
-        calibration.save(pathlib.Path(model_dir), chosen)
+    model_directory.restore_best(model, pathlib.Path(config.run.model_dir))
+    return inference_model(model, config.model.flip_average)
+
+
+@contextlib.contextmanager
+def _dtype_policy(name: str) -> Iterator[None]:
+    former = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(former)
 
 
 def evaluate(model_dir: str, split: str, errors: bool = False) -> dict:

@@ -2,80 +2,213 @@
 
 On images of the split that the run is measured on, the exported files must
 give what the model in memory gives for evaluation's pixels, and those pixels
-must be the ones that training saw.
+must be the ones that training saw. What was converted is measured on validation
+as well: 8-bit integers are held to the accuracy that they have there.
 """
 
 import pathlib
+from collections.abc import Callable
+from collections.abc import Iterable
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from data_prep.runtime.errors import TrainingError
+from trainer.inference import figures
+from trainer.inference import onnx_model
+from trainer.inference import saved_model
+from trainer.inference import tflite
+from trainer.inference.formats import ALWAYS
+from trainer.inference.formats import FORMATS
 from trainer.pipeline import input_pipeline
 from trainer.pipeline.reader import Reader
 
+Predict = Callable[[np.ndarray], np.ndarray]  # pixels -> probabilities
+
 IMAGES = 16
-# How far a probability may be off. A graph fuses what runs apart in memory:
-# GPUs multiply float32 in 10 bits of mantissa, and bfloat16 has 7.
-TOLERANCE, TOLERANCE_16_BIT = 1e-3, 2e-2
+MEASURED = 1000  # images of validation, at most
+BATCH = 32
+# How far a probability may be off, in float32: sums in another order. GPUs
+# multiply in 10 bits of mantissa, float16 has 10 too, and bfloat16 has 7.
+TOLERANCE, TOLERANCE_10_BIT, TOLERANCE_7_BIT = 1e-4, 1e-2, 3e-2
 # How far evaluation's pixels may be from those of training, in 1 of 255, on
 # the average of an image. The two decoders differ by up to 2 in single pixels.
 PIXEL_TOLERANCE = 2.0
 
 
 def check(
-    model: keras.Model,
-    temperature: float,
+    classifier: keras.Model,
     reader: Reader,
-    keras_file: pathlib.Path,
-    saved_model: pathlib.Path,
-) -> dict[str, float]:
+    validation: Reader,
+    formats: Iterable[str],
+    folder: pathlib.Path,
+) -> dict:
     """Compares exported files with the model that they were made from.
 
     Args:
-        model: From images `[B, S, S, 3]` to float32 logits.
-        temperature: What logits are divided by.
+        classifier: From images `[B, S, S, 3]` to float32 probabilities.
         reader: Reader of the split whose images are compared.
-        keras_file: The exported `model.keras`.
-        saved_model: The exported folder.
+        validation: Reader of the split that accuracy is measured on.
+        formats: Of `FORMATS`.
+        folder: Holds their files.
 
     Returns:
-        The greatest difference of each: of probabilities, and of "pixels" in
-        1 of 255.
+        What `formats.json` holds: of every format its file, the greatest
+        `difference` of a probability and the `tolerance`, and the `accuracy`
+        of what was converted, beside that of the model itself.
 
     Raises:
         TrainingError: If one is beyond its tolerance.
     """
-    size = model.input_shape[1]
-    count = min(IMAGES, reader.count)
-    rows = np.linspace(0, reader.count - 1, count).astype(np.int64)
+    size = classifier.input_shape[1]
+    rows = _spread(reader, IMAGES)
     pixels = input_pipeline.decoded_exactly(reader, size)(tf.constant(rows))
-    seen = np.asarray(pixels, np.float32)  # in 8 bits, -1 would be 255
-    trained_on = np.asarray(reader.pixels(rows, size), np.float32)
-    wanted = tf.nn.softmax(model(pixels, training=False) / temperature)
-    # In safe mode, as whoever loads it will.
-    loaded = keras.models.load_model(keras_file, compile=False)
-    serve = tf.saved_model.load(saved_model).signatures["serving_default"]
-    served = serve(image_bytes=_files(reader, rows))["probabilities"]
-    differences = {
-        "pixels": np.abs(seen - trained_on).mean(axis=(1, 2, 3)).max(),
-        "model.keras": np.abs(loaded(pixels, training=False) - wanted).max(),
-        "saved_model": np.abs(served - wanted).max(),
+    pixels = np.asarray(pixels)
+    _check_pixels(reader, rows, pixels)
+    wanted = np.asarray(classifier(pixels, training=False))
+    whole = tf.config.list_logical_devices("GPU") == []
+    found, converted = {}, {}
+    for name in formats:
+        path = folder / FORMATS[name].file
+        if name == "saved_model":
+            given = saved_model.load(path)(_files(reader, rows))
+        else:
+            predict = _load(name, path)
+            given = predict(pixels)
+            if name not in ALWAYS:
+                converted[name] = predict
+        found[name] = {
+            "file": path.name,
+            "difference": float(np.abs(given - wanted).max()),
+            "tolerance": _tolerance(name, whole),
+        }
+        _check_difference(found[name], reader.split, len(rows))
+    result = {
+        "compared": {"split": reader.split, "images": len(rows)},
+        "formats": found,
     }
-    whole = keras.config.dtype_policy().compute_dtype == "float32"
-    probability = TOLERANCE if whole else TOLERANCE_16_BIT
-    for name, difference in differences.items():
-        limit = PIXEL_TOLERANCE if name == "pixels" else probability
-        # The other way round, a difference that is no number would pass.
-        if not difference <= limit:
+    if converted:
+        result["measured"] = _measure(classifier, validation, converted, found)
+    return result
+
+
+def spread_pixels(reader: Reader, count: int, image_size: int) -> np.ndarray:
+    """Returns images of a split, as training sees them.
+
+    Args:
+        reader: Reader of the split.
+        count: Images, at most.
+        image_size: S, width and height in pixels.
+
+    Returns:
+        uint8 `[b, S, S, 3]`.
+    """
+    return reader.pixels(_spread(reader, count), image_size)
+
+
+def _load(name: str, path: pathlib.Path) -> Predict:
+    """Returns what classifies pixels by a file."""
+    if name == "keras":
+        # In safe mode, as whoever loads it will.
+        loaded = keras.models.load_model(path, compile=False)
+        return lambda pixels: np.asarray(loaded(pixels, training=False))
+    return (onnx_model if name == "onnx" else tflite).load(path)
+
+
+def _tolerance(name: str, whole: bool) -> float | None:
+    """Returns how far a format may be off; None of one held to accuracy."""
+    if name == "tflite_int8":
+        return None
+    if keras.config.dtype_policy().compute_dtype != "float32":
+        return TOLERANCE_7_BIT
+    if name == "tflite" or not whole:
+        return TOLERANCE_10_BIT
+    return TOLERANCE
+
+
+def _check_pixels(reader: Reader, rows: np.ndarray, pixels: np.ndarray) -> None:
+    """Refuses pixels of evaluation that are not those of training."""
+    trained_on = reader.pixels(rows, pixels.shape[1])
+    # In 8 bits, -1 would be 255.
+    off = np.abs(pixels.astype(np.float32) - trained_on).mean(axis=(1, 2, 3))
+    _refuse_beyond(
+        "pixels", off.max(), PIXEL_TOLERANCE, reader.split, len(rows)
+    )
+
+
+def _check_difference(found: dict, split: str, images: int) -> None:
+    limit = found["tolerance"]
+    if limit is not None:
+        _refuse_beyond(found["file"], found["difference"], limit, split, images)
+
+
+def _refuse_beyond(
+    what: str, difference: float, limit: float, split: str, images: int
+) -> None:
+    # The other way round, a difference that is no number would pass.
+    if not difference <= limit:
+        raise TrainingError(
+            f"the export was not written: on {images} images of {split}, "
+            f"{what} differs from training by {difference:.2g}, and expected "
+            f"is {limit:g} at most. The former export, if there is one, is "
+            "still there."
+        )
+
+
+def _measure(
+    classifier: keras.Model,
+    reader: Reader,
+    converted: dict[str, Predict],
+    found: dict,
+) -> dict:
+    """Measures the model and what was converted; adds to what was found.
+
+    Raises:
+        TrainingError: If 8-bit integers are worse than chance would have it.
+    """
+    size = classifier.input_shape[1]
+    rows = _spread(reader, MEASURED)
+    decode = input_pipeline.decoded_exactly(reader, size)
+
+    def model(pixels: np.ndarray) -> np.ndarray:
+        return np.asarray(classifier(pixels, training=False))
+
+    predictors = {"model": model, **converted}
+    right = dict.fromkeys(predictors, 0)
+    for start in range(0, len(rows), BATCH):
+        batch = rows[start : start + BATCH]
+        pixels = np.asarray(decode(tf.constant(batch)))
+        for name, predict in predictors.items():
+            best = predict(pixels).argmax(axis=1)
+            right[name] += int((best == reader.labels[batch]).sum())
+    count = len(rows)
+    low, high = figures.interval(right["model"], count)
+    for name in converted:
+        accuracy = right[name] / count
+        found[name]["accuracy"] = accuracy
+        found[name]["interval"] = figures.interval(right[name], count)
+        if accuracy < low:
             raise TrainingError(
                 f"the export was not written: on {count} images of "
-                f"{reader.split}, {name} differs from training by "
-                f"{difference:.2g}, and expected is {limit:g} at most. The "
-                "former export, if there is one, is still there."
+                f"{reader.split}, {found[name]['file']} has an accuracy of "
+                f"{accuracy:.4f}, and the model's own is "
+                f"{right['model'] / count:.4f} (95% interval {low:.4f} to "
+                f"{high:.4f}). The former export, if there is one, is still "
+                "there."
             )
-    return {name: float(value) for name, value in differences.items()}
+    return {
+        "split": reader.split,
+        "images": count,
+        "accuracy": right["model"] / count,
+        "interval": [low, high],
+    }
+
+
+def _spread(reader: Reader, count: int) -> np.ndarray:
+    """Returns that many indices of records, evenly over a split."""
+    count = min(count, reader.count)
+    return np.linspace(0, reader.count - 1, count).astype(np.int64)
 
 
 def _files(reader: Reader, rows: np.ndarray) -> tf.Tensor:
