@@ -14,6 +14,8 @@ from conftest import ROOT
 from conftest import hash_tree
 from PIL import Image
 from training import environment
+from training import prepare
+from training import train_here
 
 from data_prep import prepare as story
 from data_prep.config import PrepareConfig
@@ -361,3 +363,32 @@ def test_what_is_there_is_exported_again(tmp_path, monkeypatch):
         formats_lib.choose(["tflite"], str(tmp_path))
     with pytest.raises(UsageError, match="did you mean tflite"):
         formats_lib.parse("saved_model,tflit")
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_exported_by_the_command(tf, tmp_path, run):
+    """Also one in 16 bits: converters know float32 alone."""
+    for name in ("ai_edge_litert", "onnxruntime", "tf2onnx"):
+        pytest.importorskip(name)
+    data, model = prepare(tmp_path), tmp_path / "model"
+    train_here(data, model, finetune_epochs=0, precision="mixed_bfloat16")
+    before = json.loads((model / "formats.json").read_text())["formats"]
+    assert set(before) == set(ALWAYS)
+    done = run(
+        "trainer.export",
+        f"--model_dir={model}",
+        "--format=tflite,tflite_int8,onnx",
+        "--calibrate",
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((model / "formats.json").read_text())
+    temperature = json.loads((model / "calibration.json").read_text())
+    assert temperature["applied"]
+    text = (model / "README.md").read_text()
+    for name, one in found["formats"].items():
+        assert str(model / one["file"]) in done.stdout.splitlines()
+        assert (model / one["file"]).exists()
+        assert f"| {name} | `{one['file']}` |" in text
+    with zipfile.ZipFile(model / "model.tflite") as archive:
+        told = json.loads(archive.read("model.json"))
+    assert told["temperature"] == temperature["temperature"]
