@@ -197,9 +197,9 @@ def test_a_later_interrupt_does_not_wait_for_the_state(data, tmp_path):
     model = tmp_path / "model"
     cut = train(data, model, *STATEFUL, fault="step:2:SIGINT/SIGINT")
     assert cut.returncode == 75, cut.stderr
-    assert (
-        cut.stderr == "error: stopped by SIGINT. Run the same command again.\n"
-    )
+    # Progress may stand before it, where the first steps took seconds.
+    *_, last = cut.stderr.splitlines()
+    assert last == "error: stopped by SIGINT. Run the same command again."
 
 
 def test_the_end_keeps_what_going_on_and_exporting_need(data, cut, whole):
