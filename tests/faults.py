@@ -7,7 +7,9 @@ MODULE is `task`, of trainer, unless given.
 WHERE is a function that the run calls; before its NUMBERth call, counted from
 1, WHAT happens: a signal's name, several joined by "+" (at once) or by "/" (more
 than a second between them), "nan" (that step's loss is no number) or
-"full" (the disk has no space left). Nothing of this is in the product.
+"full" (the disk has no space left). With the WHERE "memory" NUMBER is how many
+images at a time fit into it, in "step" or in "features". Nothing of this is in
+the product.
 """
 
 import errno
@@ -76,6 +78,51 @@ def in_the_middle(owner, name, number, what):
     setattr(owner, name, replacement)
 
 
+def nothing(starved):
+    """Returns 0.0 by way of memory, of more than there is if `starved`."""
+    import numpy as np
+    import tensorflow as tf
+
+    # Asked of Python in every step: a constant would be computed beforehand.
+    floats = tf.numpy_function(
+        lambda now: np.int64(2**51 if now else 1), [starved], tf.int64
+    )
+    return tf.zeros(tf.reshape(floats, [1]))[0]
+
+
+def starve_steps(train_step, most):
+    """Lets steps ask for more memory than there is, after they have learned."""
+    real = train_step.make_replica_step
+
+    def make(model, optimizer, augment, options, replicas):
+        import tensorflow as tf
+
+        step = real(model, optimizer, augment, options, replicas)
+
+        def starving(batch, epoch, stop):
+            result = step(batch, epoch, stop)
+            share = tf.shape(batch.weight)[0] // options.accumulation
+            with tf.control_dependencies([result]):
+                return result + tf.cast(nothing(share > most), result.dtype)
+
+        return starving
+
+    train_step.make_replica_step = make
+
+
+def starve_features(extractor, most):
+    """Lets the base ask for more memory than there is."""
+    real = extractor.Extractor._features_of
+
+    def starving(self, image):
+        import tensorflow as tf
+
+        more = nothing(tf.shape(image)[0] > most)
+        return real(self, image) + tf.cast(more, tf.float16)
+
+    extractor.Extractor._features_of = starving
+
+
 def main():
     where, number, what, *module = sys.argv.pop(1).split(":")
     command_of = importlib.import_module(f"trainer.{(module or ['task'])[0]}")
@@ -84,10 +131,16 @@ def main():
 
     from trainer.engine import checkpoint
     from trainer.engine import loop
+    from trainer.engine import train_step
+    from trainer.feature_extraction import extractor
     from trainer.feature_extraction import writer
     from trainer.inference import finished
 
-    if where == "half":
+    if where == "memory" and what == "step":
+        starve_steps(train_step, int(number))
+    elif where == "memory":
+        starve_features(extractor, int(number))
+    elif where == "half":
         in_the_middle(np, "savez", int(number), what)
     else:
         places = {

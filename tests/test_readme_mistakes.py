@@ -13,6 +13,7 @@ from data_prep.config import PrepareConfig
 from data_prep.prepare import prepare
 from data_prep.runtime.errors import EXIT_DATA
 from data_prep.runtime.errors import DataError
+from data_prep.runtime.errors import TrainingError
 from data_prep.runtime.errors import UsageError
 from trainer.config import Config
 from trainer.engine import start_rule
@@ -177,7 +178,11 @@ def no_network(happens, cure, tmp_path, monkeypatch):
         weights.load_base("imagenet", "vgg16")
 
 
-@case("running out of memory")
+@case("running out of a GPU's memory")
 def out_of_memory(happens, cure, tmp_path, monkeypatch):
-    # That accumulation changes nothing else is in tests/test_accumulation.py.
-    Config("data", "model", accumulation=int(words(cure)["accumulation"]))
+    # That it goes on, and with the same batches, is in tests/test_memory.py.
+    from trainer.distribution import memory
+
+    assert memory.more_pieces(32, 1, MemoryError()) == 2
+    with pytest.raises(TrainingError, match="--image_size"):
+        memory.more_pieces(32, 32, MemoryError())

@@ -1,11 +1,19 @@
-"""The phases of a run, one after the other, and what follows a NaN."""
+"""The phases of a run, one after the other.
 
+A loss of NaN, or memory that runs out, sends a phase back to its newest
+checkpoint, and it goes on from there with other options.
+"""
+
+import dataclasses
 import pathlib
+
+import tensorflow as tf
 
 from data_prep.dataset import splits
 from data_prep.runtime import signals
 from data_prep.runtime.errors import TrainingError
 from trainer.config import Phase
+from trainer.engine import accumulation
 from trainer.engine import checkpoint
 from trainer.engine import history
 from trainer.engine import train_step
@@ -14,6 +22,7 @@ from trainer.engine.checkpoint import Checkpoint
 from trainer.engine.phase import train_phase
 from trainer.engine.phase_setup import peak_rate
 from trainer.engine.phase_setup import set_up
+from trainer.engine.train_step import StepOptions
 from trainer.engine.trained_part import TrainedPart
 from trainer.engine.training import Training
 from trainer.engine.training import finish_saving
@@ -58,6 +67,14 @@ def train_phases(
         seed=config.run.seed,
         jit_compile=config.devices.jit_compile,
     )
+    options = dataclasses.replace(
+        options,
+        accumulation=accumulation.of_run(
+            options.accumulation,
+            pathlib.Path(config.run.model_dir),
+            training.workers,
+        ),
+    )
     whole_model = trained_part.whole_model(
         training.model,
         loader,
@@ -77,6 +94,10 @@ def train_phases(
             resumed = None
         except checkpoint.NotFinite as error:
             resumed = _go_back(training, phase, error)
+        except tf.errors.ResourceExhaustedError as error:
+            options = _smaller(training, options, error)
+            resumed = _newest(training)
+            state.restore(resumed.state)
     training.callbacks.end()
     training.checkpointer.keep_last(state)
     finish_saving(training)
@@ -121,7 +142,7 @@ def _go_back(
     Raises:
         TrainingError: If no more retries are allowed.
     """
-    finish_saving(training)
+    found = _newest(training)
     state, directory = training.state, training.checkpointer.directory
     allowed = training.config.checkpoints.nan_retries
     if state.retries == allowed:
@@ -131,10 +152,33 @@ def _go_back(
             "--nan_retries. The last good state is kept in "
             f"{directory}; pass another --model_dir to start again."
         )
-    found = checkpoint.newest_of_first(directory, training.workers)
     state.retry(found.state)
     training.workers.print_once(
         f"warning: {error}. Going back to {found.path.name} with half the "
         f"learning rate (retry {state.retries} of {allowed})."
     )
     return found
+
+
+def _smaller(
+    training: Training, options: StepOptions, error: Exception
+) -> StepOptions:
+    """Returns options with which a step takes less memory, or raises."""
+    replicas = training.strategy.num_replicas_in_sync
+    more = accumulation.raised(
+        options.accumulation,
+        training.loader.batch_size // replicas,
+        training.model,
+        pathlib.Path(training.config.run.model_dir),
+        replicas,
+        error,
+    )
+    return dataclasses.replace(options, accumulation=more)
+
+
+def _newest(training: Training) -> Checkpoint:
+    """Returns the newest checkpoint, once all is on disk."""
+    finish_saving(training)
+    return checkpoint.newest_of_first(
+        training.checkpointer.directory, training.workers
+    )

@@ -30,6 +30,7 @@ from data_prep.runtime.progress import Progress
 from trainer.augmentation import policies
 from trainer.config import Config
 from trainer.distribution import devices
+from trainer.distribution import memory
 from trainer.distribution.worker_group import WorkerGroup
 from trainer.feature_extraction import identity as identity_lib
 from trainer.feature_extraction import store
@@ -83,6 +84,7 @@ class Extractor:
             self._base, network, manifest, strategy
         )
         self._steps: dict[View, Callable] = {}
+        self._pieces = 1  # in which a replica computes its share of a batch
 
     def extract(
         self, reader: Reader, images: Callable, view: View
@@ -166,14 +168,15 @@ class Extractor:
         dataset = input_pipeline.create(
             reader, plan, images, replicas=self.workers.replicas
         )
-        step = self._step(view)
         epoch = tf.constant(view.epoch or 0, tf.int64)
         title = f"features {reader.split}{view}"
         if self.workers.count > 1:
             title += f", worker {self.workers.rank}"
         with Progress(title, int((plan.weights > 0).sum())) as progress:
             for batch in self._distribute(dataset, len(batches)):
-                features = self._real_rows(step(batch, epoch), batch.weight)
+                features = self._real_rows(
+                    self._fitting_step(view, batch, epoch), batch.weight
+                )
                 progress.update(len(features))
                 yield features
                 self.workers.poll_stop()
@@ -209,6 +212,23 @@ class Extractor:
             ]
         )
 
+    def _fitting_step(
+        self, view: View, batch: input_pipeline.Batch, epoch: tf.Tensor
+    ) -> Any:
+        """Runs a step; where memory runs out, in smaller and smaller pieces."""
+        share = self._batch_size // self.workers.replicas
+        while True:
+            try:
+                return self._step(view)(batch, epoch)
+            except tf.errors.ResourceExhaustedError as error:
+                self._pieces = memory.more_pieces(share, self._pieces, error)
+                self._steps.clear()
+                print(
+                    "note: memory ran out: features are extracted "
+                    f"{share // self._pieces} images at a time per device",
+                    flush=True,
+                )
+
     def _step(self, view: View) -> Callable:
         """Returns the function of a batch and an epoch to its features.
 
@@ -219,6 +239,14 @@ class Extractor:
             self._steps[of_any_epoch] = self._make_step(of_any_epoch)
         return self._steps[of_any_epoch]
 
+    def _features_of(self, image: tf.Tensor) -> tf.Tensor:
+        """Returns what the base gives, float16, for images `[b, S, S, 3]`."""
+        features = tf.cast(self._base(image, training=False), tf.float32)
+        # What float16 cannot hold would become infinite.
+        largest = tf.float16.max
+        features = tf.clip_by_value(features, -largest, largest)
+        return tf.cast(features, tf.float16)
+
     def _make_step(self, view: View) -> Callable:
         augment = policies.create(
             policies.Policy(
@@ -227,17 +255,22 @@ class Extractor:
             len(self._manifest.classes),
         )
 
+        pieces = self._pieces
+
         def replica_step(batch: input_pipeline.Batch, epoch: tf.Tensor):
             if view.mirrored:
                 image = tf.reverse(batch.image, axis=[2])
             else:
                 image, _ = augment(batch.image, batch.label, batch.id, epoch)
-            features = self._base(image, training=False)
-            # What float16 cannot hold would become infinite.
-            features = tf.cast(features, tf.float32)
-            largest = tf.float16.max
-            features = tf.clip_by_value(features, -largest, largest)
-            return tf.cast(features, tf.float16)
+            if pieces == 1:
+                return self._features_of(image)
+            features = tf.map_fn(
+                self._features_of,
+                tf.reshape(image, [pieces, -1, *image.shape[1:]]),
+                parallel_iterations=1,  # all at once take the memory of all
+                fn_output_signature=tf.float16,
+            )
+            return tf.reshape(features, [-1, *features.shape[2:]])
 
         @tf.function
         def step(batch, epoch):
