@@ -26,6 +26,7 @@ from data_prep.images import plain
 from trainer.inference.exported import ExportedModel
 
 _CLIENTS = (1, 8, 64)
+_SMALLEST = 1000  # bytes of a photo; whatever is smaller is a bad request
 
 
 @contextlib.contextmanager
@@ -65,7 +66,7 @@ def ask(
             files = {"file": ("x.jpg", content)}
             status = session.post(f"{url}/classify", files=files).status_code
             found.append(time.perf_counter() - start)
-            wrong += status != (200 if content.startswith(b"\xff\xd8") else 400)
+            wrong += status != (400 if len(content) < _SMALLEST else 200)
     return found, wrong
 
 
