@@ -115,8 +115,8 @@ def test_output_is_quiet(trained):
     _, done = trained
     assert noise(done.stderr) == []
     assert "\r" not in done.stdout
-    assert "frozen 1/1: loss " in done.stdout
-    assert "finetune 2/2: loss " in done.stdout
+    assert "frozen 1/3: loss " in done.stdout
+    assert "finetune 3/3: loss " in done.stdout
 
 
 def test_every_test_image_is_evaluated_once(trained):

@@ -31,11 +31,8 @@ _METRICS = (
     # Of the lines of epochs alone: those of a fitted head and of the test are
     # other figures.
     ("train:loss", r": loss ([0-9.]+), accuracy"),
-    (
-        "validation:loss",
-        r"validation loss ([0-9.]+), validation accuracy [0-9.]+,",
-    ),
-    ("validation:accuracy", r"validation accuracy ([0-9.]+), [0-9.]+ images/s"),
+    ("validation:loss", r"; val ([0-9.]+), [0-9.]+;"),
+    ("validation:accuracy", r"; val [0-9.]+, ([0-9.]+);"),
 )
 
 

@@ -61,16 +61,18 @@ def epochs_without_gain(epochs: list[dict]) -> int:
 
 
 def epoch_summary(title: str, epoch: dict) -> str:
-    """Returns an epoch's figures as one line of text."""
+    """Returns an epoch's figures as one line of text.
+
+    It fits 100 columns: up to 999 epochs, 99,999 images/s and 9,999 s, and
+    losses below 10.
+    """
     skipped = epoch["skipped_steps"]
     return (
-        f"{title}: loss {epoch['loss']:.4f}, accuracy {epoch['accuracy']:.4f}, "
-        f"validation loss {epoch['val_loss']:.4f}, "
-        f"validation accuracy {epoch['val_accuracy']:.4f}, "
-        f"{epoch['images_per_second']:.1f} images/s, "
-        f"{epoch['data_wait_fraction']:.0%} waiting for data, "
-        f"{epoch['seconds']:.0f} s"
-        + (f", {skipped} steps left out (float16 overflow)" if skipped else "")
+        f"{title}: loss {epoch['loss']:.4f}, accuracy {epoch['accuracy']:.4f}; "
+        f"val {epoch['val_loss']:.4f}, {epoch['val_accuracy']:.4f}; "
+        f"{epoch['images_per_second']:.0f} img/s, "
+        f"{epoch['data_wait_fraction']:.0%} waiting, {epoch['seconds']:.0f} s"
+        + (f"; {skipped} steps overflowed" if skipped else "")
     )
 
 
@@ -100,16 +102,15 @@ def export_summary(epochs: list[dict], best: dict) -> str:
     others = [
         f"{epoch['val_accuracy']:.4f} of the {phase} phase"
         + (
-            f" (its loss is {epoch['val_loss']:.4f}, this one's "
-            f"{best['val_loss']:.4f})"
+            f" (loss {best['val_loss']:.4f} against {epoch['val_loss']:.4f})"
+            * (epoch["val_accuracy"] == accuracy)
         )
-        * (epoch["val_accuracy"] == accuracy)
         for phase, epoch in reached.items()
     ]
-    against = f", against {' and '.join(others)}" if others else ""
+    against = f" against {' and '.join(others)}" if others else ""
     return (
-        f"exporting the {best['phase']} phase, epoch {best['epoch']}: "
-        f"validation accuracy {accuracy:.4f}{against}"
+        f"kept epoch {best['epoch']}, of the {best['phase']} phase: validation "
+        f"accuracy {accuracy:.4f}{against}"
     )
 
 

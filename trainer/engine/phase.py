@@ -65,7 +65,9 @@ def _run_epoch(training: Training, setup: PhaseSetup) -> dict:
     """Trains, validates and saves; returns the row of `metrics.jsonl`."""
     state, phase = training.state, setup.phase
     epoch = len(state.epochs)
-    title = f"{phase.name} {state.phase_epoch + 1}/{phase.epochs}"
+    # Counted over all phases, as metrics.jsonl and TensorBoard count them.
+    epochs = sum(one.epochs for one in training.config.phases)
+    title = f"{phase.name} {epoch + 1}/{epochs}"
     rate = float(learning_rates(training, setup, 0, 1)[0])
     training.callbacks.begin_epoch(epoch)
     trained = train_epoch(training, setup, title)
