@@ -42,9 +42,6 @@ class Extraction(settings.Group):
         scope=settings.PROCESS,
         required=True,
     )
-    csv: bool = setting(
-        False, "Also write each set as features.csv.", scope=settings.PROCESS
-    )
     split: tuple[str, ...] = setting(
         (),
         "Which split to extract; may be repeated. All, unless given.",
@@ -53,8 +50,17 @@ class Extraction(settings.Group):
     )
 
 
-class FeaturesConfig(Config):
-    """The flags of `trainer.features`: those of `trainer.task` and its own."""
+@dataclasses.dataclass(frozen=True)
+class Table(settings.Group):
+    """The table."""
+
+    csv: bool = setting(
+        False, "Also write each set as features.csv.", scope=settings.PROCESS
+    )
+
+
+class ExtractionConfig(Config):
+    """The flags of what extracts features: those of `trainer.task` and more."""
 
     extraction: Extraction
 
@@ -65,6 +71,12 @@ class FeaturesConfig(Config):
             # One pass over the images as they are, unless asked for more.
             values = {"augment": "none", **values, "recipe": ""}
         super().__init__(*required, **values)
+
+
+class FeaturesConfig(ExtractionConfig):
+    """The flags of `trainer.features`."""
+
+    table: Table
 
 
 def main(config: FeaturesConfig) -> None:
@@ -93,7 +105,7 @@ def main(config: FeaturesConfig) -> None:
                 f"augmentation {features.identity['augment']}",
                 flush=True,
             )
-            if wanted.csv:
+            if config.table.csv:
                 print(csv_table.write(features, reader.files()), flush=True)
 
 

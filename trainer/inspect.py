@@ -2,7 +2,7 @@
 
 python -m trainer.inspect --data_dir=data --output_dir=suspects
 
-It takes the flags of trainer.features, and keeps the features in its output
+It extracts as trainer.features does, and keeps the features in its output
 folder. suspects.csv has every image, the most suspect first; corrections.csv
 those whose label is likely wrong, which `data_prep.task --corrections=FILE`
 leaves out, or gives the class that is written beside them there.
@@ -27,14 +27,14 @@ from data_prep.runtime import atomic
 from data_prep.runtime import command
 from data_prep.runtime import startup
 from data_prep.runtime.errors import DataError
-from trainer.features import FeaturesConfig
+from trainer.features import ExtractionConfig
 
 if TYPE_CHECKING:
     from trainer.feature_extraction.suspicion import Suspicion
 
 
-class InspectConfig(FeaturesConfig):
-    """The flags of `trainer.inspect`: those of `trainer.features`."""
+class InspectConfig(ExtractionConfig):
+    """The flags of `trainer.inspect`."""
 
 
 def main(config: InspectConfig) -> None:
