@@ -18,6 +18,7 @@ import numpy as np
 
 from trainer.inference import calibration
 from trainer.inference import evaluation
+from trainer.inference import figures
 from trainer.inference.spool import Spool
 from trainer.reporting import predictions
 
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--scratch", help="folder with room for 16 GB")
+    parser.add_argument("--only_figures", action="store_true")
     flags = parser.parse_args()
 
     def said(what: str, start: float) -> None:
@@ -78,8 +80,14 @@ def main() -> None:
         chosen = calibration.choose(sample, labels[::step], applied=True)
         said("temperature", start)
         start = time.perf_counter()
+        answers = figures.gather(labels, spool.parts(), flags.classes, chosen)
+        figures.measure(answers, names)
+        said("figures", start)
+        if flags.only_figures:
+            return
+        start = time.perf_counter()
         result = evaluation.write(reader, spool, chosen, {}, folder, True)
-        said("figures and predictions.csv", start)
+        said("again, with predictions.csv", start)
         size = (folder / "predictions.csv").stat().st_size / 1e9
         start = time.perf_counter()
         summary = predictions.read(folder / "predictions.csv", names, 24)

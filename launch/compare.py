@@ -112,8 +112,15 @@ def _figures(run: str, folder: pathlib.Path, split: str) -> dict:
         paths.append(folder / f"evaluation-{split}.json")
     for path in paths:
         if path.exists():
-            found = json.loads(path.read_text())
-            if split in ("", found["split"]):
+            try:
+                found = json.loads(path.read_text())
+                of, *_ = found["split"], found["accuracy"], found["loss"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(
+                    f"{path} is damaged: {error!r}. `shardtune evaluate "
+                    f"--model_dir={run}` writes it."
+                ) from None
+            if split in ("", of):
                 return found
     raise DataError(
         f"{run} has no figures of {split or 'any split'}: `shardtune evaluate "

@@ -5,6 +5,7 @@ import json
 import math
 import re
 import types
+import weakref
 
 import numpy as np
 import pytest
@@ -214,17 +215,35 @@ def test_what_is_exported_is_said_in_words():
     frozen = [row("frozen", 1, 0.9, 0.4), row("frozen", 2, 0.975, 0.1)]
     tuned = [row("finetune", 3, 0.971, 0.2)]
     assert history.export_summary([*frozen, *tuned], frozen[1]) == (
-        "exporting the frozen phase, epoch 2: validation accuracy 0.9750, "
+        "kept epoch 2, of the frozen phase: validation accuracy 0.9750 "
         "against 0.9710 of the finetune phase"
     )
     equal = row("finetune", 3, 0.975, 0.15)
     assert history.export_summary([*frozen, equal], frozen[1]) == (
-        "exporting the frozen phase, epoch 2: validation accuracy 0.9750, "
-        "against 0.9750 of the finetune phase (its loss is 0.1500, this one's "
-        "0.1000)"
+        "kept epoch 2, of the frozen phase: validation accuracy 0.9750 "
+        "against 0.9750 of the finetune phase (loss 0.1000 against 0.1500)"
     )
     alone = history.export_summary(frozen, frozen[1])
     assert alone.endswith("validation accuracy 0.9750")
+
+
+def test_the_line_of_an_epoch_fits_the_screen():
+    epoch = {
+        "loss": 2.5,
+        "accuracy": 0.7,
+        "val_loss": 1.25,
+        "val_accuracy": 0.9,
+        "images_per_second": 98765.4,
+        "data_wait_fraction": 0.12,
+        "seconds": 9876.0,
+        "skipped_steps": 0,
+    }
+    line = history.epoch_summary("finetune 998/999", epoch)
+    assert line == (
+        "finetune 998/999: loss 2.5000, accuracy 0.7000; val 1.2500, 0.9000; "
+        "98765 img/s, 12% waiting, 9876 s"
+    )
+    assert len(line) <= 100
 
 
 def test_temperature_undoes_what_made_a_model_too_sure(answers):
@@ -358,3 +377,30 @@ def test_words_name_both():
         "the frozen phase is better (3 images only what is exported classifies "
         "rightly, 12 only the frozen phase, p = 0.035)"
     )
+
+
+def test_no_part_is_kept():
+    """Of a part only a few numbers of each image stay in memory."""
+    parts = []
+
+    def made():
+        for _ in range(5):
+            part = np.full((4, 3), 1 / 3, np.float32)
+            parts.append(weakref.ref(part))
+            yield part
+
+    labels = np.arange(20) % 3
+    sharper = calibration.Calibration(0.5, True, None)
+    found = figures.gather(labels, made(), 3, sharper)
+    assert len(found.right) == 20
+    assert [ref() for ref in parts] == [None] * 5
+
+
+@pytest.mark.parametrize(
+    "text", ["", '{"split": "te', '{"split": "test"}', "[]"]
+)
+def test_figures_that_are_damaged_are_named(run, tmp_path, text):
+    first = make_run(tmp_path / "first", "test", [1, 0])
+    (first / "evaluation.json").write_text(text)
+    with pytest.raises(DataError, match="evaluation.json is damaged.*evaluate"):
+        compare.table({"first": first})

@@ -3,12 +3,14 @@
 import base64
 import io
 import json
+import pathlib
 import re
 import shutil
 
 import browser
 import numpy as np
 import pytest
+from conftest import hash_tree
 from conftest import write_noise
 from PIL import Image
 from training import train_here
@@ -16,6 +18,8 @@ from training import train_here
 from data_prep.config import PrepareConfig
 from data_prep.dataset import manifest as manifest_lib
 from data_prep.prepare import prepare
+from data_prep.runtime.errors import DataError
+from trainer import report
 from trainer.inference import calibration
 from trainer.inference import figures
 from trainer.inference import tables
@@ -71,7 +75,7 @@ def test_figures_are_those_of_the_files(made):
 def test_mistakes_are_shown_with_their_own_pictures(made):
     model, data, photos = made
     summary = predictions.read(
-        model / "predictions.csv", sorted(CLASSES), worst=100
+        model / "predictions.csv", sorted(CLASSES), worst=100, best=2
     )
     assert len(summary.right) == 16
     assert summary.worst, "the test needs mistakes: an untrained network's"
@@ -79,7 +83,12 @@ def test_mistakes_are_shown_with_their_own_pictures(made):
     found = re.findall(
         r'<img src="data:image/jpeg;base64,([^"]+)" alt="([^"]+)"', text
     )
-    assert len(found) == len(summary.worst) == (~summary.right).sum()
+    # Each beside what spoke for it; mistakes with three training images.
+    assert len(summary.worst) == (~summary.right).sum()
+    assert len(found) == 5 * len(summary.worst) + 2 * summary.right.sum()
+    train = {file for _, file in found if file.startswith("training image")}
+    assert len(train) > 1
+    found = found[: 5 * len(summary.worst) : 5]
     encoding = manifest_lib.load(data).encoding
     for (content, name), one in zip(found, summary.worst, strict=True):
         assert one.label != one.predicted
@@ -95,6 +104,101 @@ def test_mistakes_are_shown_with_their_own_pictures(made):
                 np.asarray(picture, float) - np.asarray(wanted, float)
             ).mean()
         assert gap < 25, name
+
+
+def test_pictures_lie_beside_it(made):
+    model, _, _ = made
+    for name in ("curves.png", "confusion_matrix.png"):
+        with Image.open(model / name) as picture:
+            pixels = np.asarray(picture.convert("L"))
+        assert pixels[2, 2] == 255 and pixels.min() < 60  # dark on white
+    assert len(text_of(model)) < 5_000_000
+
+
+def test_heat_is_what_speaks_for_a_class(tf):
+    """Of a pooled linear head it is the weighted sum of the feature maps.
+
+    Worked out by hand: the gradient of the class's logit by each cell of map c
+    is its weight over the number of cells, so the mean of it is too.
+    """
+    import keras
+
+    from trainer.inference import grad_cam
+
+    image = keras.Input((4, 6, 3))
+    # Two maps: red and the negative of green, of every second pixel.
+    maps = keras.layers.Conv2D(2, 1, strides=2, use_bias=False, name="conv")
+    pool = keras.layers.GlobalAveragePooling2D(name="pool")
+    logits = keras.layers.Dense(2, use_bias=False, name="logits")
+    model = keras.Model(image, logits(pool(maps(image))))
+    maps.set_weights([np.array([[[[1, 0], [0, -1], [0, 0]]]], np.float32)])
+    logits.set_weights([np.array([[2, -1], [3, 1]], np.float32)])
+    pixels = np.zeros((1, 4, 6, 3), np.uint8)
+    red = np.array([[10, 20, 30], [40, 50, 60]])
+    green = np.array([[0, 10, 30], [0, 20, 40]])
+    pixels[0, ::2, ::2, 0], pixels[0, ::2, ::2, 1] = red, green
+    for k, wanted in ((0, 2 * red - 3 * green), (1, -red - green)):
+        wanted = np.maximum(wanted, 0)
+        wanted = wanted / max(1, wanted.max())
+        found = grad_cam.heat(model, pixels, np.array([k]))
+        np.testing.assert_allclose(found[0], wanted, atol=1e-6)
+    both = np.concatenate([pixels, pixels[:, ::-1]])
+    one, other = grad_cam.heat(model, both, np.array([0, 0]))
+    assert not np.allclose(one, other)
+
+
+def test_heat_goes_through_a_head_that_is_not_linear(tf):
+    """Against the definition, by differences of the logit."""
+    import keras
+
+    from trainer.groups import Model
+    from trainer.inference import grad_cam
+    from trainer.models.classifier import build_classifier
+
+    keras.utils.set_random_seed(3)
+    settings = Model(base="scratch", head="flatten", head_units=4, dropout=0.0)
+    model = build_classifier(3, 46, settings)
+    kernel = model.get_layer("logits")
+    kernel.set_weights(
+        [
+            np.random.default_rng(0).normal(size=w.shape)
+            for w in kernel.get_weights()
+        ]
+    )
+    images = np.random.default_rng(1).integers(0, 255, (1, 46, 46, 3), np.uint8)
+    found = grad_cam.heat(model, images, np.array([2]))[0]
+    to_maps = keras.Model(model.input, model.get_layer("pool").input)
+    maps = to_maps(images.astype(np.float32)).numpy()
+    start = keras.Input(maps.shape[1:])
+    x = start
+    for layer in model.layers[model.layers.index(model.get_layer("pool")) :]:
+        x = layer(x)
+    head = keras.Model(start, x)
+    gradient = np.zeros_like(maps)
+    for cell in np.ndindex(maps.shape):
+        step = np.zeros_like(maps)
+        step[cell] = 1e-2
+        up, down = head(maps + step), head(maps - step)
+        gradient[cell] = (up - down)[0, 2] / 2e-2
+    wanted = np.maximum((gradient.mean(axis=(1, 2)) * maps[0]).sum(axis=-1), 0)
+    wanted = wanted / max(wanted.max(), 1e-12)
+    np.testing.assert_allclose(found, wanted, atol=0.02)
+
+
+def test_the_nearest_are_found_part_by_part():
+    from trainer.inference import neighbours
+
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(50, 8)).astype(np.float32)
+    queries = 3 * rows[[7, 41]] + generator.normal(scale=0.01, size=(2, 8))
+    numbers, cosines = neighbours.nearest(queries, np.array_split(rows, 6), 3)
+    units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    for query, found, near in zip(queries, numbers, cosines, strict=True):
+        every = units @ query / np.linalg.norm(query)
+        assert found.tolist() == np.argsort(-every)[:3].tolist()
+        np.testing.assert_allclose(near, every[found], rtol=1e-5)
+    assert numbers[:, 0].tolist() == [7, 41]
+    assert neighbours.nearest(queries, [rows[:2]], 3)[0].shape == (2, 2)
 
 
 def test_it_is_written_again(made, run, tmp_path):
@@ -130,6 +234,53 @@ def test_what_lacks_is_named(made, run, tmp_path):
     assert text_of(copy) == before
 
 
+def cut(path):
+    """As a disk that failed leaves it."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def other_class(path):
+    path.write_text(path.read_text().replace("été", "dog"))
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("made", ["original"], indirect=True)
+@pytest.mark.parametrize(
+    "name, damage, says",
+    [
+        ("config.json", cut, "is no config of a run"),
+        ("config.json", pathlib.Path.unlink, "is no model directory"),
+        ("DONE.json", cut, "DONE.json is damaged"),
+        ("DONE.json", pathlib.Path.unlink, "is not finished"),
+        ("evaluation.json", cut, "shardtune evaluate"),
+        ("evaluation.json", empty, "shardtune evaluate"),
+        ("evaluation.json", pathlib.Path.unlink, "is missing: `shardtune"),
+        ("predictions.csv", pathlib.Path.unlink, "is missing: `shardtune"),
+        ("predictions.csv", empty, "is damaged, or of other classes"),
+        ("predictions.csv", cut, "is damaged, or of other classes"),
+        ("predictions.csv", other_class, "is damaged, or of other classes"),
+        ("metrics.jsonl", cut, "metrics.jsonl is damaged or missing"),
+        ("environment.json", cut, "environment.json is damaged or missing"),
+        ("checkpoints", shutil.rmtree, "holds no finished epoch yet"),
+    ],
+)
+def test_what_is_damaged_is_named_and_nothing_written(
+    made, tmp_path, name, damage, says
+):
+    model, _, _ = made
+    copy = shutil.copytree(model, tmp_path / "model")
+    damage(copy / name)
+    before = hash_tree(copy)
+    with pytest.raises(DataError, match=re.escape(says)) as raised:
+        report.main(report.ReportConfig(str(copy)))
+    assert str(copy) in str(raised.value)
+    assert hash_tree(copy) == before
+
+
 def test_mistakes_are_kept_by_how_sure_they_were(tmp_path):
     path = tmp_path / "predictions.csv"
     shares = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.2, 0.8]])
@@ -143,13 +294,14 @@ def test_mistakes_are_kept_by_how_sure_they_were(tmp_path):
             strict=True,
         ),
     )
-    found = predictions.read(path, ["a", "b"], worst=2)
+    found = predictions.read(path, ["a", "b"], worst=2, best=1)
     assert [one.file for one in found.worst] == ["w.jpg", "z.jpg"]
     assert found.worst[0].of_label == pytest.approx(0.1)
     assert found.right.tolist() == [False, False, True, False]
     np.testing.assert_allclose(found.score, [0.1, 0.4, 0.7, 0.8], rtol=1e-6)
+    assert [one.file for one in found.best] == ["y.jpg"]
     assert found.second.tolist() == [True, True, True, False]
-    assert predictions.read(path, ["a", "b"], worst=0).worst == []
+    assert predictions.read(path, ["a", "b"], worst=0, best=0).worst == []
 
 
 def test_many_classes_stay_a_small_page():
@@ -187,8 +339,10 @@ def test_drawings_take_the_page_s_colour():
         }
         for n in range(1, 5)
     ]
-    drawing = charts.curves(epochs, 4)
-    assert drawing == charts.curves(epochs, 4)  # the same data, the same file
+    drawing = charts.svg(charts.curves(epochs, 4))
+    assert drawing == charts.svg(
+        charts.curves(epochs, 4)
+    )  # the same data, the same file
     assert "currentColor" in drawing and "#010203" not in drawing
     assert ">validation</text>" in drawing
     assert "#000000" not in drawing  # unreadable in the dark

@@ -41,9 +41,16 @@ def main(config: ReportConfig) -> None:
             f"{model_dir} is not finished: it has no {start_rule.DONE}. Run "
             "trainer.task to its end first."
         )
+    startup.import_tensorflow()
     from trainer.reporting import page
 
-    exported = json.loads(done.read_text())["exported"]
+    try:
+        exported = json.loads(done.read_text())["exported"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{done} is damaged: {error!r}. Remove it, and run the same "
+            "trainer.task again: it goes on where the checkpoints end."
+        ) from None
     print(page.write(model_dir, config, manifest, exported))
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import pathlib
 import warnings
 
 from PIL import Image
@@ -41,13 +42,20 @@ def _encode(content: bytes) -> str:
         return of_image(encoding.to_rgb(opened))
 
 
-def of_image(image: Image.Image) -> str:
+def of_file(path: pathlib.Path) -> str:
+    """Returns a PNG file as a data address, as it is."""
+    text = base64.b64encode(path.read_bytes()).decode()
+    return f"data:image/png;base64,{text}"
+
+
+def of_image(image: Image.Image, side: int = SIDE) -> str:
     """Returns an image as a data address.
 
     Args:
         image: In mode RGB; it is made smaller where it stands.
+        side: Pixels at most, of width and of height.
     """
-    image.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
+    image.thumbnail((side, side), Image.Resampling.BOX)
     out = io.BytesIO()
     image.save(out, "JPEG", quality=_QUALITY)
     text = base64.b64encode(out.getvalue()).decode()

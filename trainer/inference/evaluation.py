@@ -107,6 +107,22 @@ def choose_split(manifest: manifest_lib.Manifest) -> str:
     return splits.TEST if splits.TEST in manifest.splits else splits.VALIDATION
 
 
+def other_phases(result: dict) -> list[str]:
+    """Says how the best epochs of other phases differ from what is exported.
+
+    Args:
+        result: What `write` returned.
+    """
+    return [
+        mcnemar.in_words(
+            mcnemar.Difference(**found["difference"]),
+            "what is exported",
+            f"the {phase} phase",
+        )
+        for phase, found in result.get("other_phases", {}).items()
+    ]
+
+
 def table(result: dict) -> str:
     """Returns an evaluation as a short table.
 
@@ -136,13 +152,7 @@ def table(result: dict) -> str:
             f"{threshold['value']:.4f} on (chosen on validation): "
             f"accuracy {threshold['accuracy']:.4f}"
         )
-    for phase, found in result.get("other_phases", {}).items():
-        difference = mcnemar.Difference(**found["difference"])
-        lines.append(
-            mcnemar.in_words(
-                difference, "what is exported", f"the {phase} phase"
-            )
-        )
+    lines += other_phases(result)
     low, high = result["interval"]
     lines.append(
         f"{result['split']} accuracy {result['accuracy']:.4f} (95% interval "

@@ -80,7 +80,8 @@ def gather(
                 # Of equal ones the label comes first.
                 (served > of_label[:, None]).sum(axis=1) < _TOP,
                 np.stack([plain.max(axis=1), scaled.max(axis=1)], axis=1),
-                plain[:, min(1, classes - 1)],
+                # A copy: a view would keep the whole part in memory.
+                plain[:, min(1, classes - 1)].copy(),
             )
         )
     predicted, confidence, of_label, in_top, sure, second = map(

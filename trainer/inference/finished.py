@@ -110,18 +110,8 @@ def export(
 
 
 def _make_model(config: Config, manifest: Manifest) -> keras.Model:
-    """Returns the best epoch's model, from images to logits.
-
-    It is made outside of any strategy, so that nothing of a strategy is
-    exported. Without dropout, which has no variables and is not a layer of
-    Keras, so that whoever loads the export does not need this package.
-    """
-    model = build_classifier(
-        len(manifest.classes),
-        config.data.image_size,
-        config.replace(dropout=0.0).model,
-    )
-    model_directory.restore_best(model, pathlib.Path(config.run.model_dir))
+    """Returns the best epoch's model, from images to logits."""
+    model = best_model(config, manifest)
     return inference_model(model, config.model.flip_average)
 
 
@@ -133,6 +123,30 @@ def _dtype_policy(name: str) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(former)
+
+
+def best_model(config: Config, manifest: Manifest) -> keras.Model:
+    """Returns the best epoch of a model directory, as it is exported.
+
+    It is a new model, outside of any strategy, so that nothing of a strategy is
+    exported; without dropout, which has no variables and is not a layer of
+    Keras, so that whoever loads the export does not need this package. It has
+    the precision that is set.
+
+    Args:
+        config: The run's settings.
+        manifest: The data set's manifest.
+
+    Raises:
+        DataError: If there is no finished epoch.
+    """
+    model = build_classifier(
+        len(manifest.classes),
+        config.data.image_size,
+        config.replace(dropout=0.0).model,
+    )
+    model_directory.restore_best(model, pathlib.Path(config.run.model_dir))
+    return model
 
 
 def evaluate(model_dir: str, split: str, errors: bool = False) -> dict:

@@ -115,3 +115,11 @@ class Reader:
         for first in range(0, self.count, 4096):
             result += self._files.files(self._index[first : first + 4096])
         return result
+
+    def files_of(self, indices: np.ndarray) -> list[str]:
+        """Returns the source-relative paths of some images.
+
+        Args:
+            indices: int64 `[b]`, indices of records in the split.
+        """
+        return self._files.files(self.rows(indices))

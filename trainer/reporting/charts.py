@@ -1,18 +1,26 @@
-"""Drawings as SVG that stand in a page and take its colours."""
+"""Drawings: SVG that stands in a page and takes its colours, and PNG files."""
 
 import io
+import pathlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data_prep.runtime import atomic
 from trainer.inference import calibration
 from trainer.inference.calibration import BINS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Replaced in the SVG by the colour of the text around it, light or dark.
 _INK = "#010203"
 _BLUE, _ORANGE = "#3d6fd9", "#d97a2b"
+_NAMED = 40  # classes whose names there is room for
+_NUMBERED = 12  # classes whose counts there is room for
 
 
-def curves(epochs: list[dict], exported: int) -> str:
+def curves(epochs: list[dict], exported: int) -> "Figure":
     """Draws loss and accuracy of all phases over the epochs.
 
     Args:
@@ -37,10 +45,36 @@ def curves(epochs: list[dict], exported: int) -> str:
         axes.set(xlabel="epoch", ylabel=name)
         axes.xaxis.get_major_locator().set_params(integer=True)
     losses.legend(frameon=False, labelcolor=_INK, fontsize=9)
-    return _svg(drawing)
+    return drawing
 
 
-def reliability(right: np.ndarray, confidence: np.ndarray) -> str:
+def matrix(counts: np.ndarray, names: list[str]) -> "Figure":
+    """Draws a confusion matrix, each row as shares of its images.
+
+    Args:
+        counts: int `[K, K]`, rows are true classes, columns predicted ones.
+        names: K names, which are written while there is room for them.
+    """
+    count = len(names)
+    side = 3.0 + min(5.0, 0.25 * count)
+    drawing, axes = _figure(side, side)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    axes.set(xlabel="predicted class", ylabel="class")
+    if count <= _NAMED:
+        short = [name if len(name) < 20 else f"{name[:18]}…" for name in names]
+        axes.set_xticks(range(count), short, rotation=90)
+        axes.set_yticks(range(count), short)
+    if count <= _NUMBERED:
+        for i, row in enumerate(counts):
+            for j, number in enumerate(row):
+                colour = "white" if shares[i, j] > 0.6 else "black"
+                place = {"ha": "center", "va": "center"}
+                axes.text(j, i, f"{number:,}", color=colour, **place)
+    return drawing
+
+
+def reliability(right: np.ndarray, confidence: np.ndarray) -> "Figure":
     """Draws how often the model is right, by how sure it is.
 
     Args:
@@ -57,10 +91,10 @@ def reliability(right: np.ndarray, confidence: np.ndarray) -> str:
     middles = (np.arange(BINS) + 0.5) / BINS
     axes.bar(middles[there], hits[there] / counts[there], 1 / BINS, color=_BLUE)
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    return _svg(drawing)
+    return drawing
 
 
-def receiver(second: np.ndarray, score: np.ndarray) -> str:
+def receiver(second: np.ndarray, score: np.ndarray) -> "Figure":
     """Draws the ROC curve of two classes.
 
     Args:
@@ -73,7 +107,7 @@ def receiver(second: np.ndarray, score: np.ndarray) -> str:
     false, true, _ = metrics.roc_curve(second, score)
     axes.plot(false, true, color=_BLUE)
     axes.set(xlim=(0, 1), ylim=(0, 1.01))
-    return _svg(drawing)
+    return drawing
 
 
 def _square(across: str, up: str):
@@ -101,7 +135,19 @@ def _figure(width: float, height: float, columns: int = 1):
     return drawing, axes
 
 
-def _svg(drawing) -> str:
+def png(drawing: "Figure", path: pathlib.Path) -> None:
+    """Writes a drawing as a PNG file, dark on white.
+
+    Args:
+        drawing: One of those above.
+        path: The file.
+    """
+    with atomic.replacing(path) as incomplete:
+        drawing.savefig(incomplete, format="png", dpi=150, facecolor="white")
+
+
+def svg(drawing: "Figure") -> str:
+    """Returns a drawing as SVG whose ink is the colour of the text around it."""
     import matplotlib
 
     out = io.StringIO()

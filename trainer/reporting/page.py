@@ -4,26 +4,28 @@ No scripts and no network; under 5 MB whatever the size of the data: of many
 classes, confusions and mistakes it shows the most telling ones.
 """
 
-import io
 import json
 import pathlib
 
 import numpy as np
-from PIL import Image
 
-from data_prep.dataset import records
 from data_prep.dataset.manifest import Manifest
 from data_prep.report import html
 from data_prep.report import thumbnails
 from data_prep.runtime import atomic
 from data_prep.runtime.errors import DataError
 from trainer.config import Config
-from trainer.pipeline.reader import Reader
+from trainer.engine import history
+from trainer.engine.model_directory import ENVIRONMENT
+from trainer.inference import evaluation as evaluation_lib
 from trainer.reporting import charts
+from trainer.reporting import gallery
 from trainer.reporting import predictions
 
 FILE_NAME = "report.html"
+_AGAIN = "Train again, into another --model_dir."
 _MISTAKES = 24  # that are shown
+_RIGHT = 8
 _CLASSES = 40  # of which figures are shown, the worst ones
 _CELLS = 15  # classes of a confusion matrix that is shown whole
 _CONFUSIONS = 20
@@ -44,31 +46,57 @@ def write(
         The page's path.
 
     Raises:
-        DataError: If it was not evaluated.
+        DataError: If it was not evaluated, or its checkpoint is gone.
     """
     folder = pathlib.Path(model_dir)
     evaluation = _evaluation(folder)
     summary = predictions.read(
-        folder / "predictions.csv", manifest.classes, _MISTAKES
+        folder / "predictions.csv", manifest.classes, _MISTAKES, _RIGHT
     )
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    epochs = [json.loads(line) for line in lines]
+    if len(summary.right) != evaluation["images"]:
+        raise DataError(
+            f"{folder}/predictions.csv is damaged, or of other classes: it has "
+            f"{len(summary.right)} images, evaluation.json "
+            f"{evaluation['images']}. `shardtune evaluate --model_dir={folder}` "
+            "writes both."
+        )
+    epochs = _epochs(folder / history.METRICS)
+    environment = _json(folder / ENVIRONMENT, _AGAIN)
+    shown = gallery.create(config, manifest, evaluation["split"])
     two = len(manifest.classes) == 2 and 0 < summary.second.mean() < 1
+    matrix = charts.matrix(
+        np.array(evaluation["confusion_matrix"]), manifest.classes
+    )
+    charts.png(matrix, folder / "confusion_matrix.png")
+    curves = charts.curves(epochs, exported["epoch"]) if epochs else None
+    if curves:
+        charts.png(curves, folder / "curves.png")
     text = html.render(
         "report.html",
         "trainer.reporting",
         name=folder.absolute().name,
         evaluation=evaluation,
         exported=exported,
-        curves=charts.curves(epochs, exported["epoch"]) if epochs else "",
-        reliability=charts.reliability(summary.right, summary.confidence),
-        receiver=charts.receiver(summary.second, summary.score) if two else "",
+        others=evaluation_lib.other_phases(evaluation),
+        curves=charts.svg(curves) if curves else "",
+        reliability=charts.svg(
+            charts.reliability(summary.right, summary.confidence)
+        ),
+        receiver=charts.svg(charts.receiver(summary.second, summary.score))
+        if two
+        else "",
         classes=_classes(evaluation),
         matrix=_matrix(evaluation),
+        whole_matrix=thumbnails.of_file(folder / "confusion_matrix.png")
+        if len(manifest.classes) > _CELLS
+        else "",
         confusions=_confusions(evaluation),
-        mistakes=_pictures(config, manifest, evaluation["split"], summary),
+        mistakes=shown.show(summary.worst, with_nearest=True),
+        right=shown.show(summary.best, with_nearest=False),
         wrong=int((~summary.right).sum()),
-        facts=_facts(config, manifest, folder, epochs),
+        augmented=shown.augmented(config.augmentation, config.run.seed),
+        audit=_audit(config.data.data_dir),
+        facts=_facts(config, manifest, folder, environment, epochs),
         flags=_flags(config),
     )
     atomic.write_text(folder / FILE_NAME, text)
@@ -79,19 +107,50 @@ def _evaluation(folder: pathlib.Path) -> dict:
     """Returns the figures of a run.
 
     Raises:
-        DataError: If they, or the predictions, are missing or of an earlier
-            version.
+        DataError: If they, or the predictions, are missing, damaged or of an
+            earlier version.
     """
     cure = f"`shardtune evaluate --model_dir={folder}` writes it."
     for name in ("evaluation.json", "predictions.csv"):
         if not (folder / name).exists():
             raise DataError(f"{folder / name} is missing: {cure}")
-    found = json.loads((folder / "evaluation.json").read_text())
+    found = _json(folder / "evaluation.json", cure)
     if "calibration_error" not in found:
         raise DataError(
             f"{folder}/evaluation.json is of an earlier version: {cure}"
         )
     return found
+
+
+def _json(path: pathlib.Path, cure: str) -> dict:
+    """Reads a JSON object.
+
+    Raises:
+        DataError: If it is missing or damaged.
+    """
+    try:
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict):
+            raise ValueError("expected an object")
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} is damaged or missing: {error}. {cure}"
+        ) from None
+    return found
+
+
+def _epochs(path: pathlib.Path) -> list[dict]:
+    """Reads `metrics.jsonl`.
+
+    Raises:
+        DataError: If it is missing or damaged.
+    """
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} is damaged or missing: {error}. {_AGAIN}"
+        ) from None
 
 
 def _classes(evaluation: dict) -> dict:
@@ -132,42 +191,26 @@ def _confusions(evaluation: dict) -> list[dict]:
     ]
 
 
-def _pictures(
-    config: Config, manifest: Manifest, split: str, summary: predictions.Summary
-) -> list[dict]:
-    """Returns the worst mistakes with their pictures, from the records."""
-    reader = Reader(config.data.data_dir, manifest, split)
-    order = np.argsort(reader.ids)
-    wanted = np.array(
-        [records.image_id(one.file) for one in summary.worst], np.int64
-    )
-    indices = order[np.searchsorted(reader.ids, wanted, sorter=order)]
-    return [
-        {**vars(one), "image": _picture(reader, index)}
-        for one, index in zip(summary.worst, indices, strict=True)
+def _audit(data_dir: str) -> list[tuple[str, int]]:
+    """Returns what preparing the data found, as kinds and counts."""
+    path = pathlib.Path(data_dir, "audit.json")
+    if not path.exists():
+        return []
+    content = json.loads(path.read_text())
+    found = [
+        (kind.replace("_", " "), n) for kind, n in content["counts"].items()
     ]
-
-
-def _picture(reader: Reader, index: np.int64) -> str:
-    indices = np.array([index])
-    (content,) = reader.contents(indices)
-    if reader.manifest.encoding == "raw":
-        (row,) = reader.rows(indices)
-        shape = (int(row["height"]), int(row["width"]), 3)
-        image = Image.fromarray(np.frombuffer(content, np.uint8).reshape(shape))
-    else:
-        image = Image.open(io.BytesIO(content)).convert("RGB")
-    return thumbnails.of_image(image)
+    return [("images", content["files"]), ("usable", content["good"]), *found]
 
 
 def _facts(
     config: Config,
     manifest: Manifest,
     folder: pathlib.Path,
+    found: dict,
     epochs: list[dict],
 ) -> list[tuple[str, str]]:
     """Returns what ran on what, as names and values."""
-    found = json.loads((folder / "environment.json").read_text())
     counts = ", ".join(f"{s.count:,} {n}" for n, s in manifest.splits.items())
     facts = [
         ("images", counts),
@@ -175,6 +218,7 @@ def _facts(
         ("devices", ", ".join(found["devices"])),
         ("precision", found["precision"]),
         ("platform", found["platform"]),
+        *_weights(folder),
         *((f"{name}", text) for name, text in found["versions"].items()),
     ]
     if epochs:
@@ -187,6 +231,12 @@ def _facts(
             ("waiting for data, median", f"{np.median(waits):.0%}"),
         ]
     return facts
+
+
+def _weights(folder: pathlib.Path) -> list[tuple[str, str]]:
+    """Returns the file of weights that the run started from, by its hash."""
+    digest = json.loads((folder / "config.json").read_text())["weights_sha256"]
+    return [("weights, SHA-256", digest)] if digest else []
 
 
 def _flags(config: Config) -> list[str]:

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from data_prep.runtime.errors import DataError
+
 
 @dataclasses.dataclass(frozen=True)
-class Mistake:
-    """An image that was classified wrongly.
+class Example:
+    """An image and what was predicted of it.
 
     Attributes:
         file: Path relative to the source folder.
@@ -39,27 +41,65 @@ class Summary:
         second: bool `[N]`, which are of the second class.
         score: float32 `[N]`, the second class's probability.
         worst: The mistakes that the model was surest of, the surest first.
+        best: The same of images that it classified rightly.
     """
 
     right: np.ndarray
     confidence: np.ndarray
     second: np.ndarray
     score: np.ndarray
-    worst: list[Mistake]
+    worst: list[Example]
+    best: list[Example]
 
 
-def read(path: pathlib.Path, classes: Sequence[str], worst: int) -> Summary:
+class _Surest:
+    """Keeps the images that a model was surest of."""
+
+    def __init__(self, count: int):
+        self._count = count
+        self._heap: list[tuple[float, str, Example]] = []
+
+    def add(self, one: Example) -> None:
+        entry = (one.probability, one.file, one)
+        if len(self._heap) < self._count:
+            heapq.heappush(self._heap, entry)
+        elif self._heap:
+            heapq.heappushpop(self._heap, entry)
+
+    def examples(self) -> list[Example]:
+        return [one for _, _, one in sorted(self._heap, reverse=True)]
+
+
+def read(
+    path: pathlib.Path, classes: Sequence[str], worst: int, best: int
+) -> Summary:
     """Reads a file that `tables.write_predictions` wrote.
 
     Args:
         path: The file.
         classes: K names, in class order.
         worst: How many mistakes to keep.
+        best: How many images that were classified rightly.
+
+    Raises:
+        DataError: If it is damaged, or of other classes.
     """
+    try:
+        return _read(path, classes, worst, best)
+    except (StopIteration, KeyError, IndexError, ValueError) as error:
+        raise DataError(
+            f"{path} is damaged, or of other classes: {error!r}. `shardtune "
+            f"evaluate --model_dir={path.parent}` writes it."
+        ) from None
+
+
+def _read(
+    path: pathlib.Path, classes: Sequence[str], worst: int, best: int
+) -> Summary:
     numbers = {name: k for k, name in enumerate(classes)}
     # A number of each image, not an object: of a million they are 10 MB.
     columns = [array.array(kind) for kind in "bfbf"]
-    heap: list[tuple[float, str, Mistake]] = []
+    kept: dict[bool, _Surest] = {False: _Surest(worst), True: _Surest(best)}
     with open(
         path, newline="", encoding="utf-8", errors="surrogateescape"
     ) as file:
@@ -75,20 +115,18 @@ def read(path: pathlib.Path, classes: Sequence[str], worst: int) -> Summary:
                 strict=True,
             ):
                 column.append(value)
-            if right:
-                continue
             of_label = float(shares[numbers[label]])
-            one = Mistake(name, label, predicted, probability, of_label)
-            entry = (probability, name, one)
-            if len(heap) < worst:
-                heapq.heappush(heap, entry)
-            elif heap:
-                heapq.heappushpop(heap, entry)
+            kept[right].add(
+                Example(name, label, predicted, probability, of_label)
+            )
+    if not columns[0]:
+        raise ValueError("no image")
     right, confidence, second, score = columns
     return Summary(
         np.array(right, bool),
         np.array(confidence, np.float32),
         np.array(second, bool),
         np.array(score, np.float32),
-        [one for _, _, one in sorted(heap, reverse=True)],
+        kept[False].examples(),
+        kept[True].examples(),
     )
