@@ -100,7 +100,7 @@ def test_artefacts(trained):
     best = max(rows, key=lambda r: (r["val_accuracy"], -r["val_loss"]))
     final = json.loads((model / "DONE.json").read_text())
     assert final["exported"] == best
-    assert f"exporting the {best['phase']} phase, epoch {best['epoch']}" in (
+    assert f"kept epoch {best['epoch']}, of the {best['phase']} phase" in (
         done.stdout
     )
 
@@ -664,7 +664,7 @@ def test_a_second_phase_that_harms_is_not_exported(data, tmp_path, tf, capsys):
     *_, kept, _, harmed = lines(model / "metrics.jsonl")
     assert harmed["val_accuracy"] < kept["val_accuracy"]  # the control
     assert done["exported"]["phase"] == "frozen"
-    assert "exporting the frozen phase" in capsys.readouterr().out
+    assert ", of the frozen phase: validation" in capsys.readouterr().out
 
 
 def test_blown_up_losses_end_the_run(data, tmp_path):
