@@ -186,19 +186,19 @@ def test_heat_goes_through_a_head_that_is_not_linear(tf):
 
 
 def test_the_nearest_are_found_part_by_part():
-    from trainer.inference import neighbours
+    from trainer.inference import cosine
 
     generator = np.random.default_rng(0)
     rows = generator.normal(size=(50, 8)).astype(np.float32)
     queries = 3 * rows[[7, 41]] + generator.normal(scale=0.01, size=(2, 8))
-    numbers, cosines = neighbours.nearest(queries, np.array_split(rows, 6), 3)
+    numbers, cosines = cosine.nearest(queries, np.array_split(rows, 6), 3)
     units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     for query, found, near in zip(queries, numbers, cosines, strict=True):
         every = units @ query / np.linalg.norm(query)
         assert found.tolist() == np.argsort(-every)[:3].tolist()
         np.testing.assert_allclose(near, every[found], rtol=1e-5)
     assert numbers[:, 0].tolist() == [7, 41]
-    assert neighbours.nearest(queries, [rows[:2]], 3)[0].shape == (2, 2)
+    assert cosine.nearest(queries, [rows[:2]], 3)[0].shape == (2, 2)
 
 
 def test_it_is_written_again(made, run, tmp_path):

@@ -20,9 +20,9 @@ from trainer.distribution.worker_group import WorkerGroup
 from trainer.feature_extraction import extractor as extractor_lib
 from trainer.feature_extraction.extractor import Extractor
 from trainer.feature_extraction.views import View
+from trainer.inference import cosine
 from trainer.inference import finished
 from trainer.inference import grad_cam
-from trainer.inference import neighbours
 from trainer.models.classifier import base_of
 from trainer.pipeline.reader import Reader
 from trainer.reporting import augmented
@@ -136,7 +136,7 @@ class Gallery:
             )
         else:
             parts = self._features(base, self._train, among)
-        numbers, cosines = neighbours.nearest(queries, parts, _NEAREST)
+        numbers, cosines = cosine.nearest(queries, parts, _NEAREST)
         found = among[numbers]
         train = self._train
         files = train.files_of(found.reshape(-1)) if found.size else []
