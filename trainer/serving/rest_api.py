@@ -1,8 +1,7 @@
 """TensorFlow Serving's REST API: its requests and answers as JSON.
 
-https is not spoken of here, nor is HTTP: from bytes to images, and from rows to
-what is answered. After "RESTful API" of TensorFlow Serving's documentation.
-Imports nothing local.
+From the bytes of a request to images, and from rows to what is answered; after
+"RESTful API" of TensorFlow Serving's documentation. Imports nothing local.
 """
 
 import base64
