@@ -1,6 +1,7 @@
 """Two real processes as two hosts: MultiWorkerMirroredStrategy."""
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import training
 from conftest import ROOT
+from conftest import hash_tree
 from training import FAULTS
 from training import TINY
 from training import command
@@ -142,6 +144,41 @@ def test_each_worker_has_a_disk_of_its_own(
     np.testing.assert_allclose(curve(model), curve(one_process), rtol=1e-5)
     assert (model / "DONE.json").exists()
     assert not list(folders[1].rglob("*.npz"))
+
+
+@pytest.mark.slow
+def test_each_worker_has_features_of_its_own(data, tmp_path, addresses):
+    """Each extracts all of them where no folder is shared.
+
+    One loses its own before the run is resumed, and makes them again.
+    """
+    flags = (*SGD, "--feature_cache", "--head_init=logistic_regression")
+    one = tmp_path / "alone"
+    done = train(data, one, *flags)
+    assert done.returncode == 0, done.stderr
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+
+    def run(*faults):
+        return finish(
+            start(
+                data, "model", addresses, *flags, faults=faults, folders=folders
+            )
+        )
+
+    codes, outputs = run(None, "step:2:SIGTERM")
+    assert codes == [75, 75], outputs
+    features = [folder / "model" / "features" for folder in folders]
+    assert hash_tree(features[0]) == hash_tree(features[1])
+    assert not list(features[0].glob("incomplete.*"))
+    shutil.rmtree(features[1])
+    codes, outputs = run(None, None)
+    assert codes == [0, 0], outputs
+    assert hash_tree(features[0]) == hash_tree(one / "features")
+    np.testing.assert_allclose(
+        curve(folders[0] / "model"), curve(one), rtol=1e-4, atol=1e-6
+    )
 
 
 @pytest.mark.slow

@@ -5,7 +5,8 @@ batches, and which batches a file holds depends on the number of images alone:
 so the set does not depend on the number of workers, not even in its last bits,
 and workers may differ in speed. While they work they meet every other second
 (`Workers.at_work`), which is how a signal reaches all of them and how
-TensorFlow notices a lost one. Each worker runs a whole batch on its own
+TensorFlow notices a lost one. Workers on disks of their own extract everything
+each. Each worker runs a whole batch on its own
 replicas, where training gives it a share of one; there is only a forward pass,
 so that fits in memory.
 
@@ -15,7 +16,10 @@ what will predict.
 """
 
 import dataclasses
+import functools
 import pathlib
+import time
+import uuid
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -26,6 +30,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_prep.dataset.manifest import Manifest
+from data_prep.runtime import atomic
 from data_prep.runtime.progress import Progress
 from trainer.augmentation import policies
 from trainer.config import Config
@@ -45,13 +50,15 @@ from trainer.pipeline.reader import Reader
 
 # Seconds in which what another worker has written has to be seen here.
 PATIENCE = 60.0
+# Seconds in which the first worker's folder has to turn out to be this one's.
+_SIGN_SECONDS = 5.0
 
 
 class Extractor:
     """Runs the frozen base over splits, or takes what an earlier run kept.
 
     Args:
-        root: Folder of all feature sets; all workers share it.
+        root: Folder of all feature sets, shared by all workers or by none.
         model: What `classifier.build_classifier` returned, with the base's
             weights in place.
         network: The settings that `model` was built from.
@@ -102,8 +109,9 @@ class Extractor:
         """
         identity = self._identity_of(reader, view)
         found = store.load(self._root, identity, reader.ids)
-        if not self.workers.sum(found is not None):  # nobody has found it
-            self._write(reader, images, view, identity)
+        lacking = self.workers.sum(found is None)
+        if lacking == self.workers.count or (lacking and not self._is_shared):
+            self._write(reader, images, view, identity, found is not None)
         return found or store.wait_for(
             self._root, identity, reader.ids, PATIENCE
         )
@@ -129,9 +137,14 @@ class Extractor:
         return {**self._identity, "split": reader.split, **view.identity}
 
     def _write(
-        self, reader: Reader, images: Callable, view: View, identity: dict
+        self,
+        reader: Reader,
+        images: Callable,
+        view: View,
+        identity: dict,
+        is_here: bool,
     ) -> None:
-        """Writes a set together with the other workers."""
+        """Writes a set while the other workers do, unless it is here."""
         shape = self._base.output.shape[1:]
         writer = FeatureSetWriter(
             self._root,
@@ -139,20 +152,46 @@ class Extractor:
             shape,
             Layout.of(reader.count, shape, self._batch_size),
         )
-        writer.write_share(
-            lambda batches: self._features(reader, images, view, batches),
-            self.workers.rank,
-            self.workers.count,
-        )
-        self.workers.wait_until_all_finish()
-        if self.workers.is_first:
+        group = self.workers
+        share = (group.rank, group.count) if self._is_shared else (0, 1)
+        if not is_here:
+            writer.write_share(
+                lambda batches: self._features(reader, images, view, batches),
+                *share,
+            )
+        group.wait_until_all_finish()
+        if group.is_first or not self._is_shared:
             writer.finish(
                 ids=reader.ids,
                 labels=reader.labels,
                 classes=self._manifest.classes,
                 patience=PATIENCE,
             )
-        self.workers.barrier()
+        group.barrier()
+
+    @functools.cached_property
+    def _is_shared(self) -> bool:
+        """Whether all workers see what the first one writes; a collective.
+
+        Where a network's file system shows it late, each worker extracts
+        everything. That costs time alone: what is written twice is the same.
+        """
+        group = self.workers
+        if group.count == 1:
+            return True
+        name = group.text_from_first(f"{atomic.INCOMPLETE}{uuid.uuid4().hex}")
+        sign = self._root / name
+        if group.is_first:
+            self._root.mkdir(parents=True, exist_ok=True)
+            sign.touch()
+        group.barrier()
+        until = time.monotonic() + _SIGN_SECONDS
+        while not (is_seen := sign.exists()) and time.monotonic() < until:
+            time.sleep(store.PAUSE)
+        is_shared = group.sum(is_seen) == group.count
+        if group.is_first:
+            sign.unlink()
+        return bool(is_shared)
 
     def _features(
         self,
