@@ -11,6 +11,7 @@ import subprocess
 
 from data_prep.runtime.errors import UsageError
 from launch.job import Container
+from launch.job import SageMaker
 
 # Of the OCI image specification, "Annotations".
 _LABEL = "org.opencontainers.image.revision"
@@ -41,6 +42,8 @@ def build_commands(
         raise UsageError(
             f"--build_options={options.build_options} cannot be read: {error}."
         ) from None
+    if isinstance(options, SageMaker):  # whose folders are root's
+        more = ["--build-arg=USER=root", *more]
     builder = "docker" if runs_here else _builder() or "docker"
     build = [builder, "build", f"--tag={options.image}", *more]
     if revision := find_revision(_CHECKOUT):

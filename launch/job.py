@@ -123,7 +123,7 @@ class Container(settings.Group):
         "and push it if its name has a registry and it runs elsewhere.",
     )
     build_options: str = setting(
-        "", "More options of the build: --build-arg=USER=root."
+        "", "More options of the build: --build-arg=WEIGHTS=imagenet."
     )
 
 

@@ -120,7 +120,9 @@ def submit(
     for words in rendered.commands:
         print(f"$ {shlex.join(words)}", flush=True)
         if rendered.runs_here:
-            print(rendered.afterwards, flush=True)
+            print(
+                f"{rendered.afterwards}\n{_how_to_follow(folder)}", flush=True
+            )
             keep(rendered.names or [str(os.getpid())])
             # In the place of this process: a signal reaches the work itself.
             os.execvp(words[0], words)

@@ -25,7 +25,10 @@ from launch.job import Job
 from launch.staging.mirror import Mirror
 from launch.targets import submitted
 
-CLIENTS = ("sbatch", "squeue", "scancel", "kubectl", "gcloud", "aws", "docker")
+CLIENTS = (
+    *("sbatch", "squeue", "scancel", "kubectl", "gcloud", "aws", "docker"),
+    "sky",
+)
 
 
 @pytest.fixture
@@ -129,6 +132,38 @@ def test_sagemaker(clients, tmp_path, capfd):
     assert "aws --region=us-east-1 logs tail" in line and "--follow" in line
 
 
+@pytest.mark.parametrize(
+    "target, wanted",
+    [
+        (
+            "docker",
+            {
+                "status": "docker ps --all '--filter=name=^shardtune$'",
+                "logs": "docker logs --follow shardtune",
+                "cancel": "docker stop shardtune",
+            },
+        ),
+        (
+            "skypilot",
+            {
+                "status": "sky jobs queue",
+                "logs": "sky jobs logs --follow --name shardtune",
+                "cancel": "sky jobs cancel --yes --name shardtune",
+            },
+        ),
+    ],
+)
+def test_what_is_known_by_its_name(clients, tmp_path, capfd, target, wanted):
+    least, words = launch_jobs.LEAST[target]
+    job = Job(**{**least, "output_dir": str(tmp_path)})
+    rendered = submit.render(job, words)
+    folder = str(job.common.folder)
+    found = submitted.Submitted(target, "shardtune", rendered.names, folder, ())
+    for action, line in wanted.items():
+        options = {"follow": True} if action == "logs" else {}
+        assert asked(action, found, capfd, **options) == [line]
+
+
 def test_a_client_that_fails_is_told(clients, tmp_path):
     found = submit_job("slurm", tmp_path)
     (clients / "scancel").write_text("#!/bin/sh\nexit 3\n")
@@ -149,7 +184,7 @@ def test_a_job_of_this_machine_is_stopped(tmp_path):
         text=True,
     )
     for line in process.stdout:
-        if line.startswith("Stop:"):
+        if line.startswith("python -m launch.fetch "):
             break
     while not (tmp_path / "shardtune" / submitted.FILE).exists():
         pass

@@ -18,6 +18,7 @@ from launch import submit
 from launch.job import Docker
 from launch.job import Job
 from launch.job import Kubernetes
+from launch.job import SageMaker
 from launch.workers import free_ports
 
 
@@ -107,8 +108,14 @@ def test_the_program_that_is_there_builds(
 def test_what_runs_here_is_not_pushed(checkout):
     options = Docker(build=True, image="here.io/a/b:1")
     (build,) = image.build_commands(options, runs_here=True)
-    assert build[0] == "docker"
+    assert build[0] == "docker" and "--build-arg=USER=root" not in build
     (_,) = image.build_commands(Kubernetes(build=True), runs_here=False)
+
+
+def test_on_sagemaker_it_is_built_for_root(checkout):
+    options = SageMaker(build=True, image="here.io/a/b:1")
+    build, _ = image.build_commands(options, runs_here=False)
+    assert "--build-arg=USER=root" in build
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,7 @@ def data(tmp_path_factory):
     return prepare(root)
 
 
-def lay_out(ml, data, hyperparameters):
+def lay_out(ml, data, hyperparameters, hosts=("algo-1",), rank=0):
     """Makes what SageMaker puts below /opt/ml before a job starts."""
     for name in ("input/config", "input/data", "model", "output/data"):
         (ml / name).mkdir(parents=True, exist_ok=True)
@@ -234,15 +234,15 @@ def lay_out(ml, data, hyperparameters):
         "hyperparameters": hyperparameters,
         "inputdataconfig": {"train": {"TrainingInputMode": "File"}},
         "resourceconfig": {
-            "current_host": "algo-1",
-            "hosts": ["algo-1"],
+            "current_host": hosts[rank],
+            "hosts": list(hosts),
             "current_instance_type": "ml.g5.xlarge",
             "current_group_name": "homogeneousCluster",
             "instance_groups": [
                 {
                     "instance_group_name": "homogeneousCluster",
                     "instance_type": "ml.g5.xlarge",
-                    "hosts": ["algo-1"],
+                    "hosts": list(hosts),
                 }
             ],
             "network_interface_name": "eth0",
@@ -252,14 +252,20 @@ def lay_out(ml, data, hyperparameters):
         path.write_text(json.dumps(content))
 
 
-def contained(ml, line):
-    """Starts a shell line that sees a folder as /opt/ml."""
+def contained(ml, line, before=()):
+    """Starts a shell line that sees a folder as /opt/ml.
+
+    Args:
+        ml: The folder.
+        line: The shell line.
+        before: Words that start the rest elsewhere.
+    """
     inside = (
         "mount -t tmpfs tmpfs /opt && mkdir /opt/ml && "
         f"mount --bind {ml} /opt/ml && {line}"
     )
     return subprocess.Popen(
-        ["unshare", "-m", "bash", "-c", inside],
+        [*before, "unshare", "-m", "bash", "-c", inside],
         cwd=ROOT,
         env={**os.environ, "TRAINING_JOB_NAME": "job"},
         stdout=subprocess.PIPE,
@@ -307,6 +313,81 @@ def test_spot_interruption_resumes(tmp_path, data):
     assert {"DONE.json", "model.keras", "saved_model"} <= set(os.listdir(model))
     assert not (model / "checkpoints").exists()
     assert not (other / "output/failure").exists()
+
+
+HOSTS = ("algo-1", "algo-2")
+
+
+@pytest.fixture
+def two_networks(tmp_path):
+    """Two machines' networks with a cable between; the words that enter each.
+
+    SageMaker's workers all have one port, each at an address of its own.
+    """
+    names = [f"st{os.getpid()}{end}" for end in "ab"]
+    script = """
+        set -e
+        ip netns add $1; ip netns add $2
+        ip link add wire netns $1 type veth peer name wire netns $2
+        ip -n $1 address add 10.77.0.1/24 dev wire
+        ip -n $2 address add 10.77.0.2/24 dev wire
+        for name; do ip -n $name link set wire up; ip -n $name link set lo up
+        done
+    """
+    made = subprocess.run(
+        ["bash", "-c", script, "bash", *names], capture_output=True, text=True
+    )
+    if made.returncode:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+        pytest.skip(f"networks cannot be made here: {made.stderr}")
+    yield [["ip", "netns", "exec", name] for name in names]
+    for name in names:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+@private_opt
+@pytest.mark.skipif(not shutil.which("ip"), reason="iproute2 is not installed")
+@pytest.mark.slow
+def test_two_machines_with_an_opt_ml_each(tmp_path, data, two_networks):
+    """One is lost; both come back with the first one's checkpoints."""
+    words = [*WORDS, *(f"--{k}={v}" for k, v in TINY.items())]
+    line = entry(request([*words, "--frozen_epochs=30"], spot=True, workers=2))
+    names = tmp_path / "hosts"
+    names.write_text(
+        "127.0.0.1 localhost\n10.77.0.1 algo-1\n10.77.0.2 algo-2\n"
+    )
+    line = f"mount --bind {names} /etc/hosts && {line}"
+
+    def start(place, checkpoints):
+        processes = []
+        for rank, network in enumerate(two_networks):
+            ml = tmp_path / place / HOSTS[rank]
+            lay_out(ml, data, {}, HOSTS, rank)
+            if checkpoints:
+                shutil.copytree(checkpoints, ml / "checkpoints")
+            processes.append(contained(ml, line, network))
+        return processes
+
+    kept = tmp_path / "first" / HOSTS[0] / "checkpoints"
+    metrics = kept / "metrics.jsonl"
+    first, second = start("first", None)
+    end = time.monotonic() + 600
+    while not metrics.exists() or not metrics.read_text():
+        assert time.monotonic() < end and first.poll() is None
+        time.sleep(0.1)
+    second.kill()
+    text = first.communicate()[0]
+    second.communicate()
+    assert first.returncode == 75, text
+    assert 1 <= len(metrics.read_text().splitlines()) < 30
+    both = start("again", kept)
+    texts = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], texts
+    ml = tmp_path / "again" / HOSTS[0]
+    rows = (ml / "checkpoints/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["epoch"] for row in rows] == list(range(1, 31))
+    assert {"DONE.json", "model.keras"} <= set(os.listdir(ml / "model"))
 
 
 @private_opt

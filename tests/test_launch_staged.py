@@ -334,8 +334,6 @@ def test_a_trial_finds_its_folder(bucket, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_two_workers_on_a_store_one_killed(bucket, data, tmp_path):
     """Each has copies of its own; the first holds the lease."""
-    if bucket.startswith("gs"):
-        pytest.skip("one store is enough for a minute's patience")
     upload(data, f"{bucket}/data")
     words = [sys.executable, "-m", "launch.staged", "--copy_seconds=0.5", "--"]
     words += [f"--data_dir={bucket}/data", f"--model_dir={bucket}/model"]
