@@ -1,5 +1,6 @@
 """Features: what is stored, what is trained on them, what goes wrong."""
 
+import csv
 import json
 import pathlib
 import shutil
@@ -755,6 +756,53 @@ def test_a_fitted_head_is_what_fine_tuning_starts_from(data, tmp_path):
         )
 
 
+def test_each_class_keeps_its_share():
+    from trainer.feature_extraction.head_init import proportional
+
+    labels = np.repeat([0, 1, 2], [9000, 990, 10])
+    np.random.default_rng(1).shuffle(labels)
+    chosen = proportional(labels, 1000, seed=0)
+    assert np.bincount(labels[chosen]).tolist() == [900, 99, 1]
+    assert (np.diff(chosen) > 0).all()
+    assert (chosen != proportional(labels, 1000, seed=1)).any()
+    # Of each class some from all over, not its first ones.
+    assert chosen[labels[chosen] == 0].max() > 9900
+    np.testing.assert_array_equal(
+        proportional(labels, 10_000, 0), range(10_000)
+    )
+
+
+def test_a_large_set_is_fitted_in_part(data, tmp_path, tf, monkeypatch, capsys):
+    from trainer.feature_extraction import head_init
+    from trainer.run import run
+
+    monkeypatch.setattr(head_init, "_AFFORDABLE", 1)
+    monkeypatch.setattr(head_init, "_OF_A_CLASS", 5)
+    run(
+        config(
+            data,
+            tmp_path,
+            head_init="logistic_regression",
+            frozen_epochs=0,
+            finetune_epochs=0,
+        )
+    )
+    fitted = json.loads((tmp_path / "model/head_init.json").read_text())
+    assert fitted["images"] == 10
+    assert "the head is fitted on 10 of" in capsys.readouterr().out
+    monkeypatch.setattr(head_init.cache, "memory_for_cache", lambda *_: 0)
+    with pytest.raises(DataError, match="10 images of .* MiB"):
+        run(
+            config(
+                data,
+                tmp_path / "less",
+                head_init="logistic_regression",
+                frozen_epochs=0,
+                finetune_epochs=0,
+            )
+        )
+
+
 def test_the_command_extracts_what_the_run_takes(data, tmp_path):
     """Then the run finds all of it, and extracts nothing."""
     from trainer import extraction
@@ -832,8 +880,13 @@ def test_a_classical_head_is_served(data, run, tmp_path, tf, monkeypatch):
     assert done.returncode == 0, done.stderr
 
     def read(path, prefix=""):
-        rows = [line.split(",") for line in path.read_text().splitlines()[1:]]
-        return {r[0].removeprefix(prefix): np.float64(r[3:]) for r in rows}
+        with open(path, newline="") as file:
+            return {
+                row["file"].removeprefix(prefix): np.float64(
+                    [row[n] for n in row if n.startswith("probability_")]
+                )
+                for row in csv.DictReader(file)
+            }
 
     served, evaluated = read(out, f"{photos}/"), read(model / "predictions.csv")
     assert len(served) == 36 and len(evaluated) == 14

@@ -22,6 +22,10 @@ from trainer.models import temperature
 from trainer.pipeline import cache
 from trainer.pipeline.reader import Reader
 
+# What a fit costs grows with images, values and classes: 3e9 of their product
+# take some 10 minutes on two cores (0.2 us each, all strengths together). But a
+# class is to have so many images, if there are as many.
+_AFFORDABLE, _OF_A_CLASS = 3e9, 50
 # Up to which factor and how many nats more the loss with mirror images counts as
 # that without; what is next to nothing may double.
 _ALIKE, _NOTHING = 1.05, 0.005
@@ -73,13 +77,21 @@ def initialise(
         DataError: If a class has no training image, or the features do not
             fit in memory.
     """
-    _check_classes(train.reader, model.output.shape[1], classifier)
+    classes = model.output.shape[1]
+    _check_classes(train.reader, classes, classifier)
     sets = _extract(extractor, train)
-    _check_memory(sets)
+    labels = train.reader.labels
+    most = _most_images(sets, classes)
+    chosen = proportional(labels, most // len(sets), seed)
+    if len(chosen) < len(labels):
+        extractor.workers.print_once(
+            f"the head is fitted on {len(chosen)} of {len(labels)} training "
+            "images, of each class its share"
+        )
     head = linear_head.fit(
         classifier,
-        np.concatenate([_rows(features) for features in sets]),
-        np.tile(train.reader.labels, len(sets)),
+        np.concatenate([_rows(features, chosen) for features in sets]),
+        np.tile(labels[chosen], len(sets)),
         np.stack([_rows(f) for f in _extract(extractor, validation)], axis=1),
         validation.reader.labels,
         seed,
@@ -91,6 +103,7 @@ def initialise(
             model_dir / "head_init.json",
             {
                 "classifier": classifier,
+                "images": len(chosen),
                 "chosen": head.chosen,
                 "candidates": head.candidates,
             },
@@ -147,10 +160,36 @@ def _set_head(
     model.get_layer("logits").set_weights(fitted)
 
 
-def _rows(features: FeatureSet) -> np.ndarray:
-    """Returns a whole set as float32 `[N, F]`."""
-    everything = features.take(np.arange(features.count))
-    return everything.reshape(features.count, -1).astype(np.float32)
+def _rows(
+    features: FeatureSet, indices: np.ndarray | None = None
+) -> np.ndarray:
+    """Returns some images' features, or those of all, as float32 `[n, F]`."""
+    if indices is None:
+        indices = np.arange(features.count)
+    taken = features.take(indices)
+    return taken.reshape(len(indices), -1).astype(np.float32)
+
+
+def proportional(labels: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """Returns some images, drawn at random, of each class its share.
+
+    Args:
+        labels: int `[N]`.
+        most: About how many; all where there are no more.
+        seed: Seed of the draw.
+
+    Returns:
+        int64 `[n]`, in rising order, of every class at least one.
+    """
+    if len(labels) <= most:
+        return np.arange(len(labels))
+    order = np.random.default_rng(seed).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    counts = np.bincount(labels)
+    first = np.repeat(counts.cumsum() - counts, counts)
+    within = np.arange(len(labels)) - first
+    share = np.ceil(most / len(labels) * counts)
+    return np.sort(order[within < np.repeat(share, counts)])
 
 
 def _check_classes(train: Reader, classes: int, classifier: str) -> None:
@@ -164,15 +203,23 @@ def _check_classes(train: Reader, classes: int, classifier: str) -> None:
         )
 
 
-def _check_memory(sets: list[FeatureSet]) -> None:
-    count = sum(features.count for features in sets)
+def _most_images(sets: list[FeatureSet], classes: int) -> int:
+    """Returns on how many images a fit is affordable, over all views.
+
+    Raises:
+        DataError: If memory does not hold a few of each class.
+    """
+    values = int(np.prod(sets[0].shape))
+    affordable = max(_AFFORDABLE / (values * classes), _OF_A_CLASS * classes)
     # In float64, centred, scaled and rotated.
-    size = 8 * 4 * count * int(np.prod(sets[0].shape))
     left = 2 * cache.memory_for_cache(-1)
-    if size > left:
+    held = left // (8 * 4 * values)
+    wanted = min(_OF_A_CLASS * classes, sum(one.count for one in sets))
+    if held < wanted:
         raise DataError(
-            f"--head_init fits {count} images of {sets[0].shape} values in "
-            f"memory, which takes {size >> 20} MiB; {left >> 20} are left. "
-            "Use --head=gap, fewer --feature_views, or --feature_cache with "
-            "--frozen_epochs, which streams them."
+            f"--head_init fits at least {wanted} images of {sets[0].shape} "
+            f"values in memory, which takes {wanted * 32 * values >> 20} MiB; "
+            f"{left >> 20} are left. Use --head=gap, fewer --feature_views, or "
+            "--feature_cache with --frozen_epochs, which streams them."
         )
+    return int(min(affordable, held))
