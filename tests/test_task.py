@@ -66,6 +66,8 @@ def test_artefacts(trained):
         "calibration.json",
         "checkpoints",
         "config.json",
+        "confusion_matrix.png",
+        "curves.png",
         "environment.json",
         "evaluation.json",
         "formats.json",
