@@ -31,7 +31,11 @@ IMAGE_SIZE = 48  # pixels; the smallest that leaves VGG16 more than one
 
 # --recipe=auto, shorter. Strokes are no photos, so the last layers of VGG16 learn
 # too, whatever the fitted head reaches.
-PRETRAINED = ("--finetune_epochs=1", "--finetune_below=1")
+PRETRAINED = (
+    "--finetune_epochs=1",
+    "--finetune_below=1",
+    f"--image_size={IMAGE_SIZE}",
+)
 # No features to keep: a short look at what random ones give, then the whole of
 # a small network, which learns 1797 digits as well as VGG16 from random weights
 # does, in a tenth of the time.
@@ -49,8 +53,8 @@ FROM_SCRATCH = (
 )
 # What the steps take: seconds that are much the same everywhere (TensorFlow's
 # start, tracing, files), and 10^12 floating-point operations of the network.
-# Measured on two cores without AMX; see docs/recipes.md.
-PREPARE, TRAIN_PRETRAINED, TRAIN_SCRATCH = (4, 0.0), (25, 9.2), (22, 2.8)
+# Measured on two cores without AMX.
+PREPARE, TRAIN_PRETRAINED, TRAIN_SCRATCH = (3, 0.0), (72, 5.2), (40, 2.8)
 # Digits change their meaning when they are flipped.
 COMMON = ("--augment=none",)
 
