@@ -327,6 +327,16 @@ def test_many_classes_stay_a_small_page():
     assert counts[0] == matrix.max()
 
 
+@pytest.mark.parametrize("exported", [0, 1])
+def test_one_epoch_is_numbered_whole(exported):
+    names = ("loss", "val_loss", "accuracy", "val_accuracy")
+    row = {"phase": "finetune", "epoch": 1, **dict.fromkeys(names, 0.5)}
+    for axes in charts.curves([row], exported).axes:
+        low, high = axes.get_xlim()
+        seen = [tick for tick in axes.get_xticks() if low <= tick <= high]
+        assert seen == list(range(exported, 2))
+
+
 def test_drawings_take_the_page_s_colour():
     epochs = [
         {

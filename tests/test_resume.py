@@ -111,6 +111,13 @@ def test_killed_elsewhere_it_goes_on_exactly(data, tmp_path, whole, fault):
     assert "resuming after epoch" in go_on(data, model, whole).stdout
 
 
+def test_a_checkpoint_of_another_version_is_refused():
+    from trainer.engine.training_state import TrainingState
+
+    with pytest.raises(DataError, match="another version .*hold best.*--model"):
+        TrainingState().restore({"step": 3, "best": {}})
+
+
 def test_the_comparison_can_fail(data, tmp_path, whole, deterministic):
     """Negative control: without the state of dropout, another end."""
     model = tmp_path / "model"

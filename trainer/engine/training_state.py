@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from data_prep.runtime.errors import DataError
 from trainer.engine import history
 from trainer.engine.results import Totals
 
@@ -56,7 +57,18 @@ class TrainingState:
         return len(self.epochs) * steps + self.step
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Sets everything to what a checkpoint holds."""
+        """Sets everything to what a checkpoint holds.
+
+        Raises:
+            DataError: If another version of this package wrote it.
+        """
+        known = {field.name for field in dataclasses.fields(self)}
+        if unknown := sorted(saved.keys() - known):
+            raise DataError(
+                "the checkpoints were written by another version of shardtune "
+                f"(they hold {', '.join(unknown)}). Go on with that version, "
+                "or pass another --model_dir to start again."
+            )
         vars(self).update(vars(TrainingState(**saved)))
 
     def retry(self, saved: Mapping[str, Any]) -> None:

@@ -43,7 +43,9 @@ def curves(epochs: list[dict], exported: int) -> "Figure":
                 )
         axes.axvline(exported, color=_BLUE, linestyle="--", alpha=0.7)
         axes.set(xlabel="epoch", ylabel=name)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        # Wide enough for whole numbers below it, however few the epochs.
+        axes.set_xlim(min(numbers[0], exported) - 0.5, numbers[-1] + 0.5)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     losses.legend(frameon=False, labelcolor=_INK, fontsize=9)
     return drawing
 
