@@ -19,6 +19,7 @@ from trainer.distribution.cluster import Cluster
 from trainer.distribution.cluster import is_first
 from trainer.distribution.worker_group import WorkerGroup
 from trainer.distribution.worker_group import stop_when_worker_lost
+from trainer.engine import event_file
 from trainer.engine import model_directory
 from trainer.engine import setup
 from trainer.engine import start_rule
@@ -94,12 +95,14 @@ class Trained(NamedTuple):
         model: The classifier, at its last epoch.
         workers: The workers that trained together.
         state: The final state, which names the best epoch.
+        log_dir: Folder of TensorBoard's event files.
     """
 
     strategy: tf.distribute.Strategy
     model: keras.Model
     workers: WorkerGroup
     state: TrainingState
+    log_dir: pathlib.Path
 
 
 def train(
@@ -150,7 +153,7 @@ def train(
         training_lib.save_start(training, fitted_head, chosen)
     training = training_lib.with_chosen(training)
     state = train_phases(training, extractor, resumed)
-    return Trained(strategy, model, workers, state)
+    return Trained(strategy, model, workers, state, training.log_dir)
 
 
 def train_and_evaluate(
@@ -172,7 +175,7 @@ def train_and_evaluate(
     Returns:
         What goes into `DONE.json`, without the time that it took.
     """
-    strategy, model, workers, state = train(
+    strategy, model, workers, state, events = train(
         config, manifest, cluster, log_dir, callbacks
     )
     model_dir = pathlib.Path(config.run.model_dir)
@@ -189,6 +192,13 @@ def train_and_evaluate(
     if workers.is_first:
         path = page.write(config.run.model_dir, config, manifest, state.best)
         card.write(config.run.model_dir, config, manifest)
+        event_file.add_end(
+            events,
+            config,
+            state.best["epoch"],
+            {f"{split}_{n}": evaluation[n] for n in ("accuracy", "loss")},
+            page.pictures(config, manifest),
+        )
         print(f"report: {path}")
     workers.barrier()  # the first hosts TensorFlow's service for the others
     reported = ("split", "accuracy", "loss")

@@ -3,8 +3,6 @@
 import json
 import pathlib
 
-import tensorflow as tf
-
 from data_prep.runtime import atomic
 from trainer.engine.results import Totals
 
@@ -118,14 +116,3 @@ def write_metrics(model_dir: pathlib.Path, epochs: list[dict]) -> None:
     """Writes `metrics.jsonl`, one line per epoch."""
     text = "".join(json.dumps(epoch) + "\n" for epoch in epochs)
     atomic.write_text(model_dir / METRICS, text)
-
-
-def write_tensorboard(log_dir: pathlib.Path, epoch: dict) -> None:
-    """Adds an epoch's figures to TensorBoard's event files."""
-    # One writer per epoch: a resumed run adds to what is there.
-    writer = tf.summary.create_file_writer(str(log_dir))
-    with writer.as_default(step=epoch["epoch"]):
-        for name, value in epoch.items():
-            if name not in ("phase", "epoch"):
-                tf.summary.scalar(name, value)
-    writer.close()

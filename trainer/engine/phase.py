@@ -15,6 +15,7 @@ from data_prep.runtime.progress import Progress
 from trainer.config import Phase
 from trainer.distribution import devices
 from trainer.engine import checkpoint
+from trainer.engine import event_file
 from trainer.engine import history
 from trainer.engine import loop
 from trainer.engine.optimizers import Averages
@@ -50,7 +51,7 @@ def train_phase(training: Training, setup: PhaseSetup) -> None:
             row = _run_epoch(training, setup)
             if training.workers.is_first:
                 history.write_metrics(model_dir, state.epochs)
-                history.write_tensorboard(training.log_dir, row)
+                event_file.add_epoch(training.log_dir, row)
     except _StopRequested:
         save(training, setup.learned | setup.own)
         finish_saving(training)

@@ -8,7 +8,9 @@ import json
 import pathlib
 
 import numpy as np
+from PIL import Image
 
+from data_prep.dataset import splits
 from data_prep.dataset.manifest import Manifest
 from data_prep.report import html
 from data_prep.report import thumbnails
@@ -18,6 +20,8 @@ from trainer.config import Config
 from trainer.engine import history
 from trainer.engine.model_directory import ENVIRONMENT
 from trainer.inference import evaluation as evaluation_lib
+from trainer.pipeline.reader import Reader
+from trainer.reporting import augmented
 from trainer.reporting import charts
 from trainer.reporting import gallery
 from trainer.reporting import predictions
@@ -101,6 +105,29 @@ def write(
     )
     atomic.write_text(folder / FILE_NAME, text)
     return folder / FILE_NAME
+
+
+def pictures(config: Config, manifest: Manifest) -> dict[str, np.ndarray]:
+    """Returns what TensorBoard shows of a page: uint8 `[H, W, 3]`, by name.
+
+    Args:
+        config: The run's settings; the page has been written.
+        manifest: The data set's manifest.
+    """
+    folder = pathlib.Path(config.run.model_dir)
+    with Image.open(folder / "confusion_matrix.png") as matrix:
+        found = {"confusion_matrix": np.array(matrix.convert("RGB"))}
+    if config.augmentation.augment != "none":
+        reader = Reader(config.data.data_dir, manifest, splits.TRAIN)
+        found["augmented"] = augmented.picture(
+            reader,
+            config.augmentation,
+            config.data.image_size,
+            config.run.seed,
+            images=4,
+            views=4,
+        )
+    return found
 
 
 def _evaluation(folder: pathlib.Path) -> dict:
