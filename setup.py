@@ -67,6 +67,9 @@ setup(
     extras_require={
         "train": TRAIN,
         "gpu": [*TRAIN, "tensorflow[and-cuda]>=2.18"],
+        # --tracker
+        "mlflow": ["mlflow-skinny>=2.20"],
+        "wandb": ["wandb>=0.18"],
         "search": ["optuna>=4.2"],  # trainer.search
         "serve": SERVE,
         "beam": ["apache-beam>=2.60"],
@@ -93,6 +96,7 @@ setup(
             "build>=1.2",
             "fsspec>=2024.6",
             "hypothesis>=6",
+            "mlflow-skinny>=2.20",
             "optuna>=4.2",
             "pytest>=8",
             "pytest-xdist>=3.6",

@@ -54,7 +54,7 @@ FROM_SCRATCH = (
 # What the steps take: seconds that are much the same everywhere (TensorFlow's
 # start, tracing, files), and 10^12 floating-point operations of the network.
 # Measured on two cores without AMX.
-PREPARE, TRAIN_PRETRAINED, TRAIN_SCRATCH = (3, 0.0), (72, 5.2), (40, 2.8)
+PREPARE, TRAIN_PRETRAINED, TRAIN_SCRATCH = (3, 0.0), (72, 5.2), (20, 2.5)
 # Digits change their meaning when they are flipped.
 COMMON = ("--augment=none",)
 

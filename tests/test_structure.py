@@ -215,7 +215,7 @@ SLOW = {
     *("tensorflow", "tensorflow_datasets", "keras", "keras_cv", "sklearn"),
     *("scipy", "matplotlib", "apache_beam", "fsspec", "hypertune", "PIL"),
     *("botocore", "google", "kubernetes_validate", "kubeflow", "aiohttp"),
-    *("gcsfs", "s3fs", "optuna"),
+    *("gcsfs", "s3fs", "optuna", "mlflow", "wandb"),
     *("ai_edge_litert", "onnx", "onnxruntime"),
     *("kubeflow_trainer_api", "sky"),
 }

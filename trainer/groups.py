@@ -83,6 +83,13 @@ class Run(settings.Group):
     deterministic: bool = setting(
         False, "Use only operations whose result repeats to the bit."
     )
+    tracker: str = setting(
+        "none",
+        "Send figures to MLflow or Weights & Biases too, as the environment "
+        "variables of each say.",
+        choices=("none", "mlflow", "wandb"),
+        scope=PROCESS,
+    )
     min_accuracy: float = setting(
         0.0,
         "Exit with 1 where the evaluation is below it.",

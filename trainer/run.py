@@ -23,6 +23,7 @@ from trainer.engine import event_file
 from trainer.engine import model_directory
 from trainer.engine import setup
 from trainer.engine import start_rule
+from trainer.engine import trackers
 from trainer.engine import training as training_lib
 from trainer.engine.phases import train_phases
 from trainer.engine.training_state import TrainingState
@@ -175,6 +176,9 @@ def train_and_evaluate(
     Returns:
         What goes into `DONE.json`, without the time that it took.
     """
+    tracker = trackers.create(config) if is_first(cluster) else None
+    if tracker:
+        callbacks = [*callbacks, tracker]
     strategy, model, workers, state, events = train(
         config, manifest, cluster, log_dir, callbacks
     )
@@ -192,13 +196,13 @@ def train_and_evaluate(
     if workers.is_first:
         path = page.write(config.run.model_dir, config, manifest, state.best)
         card.write(config.run.model_dir, config, manifest)
-        event_file.add_end(
-            events,
-            config,
-            state.best["epoch"],
-            {f"{split}_{n}": evaluation[n] for n in ("accuracy", "loss")},
-            page.pictures(config, manifest),
-        )
+        exported = state.best["epoch"]
+        figures = {f"{split}_{n}": evaluation[n] for n in ("accuracy", "loss")}
+        pictures = page.pictures(config, manifest)
+        event_file.add_end(events, config, exported, figures, pictures)
+        if tracker:
+            tracker.log(figures, exported)
+            tracker.finish(path)
         print(f"report: {path}")
     workers.barrier()  # the first hosts TensorFlow's service for the others
     reported = ("split", "accuracy", "loss")
