@@ -10,6 +10,7 @@ cost a point (validation 0.975 against 0.984 at 200 px). Both are tried, and
 validation decides.
 """
 
+import contextlib
 import dataclasses
 import functools
 import warnings
@@ -17,11 +18,16 @@ from collections.abc import Callable
 from typing import Self
 
 import numpy as np
+import threadpoolctl
 
 from trainer.models import temperature as temperature_lib
 
 STRENGTHS = tuple(10.0 ** (half / 2) for half in range(-8, 5))
 _ENOUGH = 2  # strengths in a row that make validation worse
+# Products of a matrix and a vector this small are over before other threads have
+# heard of them, and threads that wait for each other on a busy machine took 16
+# times as long.
+_FEW_PRODUCTS = 1e8
 SCALINGS = ("common", "standard")
 
 
@@ -229,6 +235,20 @@ def _rotate(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return vectors[:, kept] * lengths, features.T @ (vectors[:, kept] / lengths)
 
 
+def fitting_threads(
+    features: np.ndarray, labels: np.ndarray
+) -> contextlib.AbstractContextManager:
+    """Returns a context in which a small fit takes one thread.
+
+    Args:
+        features: float `[N, D]` that are fitted.
+        labels: int `[N]`, from 0 to K - 1.
+    """
+    products = features.size * (int(labels.max()) + 1)
+    few = products < _FEW_PRODUCTS
+    return threadpoolctl.threadpool_limits(1 if few else None, "blas")
+
+
 def _fit_one(
     coordinates: np.ndarray,
     strength: float,
@@ -252,7 +272,7 @@ def _fit_one(
         model = LinearSVC(
             C=strength, dual=False, random_state=seed, class_weight=weights
         )
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), fitting_threads(coordinates, labels):
         # Validation does not choose a fit that takes this long.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(coordinates, labels)

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from trainer.feature_extraction.linear_head import fitting_threads
+
 FOLDS = 5
 NEIGHBOURS = 10
 
@@ -65,7 +67,7 @@ def held_out(
     # are wrong and are not to be learned by heart.
     centred = features - features.mean(axis=0)
     scaled = centred / max(float(centred.std()), 1e-12)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), fitting_threads(scaled, labels):
         warnings.simplefilter("ignore", ConvergenceWarning)
         return cross_val_predict(
             LogisticRegression(C=0.1, max_iter=500),
