@@ -1,10 +1,13 @@
 """Wrong labels: found by `trainer.inspect`, mended by `--corrections`."""
 
+import base64
 import csv
+import io
 
 import numpy as np
 import pytest
 from conftest import write_noise
+from PIL import Image
 from training import flags
 
 from data_prep.config import PrepareConfig
@@ -74,6 +77,16 @@ def test_the_loop_is_closed(swapped, run):
     assert len(rows) == 40
     assert rows[0]["file"] == "dog/wrong.jpg"
     assert (rows[0]["label"], rows[0]["suggested"]) == ("dog", "cat")
+    page = (out / "suspects.html").read_text()
+    wrong, strange = page.split("<h2>Strange images")
+    first = wrong[wrong.index("<li>") : wrong.index("</li>")]
+    assert "dog/wrong.jpg" in first and "dog</bdi></b>, or <b><bdi>cat" in first
+    assert strange.count("<img") == 24 and 'src="http' not in page
+    # The picture is that of the file: a mean grey apart from its neighbours'.
+    text = first.partition("base64,")[2].partition('"')[0]
+    shown = np.array(Image.open(io.BytesIO(base64.b64decode(text))))
+    there = Image.open(swapped / "photos/dog/wrong.jpg").resize((128, 128))
+    assert np.abs(shown.astype(int) - np.array(there)).mean() < 12
     corrections = out / "corrections.csv"
     assert "dog/wrong.jpg,\n" in corrections.read_text().replace("\r", "")
     corrections.write_text("file,label\ndog/wrong.jpg,cat\ncat/000.jpg,\n")

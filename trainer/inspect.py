@@ -3,8 +3,8 @@
 python -m trainer.inspect --data_dir=data --output_dir=suspects
 
 It extracts as trainer.features does, and keeps the features in its output
-folder. suspects.csv has every image, the most suspect first; corrections.csv
-those whose label is likely wrong, which `data_prep.task --corrections=FILE`
+folder. suspects.csv has every image, the most suspect first, suspects.html shows some;
+corrections.csv those whose label is likely wrong, which `data_prep.task --corrections=FILE`
 leaves out, or gives the class that is written beside them there.
 """
 
@@ -45,26 +45,29 @@ def main(config: InspectConfig) -> None:
     from trainer import extraction
     from trainer.feature_extraction import suspicion
     from trainer.pipeline.input_pipeline import naming_failures
+    from trainer.reporting import suspects
 
-    values, labels, files = [], [], []
+    values, readers = [], []
     plain = config.replace(augment="none", feature_views=0, flip_average=False)
     with naming_failures():
         for found, reader in extraction.extract(plain, config.extraction.split):
             everything = found.take(np.arange(found.count))
             values.append(everything.reshape(found.count, -1))
-            labels.append(reader.labels)
-            files += reader.files()
-    known = np.concatenate(labels)
+            readers.append(reader)
+    known = np.concatenate([reader.labels for reader in readers])
     _check_counts(np.bincount(known, minlength=len(manifest.classes)), manifest)
     judged = suspicion.judge(
         np.concatenate(values).astype(np.float32), known, config.run.seed
     )
     output = pathlib.Path(config.extraction.output_dir)
-    write(output, manifest.classes, files, known, judged)
+    order = np.lexsort((judged.margin, ~judged.mislabelled))
+    files = [file for reader in readers for file in reader.files()]
+    write(output, manifest.classes, files, known, order, judged)
+    suspects.write(output, manifest.classes, readers, order, judged)
     print(
         f"{int(judged.mislabelled.sum())} of {len(files)} labels are likely "
-        f"wrong.\n{output / 'suspects.csv'}: every image, the most suspect "
-        f"first\n{output / 'corrections.csv'}: look through it, then `shardtune "
+        f"wrong.\n{output / suspects.FILE_NAME}: open this first\n"
+        f"{output / 'suspects.csv'}: every image, the most suspect first\n{output / 'corrections.csv'}: look through it, then `shardtune "
         "prepare --corrections` leaves those out"
     )
 
@@ -74,6 +77,7 @@ def write(
     classes: Sequence[str],
     files: Sequence[str],
     labels: np.ndarray,
+    order: np.ndarray,
     judged: "Suspicion",
 ) -> None:
     """Writes `suspects.csv` and `corrections.csv`.
@@ -83,9 +87,9 @@ def write(
         classes: K names.
         files: N paths, relative to the source.
         labels: int `[N]`.
+        order: int `[N]`, the images, the most suspect first.
         judged: What `suspicion.judge` returned.
     """
-    order = np.lexsort((judged.margin, ~judged.mislabelled))
     with atomic.open_csv(output / "suspects.csv") as writer:
         writer.writerow(
             ["file", "label", "suggested", "mislabelled", "margin", "distance"]
