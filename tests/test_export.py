@@ -1,5 +1,6 @@
 """Exports: all formats answer alike, and one that differs is refused."""
 
+import csv
 import functools
 import importlib.util
 import json
@@ -311,6 +312,49 @@ def test_every_format_says_what_it_is(converted):
         assert content["image_size"] == SIZE
         assert content["resize"] == "stretch"
         assert content["temperature"] == 2.0
+
+
+def test_onnxruntime_predicts_alike_and_without_tensorflow(
+    converted, reader, tmp_path
+):
+    """Oblong photos: both fit them to the square as training did."""
+    folder = converted[0]
+    photos = os.path.dirname(os.path.dirname(reader.shards.paths[0]))
+    found = {}
+    for runtime in ("tensorflow", "onnxruntime"):
+        output = tmp_path / f"{runtime}.csv"
+        words = [
+            f"--runtime={runtime}",
+            f"--model_dir={folder}",
+            f"--output={output}",
+            f"{photos}/photos/validation",
+        ]
+        code = (
+            "import sys\n"
+            "from trainer import predict\n"
+            f"sys.argv[1:] = {words}\n"
+            "try:\n    predict.cli()\n"
+            "finally:\n    print('tensorflow' in sys.modules)\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env=environment(PYTHONPATH=str(ROOT)),
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.endswith(f"{runtime == 'tensorflow'}\n")
+        with open(output, newline="") as file:
+            found[runtime] = {
+                row["file"]: [float(row[f"probability_{c}"]) for c in CLASSES]
+                for row in csv.DictReader(file)
+            }
+    assert len(found["tensorflow"]) == 12
+    assert found["tensorflow"].keys() == found["onnxruntime"].keys()
+    for file, wanted in found["tensorflow"].items():
+        assert found["onnxruntime"][file] == pytest.approx(wanted, abs=0.02)
+    assert np.ptp(list(found["tensorflow"].values()), axis=0).max() > 0.2
 
 
 def test_onnx_takes_any_number_of_images_by_name(converted, model):

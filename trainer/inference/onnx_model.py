@@ -2,10 +2,8 @@
 
 import pathlib
 import warnings
-from collections.abc import Callable
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from trainer.inference.description import Description
@@ -46,23 +44,3 @@ def _name_output(graph, name: str) -> None:
             name if one == output.name else one for one in node.output
         ]
     output.name = name
-
-
-def load(path: pathlib.Path) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns what classifies images.
-
-    Args:
-        path: What `write` made.
-
-    Returns:
-        From uint8 `[B, S, S, 3]` in [0, 255] to float32 `[B, K]`.
-    """
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(
-        path, providers=["CPUExecutionProvider"]
-    )
-    (taken,) = session.get_inputs()
-    return lambda pixels: session.run(
-        None, {taken.name: pixels.astype(np.float32)}
-    )[0]

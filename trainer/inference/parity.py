@@ -16,11 +16,11 @@ import tensorflow as tf
 
 from data_prep.runtime.errors import TrainingError
 from trainer.inference import figures
-from trainer.inference import onnx_model
 from trainer.inference import saved_model
 from trainer.inference import tflite
 from trainer.inference.formats import ALWAYS
 from trainer.inference.formats import FORMATS
+from trainer.inference.onnx_session import OnnxSession
 from trainer.pipeline import input_pipeline
 from trainer.pipeline.reader import Reader
 
@@ -113,7 +113,7 @@ def _load(name: str, path: pathlib.Path) -> Predict:
         # In safe mode, as whoever loads it will.
         loaded = keras.models.load_model(path, compile=False)
         return lambda pixels: np.asarray(loaded(pixels, training=False))
-    return (onnx_model if name == "onnx" else tflite).load(path)
+    return OnnxSession(path).classify if name == "onnx" else tflite.load(path)
 
 
 def _tolerance(name: str, whole: bool) -> float | None:

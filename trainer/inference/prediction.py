@@ -15,7 +15,7 @@ from data_prep.runtime import limits
 from data_prep.runtime import storage
 from data_prep.runtime.lookahead import ahead
 from data_prep.runtime.progress import Progress
-from trainer.inference.exported import ExportedModel
+from trainer.inference.exported import Exported
 
 BATCH = 32  # images that are classified at once
 # While the model computes one batch, the pixels of the next are decoded.
@@ -41,7 +41,7 @@ class Answer(NamedTuple):
 
 
 def predict(
-    model: ExportedModel, files: Sequence[str], unsure_below: float = 0.0
+    model: Exported, files: Sequence[str], unsure_below: float = 0.0
 ) -> Iterator[Answer]:
     """Yields what the model says of each file, in their order.
 
@@ -93,7 +93,7 @@ def _batches(contents: Iterable) -> Iterator[list]:
 
 
 def _classify(
-    model: ExportedModel, part: list[bytes | BadImage], calibrated: bool
+    model: Exported, part: list[bytes | BadImage], calibrated: bool
 ) -> list[np.ndarray | BadImage]:
     """Returns probabilities in place of images."""
     good = [content for content in part if isinstance(content, bytes)]
