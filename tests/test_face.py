@@ -199,8 +199,8 @@ def test_configs_are_the_commands_own():
         shardtune.Config("data", "model", augment="ligth")
     assert shardtune.PrepareConfig("photos", "data").checks.duplicates == "keep"
     assert set(shardtune.__all__) <= set(dir(shardtune))
-    with pytest.raises(AttributeError, match="classifier"):
-        _ = shardtune.classifier
+    with pytest.raises(AttributeError, match="clasifier"):
+        _ = shardtune.clasifier
 
 
 def test_prepare_and_train(tf, tmp_path):
