@@ -80,7 +80,7 @@ def test_batch_normalisation_that_learns_says_so(data, tmp_path):
     done = training.train(
         data,
         tmp_path / "model",
-        *("--base=resnet50", "--finetune_from=conv1_conv"),
+        *("--base=mobilenet", "--finetune_from=conv1"),
         *("--frozen_epochs=0", "--finetune_epochs=1"),
         fault="memory:4:step",
     )
