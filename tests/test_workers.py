@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 
@@ -369,3 +370,30 @@ def test_bad_clusters_are_refused_at_once(data, tmp_path):
         assert message in done.stderr
         assert "Traceback" not in done.stderr
     assert TINY
+
+
+def test_sums_over_workers_are_exact():
+    """Of 6 replicas each: six sixths are not 1."""
+    code = """
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(
+    cpu, [tf.config.LogicalDeviceConfiguration()] * 6
+)
+from trainer.distribution.worker_group import WorkerGroup
+group = WorkerGroup(
+    tf.distribute.MirroredStrategy([f"CPU:{n}" for n in range(6)]), None
+)
+assert group.replicas == 6
+group.count = 2  # whose sums are not left out; the other one has nothing
+found = group.sum([1.0, 0.1, 3.0])
+assert found.tolist() == [1.0, 0.1, 3.0], found
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment(PYTHONPATH=str(ROOT)),
+    )
+    assert done.returncode == 0, done.stderr

@@ -69,8 +69,7 @@ class WorkerGroup:
         values = np.asarray(values, np.float64)
         if self.count == 1:
             return values
-        share = tf.constant(values / self.replicas)
-        return self._sum_over_replicas(share).numpy()
+        return self._sum_over_workers(tf.constant(values)).numpy()
 
     def from_first(self, values: np.ndarray) -> np.ndarray:
         """Returns what the first worker has; a collective that all must call.
@@ -140,10 +139,16 @@ class WorkerGroup:
         return bool(still_working)
 
     @functools.cached_property
-    def _sum_over_replicas(self) -> tf.types.experimental.PolymorphicFunction:
+    def _sum_over_workers(self) -> tf.types.experimental.PolymorphicFunction:
+        def contribute(values: tf.Tensor) -> tf.Tensor:
+            # Exact, as the sum of a share of each replica would not be.
+            replica = tf.distribute.get_replica_context()
+            number = replica.replica_id_in_sync_group % self.replicas
+            return tf.where(tf.equal(number, 0), values, 0.0)
+
         @tf.function
-        def add(share: tf.Tensor) -> tf.Tensor:
-            parts = self._strategy.run(lambda n: n * 1.0, (share,))
+        def add(values: tf.Tensor) -> tf.Tensor:
+            parts = self._strategy.run(contribute, (values,))
             return self._strategy.reduce(
                 tf.distribute.ReduceOp.SUM, parts, axis=None
             )
