@@ -14,8 +14,8 @@ import pytest
 from conftest import ROOT
 from conftest import hash_tree
 from PIL import Image
-from training import environment
 from training import prepare
+from training import run_code
 from training import train_here
 
 from data_prep import prepare as story
@@ -219,13 +219,7 @@ def test_the_keras_file_needs_nothing_of_this_package(reader, model, tmp_path):
         "np.save('found.npy', model.predict(np.load('pixels.npy'))); "
         "sys.exit(any(m.startswith('trainer') for m in sys.modules))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=environment(KERAS_BACKEND="tensorflow"),
-    )
+    done = run_code(code, tmp_path, KERAS_BACKEND="tensorflow")
     assert done.returncode == 0, done.stderr
     logits = np.asarray(model(pixels)) / 3
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -336,13 +330,7 @@ def test_onnxruntime_predicts_alike_and_without_tensorflow(
             "try:\n    predict.cli()\n"
             "finally:\n    print('tensorflow' in sys.modules)\n"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            env=environment(PYTHONPATH=str(ROOT)),
-        )
+        done = run_code(code, PYTHONPATH=str(ROOT))
         assert done.returncode == 0, done.stderr
         assert done.stdout.endswith(f"{runtime == 'tensorflow'}\n")
         with open(output, newline="") as file:

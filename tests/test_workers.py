@@ -5,7 +5,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 
@@ -21,6 +20,7 @@ from training import curve
 from training import environment
 from training import finish
 from training import prepare
+from training import run_code
 from training import train
 
 from data_prep.runtime.errors import Stopped
@@ -80,6 +80,19 @@ def start(
     return processes
 
 
+def apart(data, root, addresses, *arguments):
+    """Returns a folder for each of two workers, and what runs them there."""
+    folders = [root / "one", root / "two"]
+    for folder in folders:
+        folder.mkdir()
+
+    def run(*faults):
+        words = (data, "model", addresses, *arguments)
+        return finish(start(*words, faults=faults, folders=folders))
+
+    return folders, run
+
+
 @pytest.fixture(scope="module")
 def one_process(data, tmp_path_factory):
     model = tmp_path_factory.mktemp("one") / "model"
@@ -122,17 +135,7 @@ def test_each_worker_has_a_disk_of_its_own(
     Stopped, resumed, and resumed once more with what the other worker cannot
     have; the curve is that of one process.
     """
-    folders = [tmp_path / "one", tmp_path / "two"]
-    for folder in folders:
-        folder.mkdir()
-
-    def run(*faults):
-        return finish(
-            start(
-                data, "model", addresses, *SGD, faults=faults, folders=folders
-            )
-        )
-
+    folders, run = apart(data, tmp_path, addresses, *SGD)
     codes, outputs = run(None, "step:5:SIGTERM")
     assert codes == [75, 75], outputs
     codes, outputs = run("step:2:SIGTERM", None)
@@ -157,17 +160,7 @@ def test_each_worker_has_features_of_its_own(data, tmp_path, addresses):
     one = tmp_path / "alone"
     done = train(data, one, *flags)
     assert done.returncode == 0, done.stderr
-    folders = [tmp_path / "one", tmp_path / "two"]
-    for folder in folders:
-        folder.mkdir()
-
-    def run(*faults):
-        return finish(
-            start(
-                data, "model", addresses, *flags, faults=faults, folders=folders
-            )
-        )
-
+    folders, run = apart(data, tmp_path, addresses, *flags)
     codes, outputs = run(None, "step:2:SIGTERM")
     assert codes == [75, 75], outputs
     features = [folder / "model" / "features" for folder in folders]
@@ -389,11 +382,5 @@ group.count = 2  # whose sums are not left out; the other one has nothing
 found = group.sum([1.0, 0.1, 3.0])
 assert found.tolist() == [1.0, 0.1, 3.0], found
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=environment(PYTHONPATH=str(ROOT)),
-    )
+    done = run_code(code, PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stderr

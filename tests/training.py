@@ -122,6 +122,17 @@ def settings_of(model):
     return settings
 
 
+def run_code(code, cwd=ROOT, **more):
+    """Runs Python code in a process of its own; see `environment`."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment(**more),
+    )
+
+
 def addresses(count=2):
     """Returns free ports of this host, one for each worker."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
