@@ -1,5 +1,7 @@
 """--tracker: MLflow's own file store, and Weights & Biases without network."""
 
+import importlib.util
+
 import pytest
 from training import lines
 from training import prepare
@@ -71,6 +73,6 @@ def test_weights_and_biases_off_line(data, tmp_path, tf, monkeypatch):
 
 
 def test_a_missing_tracker_is_named_before_anything(monkeypatch):
-    monkeypatch.setattr(start_rule.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UsageError, match=r"pip install 'shardtune\[wandb\]'"):
         start_rule.check(Config("data", "model", tracker="wandb"))

@@ -51,7 +51,7 @@ def main(config: ReportConfig) -> None:
             f"{done} is damaged: {error!r}. Remove it, and run the same "
             "trainer.task again: it goes on where the checkpoints end."
         ) from None
-    print(page.write(model_dir, config, manifest, exported))
+    print(page.write(model_dir, config, manifest, exported).path)
 
 
 def cli() -> None:

@@ -166,12 +166,7 @@ def train_and_evaluate(
 ) -> dict:
     """Trains what is left, exports the best epoch and measures it.
 
-    Args:
-        config: All settings of the run.
-        manifest: The data set's manifest.
-        cluster: The processes that train together; None for one.
-        log_dir: Folder for TensorBoard; "" is in the model directory.
-        callbacks: Keras callbacks.
+    For the arguments see `train`.
 
     Returns:
         What goes into `DONE.json`, without the time that it took.
@@ -194,16 +189,15 @@ def train_and_evaluate(
     )
     workers.print_once(evaluation_lib.table(evaluation))
     if workers.is_first:
-        path = page.write(config.run.model_dir, config, manifest, state.best)
+        report = page.write(config.run.model_dir, config, manifest, state.best)
         card.write(config.run.model_dir, config, manifest)
         exported = state.best["epoch"]
         figures = {f"{split}_{n}": evaluation[n] for n in ("accuracy", "loss")}
-        pictures = page.pictures(config, manifest)
-        event_file.add_end(events, config, exported, figures, pictures)
+        event_file.add_end(events, config, exported, figures, report.pictures)
         if tracker:
             tracker.log(figures, exported)
-            tracker.finish(path)
-        print(f"report: {path}")
+            tracker.finish(report.path)
+        print(f"report: {report.path}")
     workers.barrier()  # the first hosts TensorFlow's service for the others
     reported = ("split", "accuracy", "loss")
     return {

@@ -22,7 +22,6 @@ if __name__ == "__main__":  # before all that takes time to import
 # ruff: noqa: E402
 import dataclasses
 import gc
-import importlib.util
 import shutil
 import time
 from typing import TYPE_CHECKING
@@ -118,11 +117,7 @@ def main(config: SearchConfig) -> None:
             "`shardtune submit --grid` sends a sweep to several."
         )
     startup.require_tensorflow()
-    if importlib.util.find_spec("optuna") is None:
-        raise UsageError(
-            "a search is made by Optuna, which is not installed: "
-            "`pip install 'shardtune[search]'`."
-        )
+    startup.require(["Optuna"], "search", "this command")
     folder = pathlib.Path(config.run.model_dir)
     with directory_lock.held(folder):
         startup.import_tensorflow()

@@ -9,7 +9,6 @@ is answered.
 """
 
 import dataclasses
-import importlib.util
 import socket
 import sys
 import threading
@@ -17,6 +16,7 @@ import threading
 from data_prep.images import memory
 from data_prep.runtime import command
 from data_prep.runtime import settings
+from data_prep.runtime import startup
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import UsageError
 from data_prep.runtime.settings import setting
@@ -91,12 +91,8 @@ class ServeConfig(settings.Config):
 def main(config: ServeConfig) -> None:
     """Serves until a signal ends it."""
     chosen = config.serving
-    for library in ("starlette", "uvicorn", "multipart", "prometheus_client"):
-        if importlib.util.find_spec(library) is None:
-            raise UsageError(
-                f"this command needs {library}. Install what it needs with "
-                "`pip install 'shardtune[serve]'`."
-            )
+    libraries = ("starlette", "uvicorn", "multipart", "prometheus_client")
+    startup.require(libraries, "serve", "this command")
     with _listen(chosen.host, chosen.port) as listening:
         model = ExportedModel(chosen.model_dir)
         memory.share(threading.RLock())

@@ -5,23 +5,39 @@ import logging
 import os
 import sys
 import tempfile
+from collections.abc import Iterable
 
 from absl import logging as absl_logging
 
 from data_prep.runtime.errors import UsageError
 
 
-def require_tensorflow() -> None:
-    """Refuses to go on without TensorFlow, which is not imported yet.
+def require(packages: Iterable[str], extra: str, what: str) -> None:
+    """Refuses to go on without packages, which are not imported yet.
+
+    Args:
+        packages: As they are imported; an upper case is for people.
+        extra: The extra of this package that brings them.
+        what: What needs them.
 
     Raises:
-        UsageError: If TensorFlow is not installed: data_prep needs none.
+        UsageError: If one is not installed.
     """
-    if importlib.util.find_spec("tensorflow") is None:
-        raise UsageError(
-            "this command needs TensorFlow. Install it with "
-            "`pip install 'shardtune[train]'`."
-        )
+    for package in packages:
+        if importlib.util.find_spec(package.lower()) is None:
+            raise UsageError(
+                f"{what} needs {package}. Install it with "
+                f"`pip install 'shardtune[{extra}]'`."
+            )
+
+
+def require_tensorflow() -> None:
+    """Refuses to go on without TensorFlow: data_prep needs none.
+
+    Raises:
+        UsageError: If it is not installed.
+    """
+    require(["TensorFlow"], "train", "this command")
 
 
 def import_tensorflow() -> None:

@@ -11,11 +11,13 @@ saved later holds only those that have learned since: of a frozen VGG16 that
 is kilobytes instead of 59 MB.
 """
 
+import contextlib
 import json
 import pathlib
 import sys
 import zipfile
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -143,20 +145,24 @@ def load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
     Raises:
         DataError: If the file is missing or damaged.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+    with _opened(path) as archive:
+        arrays = {name: archive[name] for name in archive.files}
         state = json.loads(arrays.pop(_STATE).tobytes())
-    except _UNREADABLE as error:
-        raise DataError(f"{path} is damaged or missing: {error}.") from None
     return arrays, state
 
 
 def load_state(path: pathlib.Path) -> dict:
     """Reads what a checkpoint holds beside its arrays; see `load`."""
+    with _opened(path) as archive:
+        return json.loads(archive[_STATE].tobytes())
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[Mapping[str, np.ndarray]]:
+    """Yields an archive; says so where it, or what is read of it, is damaged."""
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return json.loads(archive[_STATE].tobytes())
+            yield archive
     except _UNREADABLE as error:
         raise DataError(f"{path} is damaged or missing: {error}.") from None
 

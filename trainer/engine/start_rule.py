@@ -7,7 +7,6 @@ Imports no TensorFlow: a wrong command and a finished run are answered at once.
 """
 
 import hashlib
-import importlib.util
 import json
 import os
 import pathlib
@@ -16,6 +15,7 @@ from data_prep.dataset import manifest as manifest_lib
 from data_prep.dataset import splits
 from data_prep.dataset.manifest import Manifest
 from data_prep.runtime import directory_lock
+from data_prep.runtime import startup
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import TrainingError
 from data_prep.runtime.errors import UsageError
@@ -45,7 +45,8 @@ def check(config: Config) -> tuple[Config, Manifest]:
         DataError: If the data set is unusable, or the directory belongs to
             another one, or is none.
     """
-    _check_tracker(config.run.tracker)
+    if (tracker := config.run.tracker) != "none":
+        startup.require([tracker], tracker, f"--tracker={tracker}")
     manifest = manifest_lib.load(config.data.data_dir)
     config = automatic.with_size(config, manifest)
     model_dir = pathlib.Path(config.run.model_dir)
@@ -54,14 +55,6 @@ def check(config: Config) -> tuple[Config, Manifest]:
         _check_writable(model_dir)
         _check_splits(config, manifest)
     return config, manifest
-
-
-def _check_tracker(name: str) -> None:
-    if name != "none" and importlib.util.find_spec(name) is None:
-        raise UsageError(
-            f"--tracker={name} needs a package that is not installed: "
-            f"`pip install 'shardtune[{name}]'`."
-        )
 
 
 def finished(config: Config) -> dict | None:

@@ -19,12 +19,12 @@ def nearest(
         Their numbers, int `[Q, count]`, and cosines, float32, the nearest
         first.
     """
-    asked = _unit(queries)
+    asked = unit(queries)
     numbers = np.zeros((len(asked), 0), int)
     cosines = np.zeros((len(asked), 0), np.float32)
     done = 0
     for part in parts:
-        found = np.concatenate([cosines, asked @ _unit(part).T], axis=1)
+        found = np.concatenate([cosines, asked @ unit(part).T], axis=1)
         here = np.tile(done + np.arange(len(part)), (len(asked), 1))
         numbers = np.concatenate([numbers, here], axis=1)
         order = np.argsort(-found, axis=1, kind="stable")[:, :count]
@@ -34,8 +34,15 @@ def nearest(
     return numbers, cosines
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
-    """Returns rows of length 1; what is all zero stays."""
+def unit(rows: np.ndarray) -> np.ndarray:
+    """Returns rows of length 1; what is all zero stays.
+
+    Args:
+        rows: float `[n, F]`.
+
+    Returns:
+        float32 `[n, F]`.
+    """
     rows = rows.astype(np.float32)
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(length > 0, length, 1)

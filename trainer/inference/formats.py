@@ -3,11 +3,11 @@
 Imports no TensorFlow, so that a wrong command fails at once.
 """
 
-import importlib.util
 import pathlib
 from typing import NamedTuple
 
 from data_prep.runtime import settings
+from data_prep.runtime import startup
 from data_prep.runtime.errors import UsageError
 
 
@@ -75,10 +75,5 @@ def choose(named: list[str], model_dir: str) -> list[str]:
     ]
     for name in chosen:
         one = FORMATS[name]
-        for package in one.packages:
-            if importlib.util.find_spec(package) is None:
-                raise UsageError(
-                    f"format {name} needs {package}. Install it with "
-                    f"`pip install 'shardtune[{one.extra}]'`."
-                )
+        startup.require(one.packages, one.extra, f"format {name}")
     return chosen

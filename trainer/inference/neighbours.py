@@ -18,6 +18,7 @@ from data_prep.dataset import splits
 from data_prep.runtime import atomic
 from data_prep.runtime.progress import Progress
 from trainer.engine import start_rule
+from trainer.inference import cosine
 from trainer.models.classifier import base_of
 from trainer.pipeline import input_pipeline
 from trainer.pipeline.decode import decode_image
@@ -130,9 +131,7 @@ def _base_of_exported(keras_file: pathlib.Path) -> keras.Model:
 
 def _features(base: keras.Model, images: tf.Tensor) -> np.ndarray:
     """Returns float32 `[B, C]` of length 1."""
-    features = base(images, training=False).numpy().astype(np.float32)
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.maximum(lengths, 1e-12)
+    return cosine.unit(base(images, training=False).numpy())
 
 
 def _compute(model_dir: str, base: keras.Model) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from data_prep.runtime.errors import UsageError
+from data_prep.runtime import startup
 from trainer.inference.description import FILE_NAME
 
 
@@ -24,13 +24,9 @@ class OnnxSession:
     """
 
     def __init__(self, path: pathlib.Path):
-        try:
-            import onnxruntime
-        except ModuleNotFoundError:
-            raise UsageError(
-                "ONNX models are run by onnxruntime, which is not installed: "
-                "`pip install 'shardtune[onnx]'`."
-            ) from None
+        startup.require(["onnxruntime"], "onnx", "an ONNX model")
+        import onnxruntime
+
         self._session = onnxruntime.InferenceSession(
             path, providers=["CPUExecutionProvider"]
         )

@@ -3,7 +3,7 @@
 import numpy as np
 
 from trainer import groups
-from trainer.augmentation import policies
+from trainer.engine import trained_part
 from trainer.pipeline import input_pipeline
 from trainer.pipeline.reader import Reader
 
@@ -35,18 +35,12 @@ def picture(
     plan = input_pipeline.plan_training(reader.count, count, seed, 0)
     rows = plan.indices[0]
     pixels = reader.pixels(rows, image_size)
-    policy = policies.Policy(
-        settings.augment,
-        settings.augment_strength,
-        settings.mixup,
-        settings.cutmix,
-        settings.flips,
-        seed,
+    augment = trained_part.make_augment(
+        settings, seed, len(reader.manifest.classes)
     )
-    augment = policies.create(policy, len(reader.manifest.classes))
     columns = [pixels]
     batch = [pixels, reader.labels[rows], reader.ids[rows]]
-    if policy.mixes:  # the first with the last
+    if settings.mixes:  # the first with the last
         batch = [np.concatenate([one[-1:], one]) for one in batch]
     for epoch in range(views):
         augmented, _ = augment(*batch, epoch)

@@ -93,20 +93,22 @@ class Gallery:
             )
         ]
 
-    def augmented(self, settings: groups.Augmentation, seed: int) -> str:
-        """Returns a picture of augmented images; "" where nothing augments.
+    def augmented(
+        self, settings: groups.Augmentation, seed: int
+    ) -> np.ndarray | None:
+        """Returns a picture of augmented images; None where nothing augments.
 
         Args:
             settings: How images are augmented.
             seed: Of the run.
+
+        Returns:
+            uint8 `[H, W, 3]`.
         """
-        if settings.augment == "none" and not (
-            settings.mixup or settings.cutmix
-        ):
-            return ""
+        if settings.augment == "none" and not settings.mixes:
+            return None
         side = min(self._size, 112)
-        grid = augmented.picture(self._train, settings, side, seed, 4, 5)
-        return thumbnails.of_image(Image.fromarray(grid), max(grid.shape))
+        return augmented.picture(self._train, settings, side, seed, 4, 5)
 
     def _rows_of(self, files: Sequence[str]) -> np.ndarray:
         """Returns where in the split some images stand."""
@@ -186,6 +188,11 @@ def create(config: Config, manifest: Manifest, split: str) -> Gallery:
             config, manifest, strategy, model, WorkerGroup(strategy, None)
         ),
     )
+
+
+def as_address(picture: np.ndarray) -> str:
+    """Returns a picture uint8 `[H, W, 3]` as a data address, in its size."""
+    return thumbnails.of_image(Image.fromarray(picture), max(picture.shape))
 
 
 def _overlay(image: np.ndarray, heat: np.ndarray) -> Image.Image:

@@ -6,11 +6,11 @@ classes, confusions and mistakes it shows the most telling ones.
 
 import json
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from data_prep.dataset import splits
 from data_prep.dataset.manifest import Manifest
 from data_prep.report import html
 from data_prep.report import thumbnails
@@ -20,8 +20,6 @@ from trainer.config import Config
 from trainer.engine import history
 from trainer.engine.model_directory import ENVIRONMENT
 from trainer.inference import evaluation as evaluation_lib
-from trainer.pipeline.reader import Reader
-from trainer.reporting import augmented
 from trainer.reporting import charts
 from trainer.reporting import gallery
 from trainer.reporting import predictions
@@ -35,9 +33,21 @@ _CELLS = 15  # classes of a confusion matrix that is shown whole
 _CONFUSIONS = 20
 
 
+class Page(NamedTuple):
+    """What was written.
+
+    Attributes:
+        path: The page.
+        pictures: What others may show of it, uint8 `[H, W, 3]`, by name.
+    """
+
+    path: pathlib.Path
+    pictures: dict[str, np.ndarray]
+
+
 def write(
     model_dir: str, config: Config, manifest: Manifest, exported: dict
-) -> pathlib.Path:
+) -> Page:
     """Writes the page of a run that was evaluated.
 
     Args:
@@ -47,7 +57,7 @@ def write(
         exported: The figures of the epoch that is exported.
 
     Returns:
-        The page's path.
+        Where it is, and pictures of it.
 
     Raises:
         DataError: If it was not evaluated, or its checkpoint is gone.
@@ -75,6 +85,11 @@ def write(
     curves = charts.curves(epochs, exported["epoch"]) if epochs else None
     if curves:
         charts.png(curves, folder / "curves.png")
+    with Image.open(folder / "confusion_matrix.png") as drawn:
+        pictures = {"confusion_matrix": np.array(drawn.convert("RGB"))}
+    grid = shown.augmented(config.augmentation, config.run.seed)
+    if grid is not None:
+        pictures["augmented"] = grid
     text = html.render(
         "report.html",
         "trainer.reporting",
@@ -98,36 +113,13 @@ def write(
         mistakes=shown.show(summary.worst, with_nearest=True),
         right=shown.show(summary.best, with_nearest=False),
         wrong=int((~summary.right).sum()),
-        augmented=shown.augmented(config.augmentation, config.run.seed),
+        augmented="" if grid is None else gallery.as_address(grid),
         audit=_audit(config.data.data_dir),
         facts=_facts(config, manifest, folder, environment, epochs),
         flags=_flags(config),
     )
     atomic.write_text(folder / FILE_NAME, text)
-    return folder / FILE_NAME
-
-
-def pictures(config: Config, manifest: Manifest) -> dict[str, np.ndarray]:
-    """Returns what TensorBoard shows of a page: uint8 `[H, W, 3]`, by name.
-
-    Args:
-        config: The run's settings; the page has been written.
-        manifest: The data set's manifest.
-    """
-    folder = pathlib.Path(config.run.model_dir)
-    with Image.open(folder / "confusion_matrix.png") as matrix:
-        found = {"confusion_matrix": np.array(matrix.convert("RGB"))}
-    if config.augmentation.augment != "none":
-        reader = Reader(config.data.data_dir, manifest, splits.TRAIN)
-        found["augmented"] = augmented.picture(
-            reader,
-            config.augmentation,
-            config.data.image_size,
-            config.run.seed,
-            images=4,
-            views=4,
-        )
-    return found
+    return Page(folder / FILE_NAME, pictures)
 
 
 def _evaluation(folder: pathlib.Path) -> dict:
