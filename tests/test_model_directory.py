@@ -79,7 +79,9 @@ def test_what_a_run_is_may_not_change_but_how_it_runs_may(begun):
         if one.scope == "run":
             continue
         value = others.get(one.name)
-        if value is None:
+        if value is None and one.choices:
+            value = one.choices[-1]
+        elif value is None:
             value = one.default + 1 if one.high is None else one.high
         check(config.replace(**{one.name: value}), model_dir)
     for name, value in (
