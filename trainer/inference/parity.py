@@ -68,11 +68,12 @@ def check(
     _check_pixels(reader, rows, pixels)
     wanted = np.asarray(classifier(pixels, training=False))
     whole = tf.config.list_logical_devices("GPU") == []
+    files = reader.image_files(rows)
     found, converted = {}, {}
     for name in formats:
         path = folder / FORMATS[name].file
         if name == "saved_model":
-            given = saved_model.load(path)(_files(reader, rows))
+            given = saved_model.load(path)(tf.constant(files))
         else:
             predict = _load(name, path)
             given = predict(pixels)
@@ -209,18 +210,3 @@ def _spread(reader: Reader, count: int) -> np.ndarray:
     """Returns that many indices of records, evenly over a split."""
     count = min(count, reader.count)
     return np.linspace(0, reader.count - 1, count).astype(np.int64)
-
-
-def _files(reader: Reader, rows: np.ndarray) -> tf.Tensor:
-    """Returns the bytes of image files that hold the records' images."""
-    contents = reader.contents(rows)
-    manifest = reader.manifest
-    if manifest.encoding == "raw":
-        side = manifest.image_size
-        contents = [
-            tf.io.encode_png(
-                np.frombuffer(content, np.uint8).reshape(side, side, 3)
-            ).numpy()
-            for content in contents
-        ]
-    return tf.constant(list(contents), tf.string)

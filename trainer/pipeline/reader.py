@@ -9,6 +9,7 @@ record when it is read; `data_prep.verify` reads everything.
 
 import os
 
+import cv2
 import numpy as np
 
 from data_prep.dataset.manifest import Manifest
@@ -82,6 +83,28 @@ class Reader:
         result[:] = [*self._files.contents(self.rows(indices))]
         return result
 
+    def image_files(self, indices: np.ndarray) -> list[bytes]:
+        """Returns images as files that any decoder reads.
+
+        Args:
+            indices: int64 `[b]`, indices of records in the split.
+
+        Returns:
+            What is stored; where that is pixels, PNG files of them.
+
+        Raises:
+            DataError: If a record's checksum does not match its content.
+        """
+        contents = self.contents(indices)
+        if self.shards.encoding != "raw":
+            return list(contents)
+        rows = self.rows(indices)
+        sizes = zip(rows["height"], rows["width"], strict=True)
+        return [
+            _to_png(np.frombuffer(content, np.uint8).reshape(*size, 3))
+            for content, size in zip(contents, sizes, strict=True)
+        ]
+
     def pixels(self, indices: np.ndarray, image_size: int) -> np.ndarray:
         """Returns images, decoded by OpenCV in this thread.
 
@@ -123,3 +146,7 @@ class Reader:
             indices: int64 `[b]`, indices of records in the split.
         """
         return self._files.files(self.rows(indices))
+
+
+def _to_png(image: np.ndarray) -> bytes:
+    return cv2.imencode(".png", image[..., ::-1])[1].tobytes()  # from RGB

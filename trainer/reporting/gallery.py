@@ -210,12 +210,6 @@ def _overlay(image: np.ndarray, heat: np.ndarray) -> Image.Image:
 def _picture(
     reader: Reader, index: np.int64, side: int = thumbnails.SIDE
 ) -> str:
-    indices = np.array([index])
-    (content,) = reader.contents(indices)
-    if reader.manifest.encoding == "raw":
-        (row,) = reader.rows(indices)
-        shape = (int(row["height"]), int(row["width"]), 3)
-        image = Image.fromarray(np.frombuffer(content, np.uint8).reshape(shape))
-    else:
-        image = Image.open(io.BytesIO(content)).convert("RGB")
-    return thumbnails.of_image(image, side)
+    (content,) = reader.image_files(np.array([index]))
+    with Image.open(io.BytesIO(content)) as opened:
+        return thumbnails.of_image(opened.convert("RGB"), side)
