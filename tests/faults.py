@@ -14,6 +14,7 @@ the product.
 
 import errno
 import importlib
+import itertools
 import os
 import pathlib
 import signal
@@ -110,6 +111,30 @@ def starve_steps(train_step, most):
     train_step.make_replica_step = make
 
 
+def poison_gradients(train_step, number):
+    """Lets the NUMBERth step's gradients be no numbers."""
+    real = train_step.make_replica_step
+    calls = itertools.count(1)
+
+    def make(model, optimizer, *rest):
+        import numpy as np
+        import tensorflow as tf
+
+        def poison():
+            return np.float32("nan" if next(calls) == number else 1)
+
+        apply = optimizer.apply
+
+        def poisoned(gradients, variables):
+            factor = tf.numpy_function(poison, [], tf.float32)
+            return apply([g * factor for g in gradients], variables)
+
+        optimizer.apply = poisoned
+        return real(model, optimizer, *rest)
+
+    train_step.make_replica_step = make
+
+
 def starve_features(extractor, most):
     """Lets the base ask for more memory than there is."""
     real = extractor.Extractor._features_of
@@ -134,6 +159,7 @@ def main():
     from trainer.engine import train_step
     from trainer.feature_extraction import extractor
     from trainer.feature_extraction import writer
+    from trainer.inference import exporting
     from trainer.inference import finished
 
     if where == "memory" and what == "step":
@@ -149,7 +175,7 @@ def main():
             "save": (checkpoint, "save"),
             "rename": (pathlib.Path, "replace"),
             "remove": (pathlib.Path, "unlink"),
-            "export": (finished, "export"),
+            "put": (exporting, "_put"),
             "evaluate": (finished, "measure"),
             "shard": (writer, "_write"),
         }

@@ -118,11 +118,18 @@ def test_a_checkpoint_of_another_version_is_refused():
         TrainingState().restore({"step": 3, "best": {}})
 
 
-def test_the_comparison_can_fail(data, tmp_path, whole, deterministic):
-    """Negative control: without the state of dropout, another end."""
-    model = tmp_path / "model"
-    train_here(data, model, seed=1, deterministic=True, **STATES)
-    found, wanted = saved(model, LAST), saved(whole, LAST)
+def test_the_comparison_can_fail(data, cut, whole, tf):
+    """Negative control: one of the optimizer's states lost, another end."""
+    from trainer.engine import checkpoint
+
+    path = sorted((cut / "checkpoints").glob("step-*.npz"))[-1]
+    arrays, state = checkpoint.load(path)
+    (name,) = (n for n in arrays if n.endswith("logits_kernel_momentum"))
+    checkpoint.save(path, {**arrays, name: 0 * arrays[name]}, state)
+    done = train(data, cut, *STATEFUL)
+    assert done.returncode == 0, done.stderr
+    assert "resuming after epoch 1 and" in done.stdout
+    found, wanted = saved(cut, LAST), saved(whole, LAST)
     assert (found["logits/kernel"] != wanted["logits/kernel"]).any()
 
 
@@ -297,13 +304,15 @@ def test_a_signal_from_outside_is_heard(data, tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_export_is_made_again(data, tmp_path, whole):
-    for number, fault in enumerate(("export:1:SIGKILL", "evaluate:1:SIGTERM")):
+    for number, fault in enumerate(("put:2:SIGKILL", "evaluate:1:SIGTERM")):
         model = tmp_path / str(number)
         cut = train(data, model, *STATEFUL, fault=fault)
         assert cut.returncode in (-signal.SIGKILL, 75), cut.stderr
         assert not (model / "DONE.json").exists()
         go_on(data, model, whole)
         assert (model / "model.keras").exists()
+        assert (model / "saved_model" / "saved_model.pb").exists()
+        assert not list(model.glob("incomplete.*"))
 
 
 def test_a_full_disk_ends_the_run_and_keeps_what_was(data, tmp_path, whole):
@@ -425,9 +434,14 @@ def test_another_number_of_replicas_goes_on(data, tmp_path):
     assert train(data, wanted, *sgd).returncode == 0
     model = tmp_path / "model"
     for devices, fault in ((2, "step:3:SIGKILL"), (0, "step:4:SIGKILL")):
-        train(data, model, *sgd, f"--virtual_devices={devices}", fault=fault)
+        cut = train(
+            data, model, *sgd, f"--virtual_devices={devices}", fault=fault
+        )
+        assert cut.returncode == -signal.SIGKILL, cut.stderr
+    assert "resuming after epoch 0 and" in cut.stdout
     done = train(data, model, *sgd, "--virtual_devices=4")
     assert done.returncode == 0, done.stderr
+    assert "resuming after epoch 1 and" in done.stdout
     np.testing.assert_allclose(curve(model), curve(wanted), rtol=1e-5)
     odd = train(data, tmp_path / "odd", "--virtual_devices=3")
     assert odd.returncode == 64
@@ -466,6 +480,29 @@ def test_a_blown_up_loss_goes_back_with_half_the_rate(
     assert "Going back" not in results["refused"]
     path = sorted((tmp_path / "refused" / "checkpoints").glob("step-*"))[-1]
     assert path.name == "step-000000004.npz"
+
+
+def test_a_gradient_that_is_no_number_goes_back(
+    data, tmp_path, tf, monkeypatch, capsys
+):
+    """Its loss is one: what the step made of the weights is what shows it."""
+    from trainer.engine import checkpoint
+    from trainer.engine import train_step
+
+    real = train_step.make_replica_step
+    monkeypatch.setattr(train_step, "make_replica_step", real)
+    faults.poison_gradients(train_step, 5)
+    model = tmp_path / "model"
+    train_here(data, model, **STATES, nan_retries=1)
+    said = capsys.readouterr().out
+    assert "holds numbers that are not finite" in said
+    assert "Going back to step-000000004.npz with half" in said
+    rows = lines(model / "metrics.jsonl")
+    assert len(rows) == 3
+    assert all(np.isfinite(r["val_loss"]) for r in rows)
+    for path in (model / "checkpoints").glob("*.npz"):
+        arrays, _ = checkpoint.load(path)
+        assert all(np.isfinite(array).all() for array in arrays.values())
 
 
 def test_other_software_is_named(data, cut):
