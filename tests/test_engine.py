@@ -24,6 +24,8 @@ def float32(tf):
     import keras
 
     keras.config.set_dtype_policy("float32")
+    yield
+    keras.config.set_dtype_policy("float32")
 
 
 def small_model(seed=0):
@@ -629,3 +631,51 @@ def test_strategies_of_one_process_share_no_collectives(tf):
         total = tf.function(lambda s=strategy, f=add: s.run(f))()
         for one in strategy.experimental_local_results(total):
             np.testing.assert_array_equal(one, np.full(size, 2))
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "wanted"),
+    [
+        ([(9, 0), (8, 0)], "mixed_bfloat16"),
+        ([(9, 0), (7, 5)], "mixed_float16"),
+        ([(7, 0), (6, 1)], "float32"),
+    ],
+)
+def test_precision_is_what_every_gpu_computes(
+    tf, float32, monkeypatch, capabilities, wanted
+):
+    """Of GPUs that are not here, by what TensorFlow says of them."""
+    from trainer.distribution import devices
+
+    monkeypatch.setattr(
+        tf.config, "list_physical_devices", lambda _: capabilities
+    )
+    monkeypatch.setattr(
+        tf.config.experimental,
+        "get_device_details",
+        lambda gpu: {"compute_capability": gpu},
+    )
+    assert devices.set_precision("auto") == wanted
+    import keras
+
+    assert keras.config.dtype_policy().name == wanted
+
+
+@pytest.mark.parametrize(
+    ("features", "wanted"),
+    [
+        ("fpu avx512f amx_tile amx_bf16", "mixed_bfloat16"),
+        ("fpu avx512f avx512_bf16", "mixed_bfloat16"),
+        ("fpu avx2 avx512f avx512_vnni", "float32"),
+    ],
+)
+def test_precision_is_what_the_processor_computes(
+    tf, float32, monkeypatch, features, wanted
+):
+    from trainer.distribution import devices
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: [])
+    monkeypatch.setattr(
+        devices.pathlib.Path, "read_text", lambda _: f"flags : {features}\n"
+    )
+    assert devices.set_precision("auto") == wanted

@@ -216,3 +216,28 @@ def test_a_run_holds_its_directory(tmp_path, tf, monkeypatch):
     monkeypatch.setattr(run, "train_and_evaluate", train)
     with pytest.raises(Stopped, match="is in use by process"):
         run.run(config)
+
+
+def test_a_checkpoint_is_due_by_steps_and_by_time(tmp_path, tf, monkeypatch):
+    from trainer.engine import checkpointer
+    from trainer.engine.training_state import TrainingState
+    from trainer.groups import Checkpoints
+
+    now = [1000.0]
+    monkeypatch.setattr(checkpointer.time, "monotonic", lambda: now[0])
+    settings = Checkpoints(checkpoint_steps=10, checkpoint_minutes=2.0)
+    saves = checkpointer.Checkpointer(tmp_path, settings, writes=True)
+    # Of calls that take 4 steps each, that which passes a multiple of 10.
+    found = [saves.is_due(step, 4) for step in (4, 8, 12, 16, 20, 24)]
+    assert found == [False, False, True, False, True, False]
+    now[0] += 119
+    assert not saves.is_due(4, 4)
+    now[0] += 1
+    assert saves.is_due(4, 4)
+    saves.save(TrainingState(), 4, {})
+    assert not saves.is_due(8, 4)
+    saves.wait()
+    never = Checkpoints(checkpoint_steps=0, checkpoint_minutes=0.0)
+    saves = checkpointer.Checkpointer(tmp_path, never, writes=False)
+    now[0] += 1e6
+    assert not saves.is_due(10, 10)
