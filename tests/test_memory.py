@@ -8,8 +8,10 @@ for 2^53 bytes here, and the real allocator refuses, as a GPU's would.
 
 import json
 
+import faults
 import pytest
 import training
+from training import train_here
 
 from data_prep.runtime.errors import TrainingError
 from trainer.distribution import memory
@@ -32,31 +34,49 @@ def test_one_image_that_does_not_fit_is_said():
         memory.more_pieces(4, 4, MemoryError("so much\nand a trace"))
 
 
-def test_steps_are_those_of_explicit_accumulation(data, tmp_path):
+@pytest.fixture
+def starve(tf, monkeypatch):
+    """Lets steps, or the base, ask for more memory than so many images do."""
+    from trainer.engine import train_step
+    from trainer.feature_extraction import extractor
+
+    for owner, name in (
+        (train_step, "make_replica_step"),
+        (extractor.Extractor, "_features_of"),
+    ):
+        monkeypatch.setattr(owner, name, getattr(owner, name))
+
+    def starving(what, most):
+        if what == "step":
+            faults.starve_steps(train_step, most)
+        else:
+            faults.starve_features(extractor, most)
+
+    return starving
+
+
+def test_steps_are_those_of_explicit_accumulation(
+    data, tmp_path, deterministic, starve, capsys
+):
     """Though the step that failed had changed the weights already."""
-    settings = ("--deterministic",)
-    starved = training.train(
-        data, tmp_path / "starved", *settings, fault="memory:2:step"
-    )
-    assert starved.returncode == 0, starved.stderr
-    assert "as with --accumulation=2, 4 at a time" in starved.stdout
-    assert "as with --accumulation=4, 2 at a time" in starved.stdout
-    asked = training.train(
-        data, tmp_path / "asked", *settings, "--accumulation=4"
-    )
-    assert asked.returncode == 0, asked.stderr
-    assert training.curve(tmp_path / "starved") == training.curve(
-        tmp_path / "asked"
-    )
+    phase = dict(frozen_epochs=0, finetune_epochs=1, deterministic=True)
+    train_here(data, tmp_path / "asked", **phase, accumulation=4)
+    starve("step", 2)
+    train_here(data, tmp_path / "starved", **phase)
+    said = capsys.readouterr().out
+    assert "as with --accumulation=2, 4 at a time" in said
+    assert "as with --accumulation=4, 2 at a time" in said
+    starved, asked = tmp_path / "starved", tmp_path / "asked"
+    assert training.curve(starved) == training.curve(asked)
     training.assert_same(
-        training.saved(tmp_path / "starved", 9),
-        training.saved(tmp_path / "asked", 9),
+        training.saved(starved, training.STEPS),
+        training.saved(asked, training.STEPS),
     )
 
 
 def test_several_replicas_start_again_with_what_fits(data, tmp_path):
     """Their collectives do not outlive an error: 75, and the same command."""
-    words = ("--virtual_devices=2",)
+    words = ("--virtual_devices=2", "--finetune_epochs=0")
     model = tmp_path / "model"
     cut = training.train(data, model, *words, fault="memory:2:step")
     assert cut.returncode == 75, cut.stderr
@@ -69,35 +89,32 @@ def test_several_replicas_start_again_with_what_fits(data, tmp_path):
     assert "memory ran out" not in again.stdout
 
 
-def test_nothing_smaller_ends_in_a_message(data, tmp_path):
-    done = training.train(data, tmp_path / "model", fault="memory:0:step")
-    assert done.returncode == 1
-    assert "does not hold one image" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_nothing_smaller_ends_in_a_message(data, tmp_path, starve):
+    starve("step", 0)
+    with pytest.raises(TrainingError, match="does not hold one image"):
+        train_here(data, tmp_path / "model", batch_size=2)
 
 
-def test_batch_normalisation_that_learns_says_so(data, tmp_path):
-    done = training.train(
-        data,
-        tmp_path / "model",
-        *("--base=mobilenet", "--finetune_from=conv1"),
-        *("--frozen_epochs=0", "--finetune_epochs=1"),
-        fault="memory:4:step",
-    )
-    assert done.returncode == 1, done.stderr
-    assert "batch normalisation that learns" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_batch_normalisation_that_learns_says_so(data, tmp_path, starve):
+    starve("step", 4)
+    with pytest.raises(TrainingError, match="batch normalisation that learns"):
+        train_here(
+            data,
+            tmp_path / "model",
+            base="mobilenet",
+            finetune_from="conv1",
+            frozen_epochs=0,
+            finetune_epochs=1,
+        )
 
 
-def test_features_are_extracted_in_pieces(data, tmp_path):
-    words = ("--feature_cache", "--finetune_epochs=0")
-    whole = training.train(data, tmp_path / "whole", *words)
-    pieces = training.train(
-        data, tmp_path / "pieces", *words, fault="memory:4:features"
-    )
-    for done in (whole, pieces):
-        assert done.returncode == 0, done.stderr
-    assert "extracted 4 images at a time" in pieces.stdout
+def test_features_are_extracted_in_pieces(data, tmp_path, starve, capsys):
+    settings = dict(feature_cache=True, finetune_epochs=0)
+    train_here(data, tmp_path / "whole", **settings)
+    assert "at a time" not in capsys.readouterr().out
+    starve("features", 4)
+    train_here(data, tmp_path / "pieces", **settings)
+    assert "extracted 4 images at a time" in capsys.readouterr().out
     for one, other in zip(
         training.curve(tmp_path / "whole"),
         training.curve(tmp_path / "pieces"),
