@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import training
+import warm_start
 from conftest import ROOT
 from conftest import hash_tree
 from training import FAULTS
@@ -66,15 +67,13 @@ def start(
         if faults[index]:
             program = (FAULTS, faults[index])
         processes.append(
-            subprocess.Popen(
-                command(data, model, *arguments, program=program),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
+            warm_start.Process(
+                command(data, model, *arguments, program=program)[1:],
                 cwd=folders[index],
                 env=environment(
                     TF_CONFIG=json.dumps(cluster), PYTHONPATH=str(ROOT)
                 ),
+                join=True,
             )
         )
     return processes

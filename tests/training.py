@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import numpy as np
+import warm_start
 from conftest import ROOT
 from conftest import write_noise
 
@@ -80,10 +81,8 @@ def train(data, model, *arguments, fault=None, module="task"):
     program = ("-m", f"trainer.{module}")
     if fault:
         program = (FAULTS, f"{fault}:{module}")
-    return subprocess.run(
-        command(data, model, *arguments, program=program),
-        capture_output=True,
-        text=True,
+    return warm_start.run(
+        command(data, model, *arguments, program=program)[1:],
         cwd=ROOT,
         env=environment(PYTHONPATH=str(ROOT)),
     )
@@ -154,16 +153,14 @@ def start_workers(commands, only=None):
     for index in range(len(commands)) if only is None else only:
         task = {"type": "worker", "index": index}
         processes.append(
-            subprocess.Popen(
-                commands[index],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
+            warm_start.Process(
+                commands[index][1:],
                 cwd=ROOT,
                 env=environment(
                     TF_CONFIG=json.dumps({"cluster": cluster, "task": task}),
                     PYTHONPATH=str(ROOT),
                 ),
+                join=True,
             )
         )
     return processes
