@@ -1,13 +1,15 @@
 """`shardtune serve`, asked over HTTP by clients that others wrote."""
 
 import base64
-import concurrent.futures
 import contextlib
+import http.client
 import io
 import json
+import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -42,13 +44,10 @@ def photos(tmp_path_factory):
 
 
 @contextlib.contextmanager
-def serving(model, *flags):
-    """Yields a server's address and its process."""
+def started(model, *flags):
+    """Yields the process of a server."""
     process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "trainer.serve", f"--model_dir={model}"),
-            *("--port=0", *flags),
-        ],
+        [sys.executable, "-m", "trainer.serve", f"--model_dir={model}", *flags],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -56,16 +55,21 @@ def serving(model, *flags):
         env=environment(PYTHONPATH=str(ROOT)),
     )
     try:
-        line = process.stdout.readline()
-        assert line, process.stderr.read()
-        url = re.search(r"http://127\.0\.0\.1:\d+", line).group()
-        until = time.monotonic() + 300
-        while requests.get(f"{url}/readyz", timeout=300).status_code != 200:
-            assert time.monotonic() < until
-        yield url, process
+        yield process
     finally:
         process.kill()
         process.communicate()
+
+
+@contextlib.contextmanager
+def serving(model, *flags):
+    """Yields the address of a server that answers, and its process."""
+    with started(model, "--port=0", *flags) as process:
+        line = process.stdout.readline()
+        assert line, process.stderr.read()
+        url = re.search(r"http://127\.0\.0\.1:\d+", line).group()
+        assert requests.get(f"{url}/readyz").status_code == 200
+        yield url, process
 
 
 @pytest.fixture(scope="module")
@@ -129,12 +133,22 @@ def test_status_and_metadata(url):
     assert (state["state"], state["version"]) == ("AVAILABLE", "1")
     found = requests.get(f"{url}/v1/models/model/metadata").json()
     assert found["model_spec"]["name"] == "model"
-    signature = found["metadata"]["signature_def"]["signature_def"][
-        "serving_default"
-    ]
-    assert list(signature["inputs"]) == ["image_bytes"]
-    sizes = signature["outputs"]["probabilities"]["tensor_shape"]["dim"]
-    assert [one["size"] for one in sizes] == ["-1", "2"]
+    signatures = found["metadata"]["signature_def"]["signature_def"]
+    inputs = {name: [*one["inputs"]] for name, one in signatures.items()}
+    assert inputs.pop("__saved_model_init_op") == []
+    assert inputs == {
+        "serving_default": ["image_bytes"],
+        "images": ["images"],
+        "examples": ["examples"],
+    }
+    # As TensorFlow Serving's documentation shows it.
+    shares = signatures["serving_default"]["outputs"]["probabilities"]
+    assert shares["dtype"] == "DT_FLOAT"
+    assert shares["tensor_shape"] == {
+        "dim": [{"size": "-1", "name": ""}, {"size": "2", "name": ""}],
+        "unknown_rank": False,
+    }
+    assert signatures["images"]["method_name"] == "tensorflow/serving/predict"
     assert requests.get(f"{url}/v1/models/other").status_code == 404
 
 
@@ -218,7 +232,7 @@ def test_a_body_of_unknown_length_has_a_limit_too(url):
         ('{"instances": [{"b64": "AAAA"}]}', "instance 0 is no image"),
         (
             '{"signature_name": "x", "instances": [{"b64": ""}]}',
-            "there is no signature 'x'",
+            "signature 'x' is not answered here, only serving_default",
         ),
     ],
 )
@@ -296,35 +310,120 @@ def test_an_image_is_dropped_on_the_page(url, photos, tmp_path):
 # ---- a full queue, and the end ----
 
 
-def test_what_was_accepted_is_answered_at_the_end(model, photos):
-    """Five wait for company when SIGTERM comes; the sixth had no place."""
-    slow = ("--batch_ms=10000", "--queue=5", "--nearest=false")
-    with (
-        serving(model, *slow) as (url, process),
-        concurrent.futures.ThreadPoolExecutor(5) as pool,
-    ):
+def half_sent(url, content):
+    """Returns a connection that has sent half of an image, and the rest."""
+    half = len(content) // 2
+    connection = http.client.HTTPConnection(url.removeprefix("http://"))
+    connection.putrequest("POST", "/classify")
+    connection.putheader("Content-Length", str(len(content)))
+    connection.endheaders()
+    connection.send(content[:half])
+    return connection, content[half:]
 
-        def ask(name):
-            with open(photos[name], "rb") as file:
-                return requests.post(f"{url}/classify", files={"file": file})
+
+def test_what_was_accepted_is_answered_at_the_end(model, photos):
+    """Five are being read when SIGTERM comes; the sixth had no place."""
+    contents = {name: path.read_bytes() for name, path in photos.items()}
+    with serving(model, "--queue=5", "--nearest=false") as (url, process):
+
+        def refused(status, says):
+            done = requests.post(f"{url}/classify", data=contents["cat"])
+            assert done.status_code == status
+            assert done.headers["Retry-After"] == "1"
+            assert says in done.json()["error"]
 
         names = ["cat", "dog", "dog", "cat", "dog"]
-        asked = [pool.submit(ask, name) for name in names]
+        asked = [half_sent(url, contents[name]) for name in names]
         while metric(url, "shardtune_images_waiting") < 5:
-            assert not any(one.done() for one in asked)
-        full = ask("cat")
-        assert full.status_code == 429
-        assert full.headers["Retry-After"] == "1"
-        assert "5 images wait already" in full.json()["error"]
-        assert not any(one.done() for one in asked)
+            pass
+        refused(429, "5 images wait already")
         process.send_signal(signal.SIGTERM)
-        found = [one.result() for one in asked]
-        assert [one.status_code for one in found] == [200] * 5
-        labels = [one.json()["predictions"][0]["label"] for one in found]
+        while (ready := requests.get(f"{url}/readyz")).status_code == 200:
+            pass
+        assert ready.status_code == 503
+        refused(503, "the server is stopping. Ask another one.")
+        assert state(url) == "UNLOADING"
+        assert requests.get(f"{url}/healthz").status_code == 200
+        for connection, rest in asked:
+            connection.send(rest)
+        found = [connection.getresponse() for connection, _ in asked]
+        assert [one.status for one in found] == [200] * 5
+        labels = [json.load(one)["predictions"][0]["label"] for one in found]
         assert labels == names
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
         assert errors == ""
+
+
+def state(url):
+    (one,) = requests.get(f"{url}/v1/models/model").json()[
+        "model_version_status"
+    ]
+    return one["state"]
+
+
+@pytest.fixture
+def loading(model, tmp_path, photos):
+    """A server that waits for calibration.json, and what writes that."""
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    held = folder / "calibration.json"
+    content = held.read_text()
+    held.unlink()
+    os.mkfifo(held)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = (f"--port={port}", "--nearest=false")
+    with started(folder, *flags) as process:
+        url = f"http://127.0.0.1:{port}"
+        while True:
+            with contextlib.suppress(requests.ConnectionError):
+                if requests.get(f"{url}/healthz").text == "ok\n":
+                    break
+            assert process.poll() is None, process.stderr.read()
+        yield url, process, held, content
+
+
+def test_it_says_so_until_the_model_is_loaded(loading, photos):
+    url, process, held, content = loading
+    image = photos["dog"].read_bytes()
+    for refused in (
+        requests.get(f"{url}/readyz"),
+        requests.get(f"{url}/v1/models/model/metadata"),
+        requests.post(f"{url}/classify", data=image),
+        requests.post(f"{url}/v1/models/model:predict", data="{}"),
+    ):
+        assert refused.status_code == 503
+        assert refused.headers["Retry-After"] == "1"
+        assert refused.json() == {
+            "error": "the model is being loaded. Ask again later."
+        }
+    assert state(url) == "LOADING"
+    held.write_text(content)  # now it can be read
+    assert process.stdout.readline().endswith(f" at {url}/\n")
+    assert requests.get(f"{url}/readyz").status_code == 200
+    assert state(url) == "AVAILABLE"
+    done = requests.post(f"{url}/classify", data=image)
+    assert done.json()["predictions"][0]["label"] == "dog"
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_server(loading):
+    _, process, held, _ = loading
+    held.write_text("{")
+    said, errors = process.communicate(timeout=300)
+    assert process.returncode == 65, errors
+    assert said == ""
+    assert errors.startswith(f"error: {held} is damaged")
+    assert errors.count("\n") == 1
+
+
+def test_a_stop_does_not_wait_for_the_model(loading):
+    _, process, _, _ = loading
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 75
+    assert errors.startswith("error: stopped by a signal")
 
 
 def test_what_cannot_be_served_is_said(run, tmp_path, model):

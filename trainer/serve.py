@@ -12,6 +12,7 @@ import dataclasses
 import socket
 import sys
 import threading
+from typing import TYPE_CHECKING
 
 from data_prep.images import memory
 from data_prep.runtime import command
@@ -22,6 +23,9 @@ from data_prep.runtime.errors import UsageError
 from data_prep.runtime.settings import setting
 from trainer import groups
 from trainer.inference.exported import ExportedModel
+
+if TYPE_CHECKING:
+    from trainer.inference.neighbours import Neighbours
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -93,33 +97,45 @@ def main(config: ServeConfig) -> None:
     chosen = config.serving
     libraries = ("starlette", "uvicorn", "multipart", "prometheus_client")
     startup.require(libraries, "serve", "this command")
-    with _listen(chosen.host, chosen.port) as listening:
-        model = ExportedModel(chosen.model_dir)
-        memory.share(threading.RLock())
-        from trainer.inference import neighbours
-        from trainer.serving import running
-        from trainer.serving.app import Limits
-        from trainer.serving.app import Server
+    from trainer.serving import running
+    from trainer.serving.app import Server
+    from trainer.serving.door import Limits
 
-        nearest = None
-        if chosen.nearest:
-            try:
-                nearest = neighbours.load(chosen.model_dir)
-            except DataError as error:
-                print(f"without nearest images: {error}", file=sys.stderr)
-        limits = Limits(
-            chosen.batch_size,
-            chosen.batch_ms / 1000,
-            chosen.queue,
-            chosen.max_mb << 20,
-        )
-        app = Server(chosen.name, model, nearest, limits).app()
+    limits = Limits(
+        chosen.batch_size,
+        chosen.batch_ms / 1000,
+        chosen.queue,
+        chosen.max_mb << 20,
+    )
+    memory.share(threading.RLock())
+    with _listen(chosen.host, chosen.port) as listening:
         host = f"[{chosen.host}]" if ":" in chosen.host else chosen.host
-        port = listening.getsockname()[1]
-        print(
-            f"serving {chosen.model_dir} at http://{host}:{port}/", flush=True
+        address = f"http://{host}:{listening.getsockname()[1]}/"
+        server = Server(
+            chosen.name,
+            lambda: _load(chosen.model_dir, chosen.nearest),
+            limits,
+            lambda: print(
+                f"serving {chosen.model_dir} at {address}", flush=True
+            ),
         )
-        running.run(app, listening, only_local=chosen.host in _LOOPBACK)
+        running.run(server, listening, only_local=chosen.host in _LOOPBACK)
+
+
+def _load(
+    model_dir: str, with_nearest: bool
+) -> "tuple[ExportedModel, Neighbours | None]":
+    """Returns a model, and what finds its nearest training images."""
+    model = ExportedModel(model_dir)
+    if not with_nearest:
+        return model, None
+    from trainer.inference import neighbours
+
+    try:
+        return model, neighbours.load(model_dir)
+    except DataError as error:
+        print(f"without nearest images: {error}", file=sys.stderr)
+        return model, None
 
 
 def _listen(host: str, port: int) -> socket.socket:

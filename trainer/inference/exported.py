@@ -93,6 +93,25 @@ class ExportedModel(Exported):
         images = tf.constant(list(contents), tf.string)
         return self._classify(image_bytes=images)["probabilities"].numpy()
 
+    def signatures(self) -> dict[str, dict]:
+        """Returns the SavedModel's signatures, each as the JSON of its proto.
+
+        As TensorFlow Serving spells it: `inputs`, `outputs`, `method_name`.
+        """
+        from google.protobuf import json_format
+        from tensorflow.core.protobuf import saved_model_pb2
+
+        content = (self.model_dir / "saved_model/saved_model.pb").read_bytes()
+        (graph,) = saved_model_pb2.SavedModel.FromString(content).meta_graphs
+        return {
+            name: json_format.MessageToDict(
+                signature,
+                preserving_proto_field_name=True,
+                always_print_fields_with_no_presence=True,
+            )
+            for name, signature in sorted(graph.signature_def.items())
+        }
+
 
 class OnnxModel(Exported):
     """The `model.onnx` of a model directory, without TensorFlow.

@@ -1,29 +1,25 @@
 """The server's addresses: what is asked, refused and answered over HTTP.
 
-An image is accepted before its request is read, so that what is in memory has
-a bound, and is answered or refused with one message as JSON, {"error": ...}.
+What is refused gets one message as JSON, {"error": ...}.
 """
 
 import asyncio
 import base64
 import contextlib
-import dataclasses
 import importlib.resources
 import io
-import time
+import threading
 from collections.abc import AsyncIterator
-from collections.abc import Awaitable
 from collections.abc import Callable
-from collections.abc import Iterator
+from concurrent.futures import Future
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from starlette.applications import Starlette
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.responses import JSONResponse
@@ -35,12 +31,16 @@ from data_prep.images import plain
 from data_prep.images.plain import BadImage
 from data_prep.runtime import limits
 from trainer.inference.exported import ExportedModel
-from trainer.inference.neighbours import Neighbours
+from trainer.serving import bodies
 from trainer.serving import rest_api
 from trainer.serving.batcher import Batcher
+from trainer.serving.door import Door
+from trainer.serving.door import Limits
 from trainer.serving.metrics import Metrics
 
-_PATIENCE = 30.0  # seconds in which a request has to arrive
+if TYPE_CHECKING:
+    from trainer.inference.neighbours import Neighbours
+
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; connect-src 'self'; "
     "img-src blob: data:; script-src 'unsafe-inline'; "
@@ -50,60 +50,68 @@ _HEADERS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """What a server takes.
-
-    Attributes:
-        batch: Images that the model takes at once.
-        seconds: How long an image waits for others at most, while the model
-            is idle.
-        images: Images that are accepted and not yet answered.
-        bytes: Of a request.
-    """
-
-    batch: int
-    seconds: float
-    images: int
-    bytes: int
-
-
 class Server:
     """Answers requests; `app` is what an ASGI server runs.
 
     Args:
         name: What the model is called in addresses.
-        model: The exported model.
-        neighbours: Finds the nearest training images; None finds none.
+        load: Returns the exported model, and what finds the nearest training
+            images or None; called in a thread.
         limits: What is taken.
+        announce: Called once it answers.
     """
 
     def __init__(
         self,
         name: str,
-        model: ExportedModel,
-        neighbours: Neighbours | None,
+        load: "Callable[[], tuple[ExportedModel, Neighbours | None]]",
         limits: Limits,
+        announce: Callable[[], object],
     ):
         self._name = name
-        self._model = model
-        self._neighbours = neighbours
+        self._load = load
         self._limits = limits
+        self._announce = announce
         self._metrics = Metrics()
-        self._inside = 0  # images
+        self._door = Door(limits, self._metrics)
+        self._was_ready = False
+
+    def stop(self) -> bool:
+        """Accepts nothing more; tells whether all that was is answered."""
+        return self._door.close()
+
+    def has_failed(self) -> bool:
+        """Tells whether it ended by itself; `finish` raises why."""
+        return self._work.done()
+
+    def finish(self) -> None:
+        """Raises why the end was none that was asked for, if so.
+
+        Raises:
+            KeyboardInterrupt: If a signal came before the model was loaded.
+            Exception: What loading the model raised.
+        """
+        if not self._work.cancelled():
+            self._work.result()
+        if not self._was_ready:
+            raise KeyboardInterrupt
 
     def app(self) -> Starlette:
         """Returns the application."""
         model = f"/v1/models/{self._name}"
         routes = [
             Route("/", self._page),
-            Route("/classify", self._counted(self._classify), methods=["POST"]),
+            Route(
+                "/classify",
+                self._door.counted(self._classify),
+                methods=["POST"],
+            ),
             Route("/healthz", self._health),
-            Route("/readyz", self._health),
+            Route("/readyz", self._readiness),
             Route("/metrics", self._show_metrics),
         ]
         for place in (model, f"{model}/versions/{rest_api.VERSION}"):
-            predict = self._counted(self._predict)
+            predict = self._door.counted(self._predict)
             routes += [
                 Route(place, self._status),
                 Route(f"{place}/metadata", self._metadata),
@@ -117,19 +125,28 @@ class Server:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        with ThreadPoolExecutor(limits.processors()) as self._readers:
+            self._work = asyncio.create_task(self._run())
+            yield
+            # All connections are closed: whatever was accepted is answered.
+            self._work.cancel()
+            await asyncio.wait([self._work])
+
+    async def _run(self) -> None:
+        """Loads the model, and answers without end."""
+        self._model, self._neighbours = await _in_thread(self._load)
         self._batcher = Batcher(
             self._model.classify,
             self._limits.batch,
             self._limits.seconds,
             self._metrics.batches.observe,
         )
-        with ThreadPoolExecutor(limits.processors()) as self._readers:
-            running = asyncio.create_task(self._batcher.run())
-            # The first call is slow: it is ready when that is behind it.
-            await self._batcher.submit([_an_image()])
-            yield
-            # All connections are closed: whatever was accepted is answered.
-            running.cancel()
+        # The first call is slow: it is ready when that is behind it.
+        await self._batcher.call(self._model.classify, [_an_image()])
+        if self._door.state == rest_api.LOADING:  # and not stopped meanwhile
+            self._door.state, self._was_ready = rest_api.AVAILABLE, True
+            self._announce()
+        await self._batcher.run()
 
     # ---- what is answered ----
 
@@ -141,20 +158,25 @@ class Server:
     async def _health(self, _: Request) -> Response:
         return PlainTextResponse("ok\n")
 
+    async def _readiness(self, _: Request) -> Response:
+        self._door.check_ready()
+        return PlainTextResponse("ok\n")
+
     async def _show_metrics(self, _: Request) -> Response:
         return PlainTextResponse(self._metrics.page())
 
     async def _status(self, _: Request) -> Response:
-        return JSONResponse(rest_api.status())
+        return JSONResponse(rest_api.status(self._door.state))
 
     async def _metadata(self, _: Request) -> Response:
-        count = len(self._model.classes)
-        return JSONResponse(rest_api.metadata(self._name, count))
+        self._door.check_ready()
+        signatures = self._model.signatures()
+        return JSONResponse(rest_api.metadata(self._name, signatures))
 
     async def _predict(self, request: Request) -> dict[str, Any]:
         """Answers as TensorFlow Serving does."""
-        with self._accepted(1):
-            async with _in_time():
+        with self._door.accepted(1):
+            async with bodies.in_time():
                 body = await request.body()
             try:
                 contents, by_row = await self._beside(
@@ -169,9 +191,9 @@ class Server:
     async def _classify(self, request: Request) -> dict[str, Any]:
         """Answers uploaded files, or a body that is one image."""
         nearest = _number(request.query_params.get("nearest", "0"))
-        with self._accepted(1):
-            async with _in_time():
-                named = await _uploads(request)
+        with self._door.accepted(1):
+            async with bodies.in_time():
+                named = await bodies.uploads(request)
             rows, contents = await self._answer(named)
             sure = self._model.calibrate(np.stack(rows)).max(axis=1)
             return {
@@ -222,7 +244,7 @@ class Server:
                 f"{len(named)} images are too many for one request: expected "
                 f"{self._limits.images} at most.",
             )
-        with self._accepted(len(named) - 1):
+        with self._door.accepted(len(named) - 1):
             try:
                 contents = await asyncio.gather(
                     *(
@@ -244,95 +266,20 @@ class Server:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._readers, function, *arguments)
 
-    # ---- what is refused ----
 
-    @contextlib.contextmanager
-    def _accepted(self, images: int) -> Iterator[None]:
-        """Counts images that are inside; refuses them where it is full."""
-        if self._inside + images > self._limits.images:
-            raise HTTPException(
-                429,
-                f"{self._inside} images wait already, and {self._limits.images}"
-                " may. Ask again later.",
-                {"Retry-After": "1"},
-            )
-        self._inside += images
-        self._metrics.inside.set(self._inside)
+def _in_thread(function: Callable[[], Any]) -> asyncio.Future:
+    """Calls a function in a thread whose end no end of the process awaits."""
+    result: Future = Future()
+    result.set_running_or_notify_cancel()  # from here on it cannot be cancelled
+
+    def call() -> None:
         try:
-            yield
-        finally:
-            self._inside -= images
-            self._metrics.inside.set(self._inside)
+            result.set_result(function())
+        except BaseException as error:
+            result.set_exception(error)
 
-    def _counted(
-        self, handle: Callable[[Request], Awaitable[dict[str, Any]]]
-    ) -> Callable[[Request], Awaitable[Response]]:
-        """Returns an endpoint whose requests are limited and counted."""
-
-        async def endpoint(request: Request) -> Response:
-            start, status = time.monotonic(), 500
-            try:
-                limited = _limited(request, self._limits.bytes)
-                response = JSONResponse(await handle(limited))
-                status = response.status_code
-                return response
-            except ClientDisconnect:
-                status = 400
-                raise HTTPException(status, "the request was cut.") from None
-            except HTTPException as error:
-                status = error.status_code
-                raise
-            finally:
-                self._metrics.requests.labels(str(status)).inc()
-                self._metrics.seconds.observe(time.monotonic() - start)
-
-        return endpoint
-
-
-def _limited(request: Request, limit: int) -> Request:
-    """Returns a request whose body is read up to a limit in bytes."""
-    too_large = HTTPException(
-        413, f"the request is larger than {limit >> 20} MiB."
-    )
-    if int(request.headers.get("content-length", 0)) > limit:
-        raise too_large
-    read = 0
-
-    async def receive() -> Any:
-        nonlocal read
-        message = await request.receive()
-        read += len(message.get("body", b""))
-        if read > limit:
-            raise too_large
-        return message
-
-    return Request(request.scope, receive)
-
-
-@contextlib.asynccontextmanager
-async def _in_time() -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(_PATIENCE):
-            yield
-    except TimeoutError:
-        raise HTTPException(
-            408, f"the request did not arrive within {_PATIENCE:g} seconds."
-        ) from None
-
-
-async def _uploads(request: Request) -> list[tuple[str, bytes]]:
-    """Returns name and content of every image of a request."""
-    if not request.headers.get("content-type", "").startswith("multipart/"):
-        return [("the image", await request.body())]
-    async with request.form(max_fields=100) as form:
-        found = [
-            (value.filename or key, await value.read())
-            for key, value in form.multi_items()
-            if isinstance(value, UploadFile)
-        ]
-    if not found:
-        raise HTTPException(400, "the form holds no file.")
-    return found
+    threading.Thread(target=call, daemon=True).start()
+    return asyncio.wrap_future(result)
 
 
 def _number(text: str) -> int:

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
-SIGNATURE = "serving_default"
+_SIGNATURE = "serving_default"
 _INPUT = "image_bytes"
 VERSION = "1"
+# States of a model (tensorflow_serving/apis/get_model_status.proto).
+LOADING, AVAILABLE, UNLOADING = "LOADING", "AVAILABLE", "UNLOADING"
 _EXPECTED = (
     'Expected {"instances": [{"b64": "..."}]}, the bytes of image files in '
     "base64."
@@ -40,10 +42,10 @@ def read_request(body: bytes) -> tuple[list[bytes], bool]:
         raise ValueError(f"the body is no JSON: {error}. {_EXPECTED}") from None
     if not isinstance(request, dict):
         raise ValueError(f"the body is no JSON object. {_EXPECTED}")
-    signature = request.get("signature_name") or SIGNATURE
-    if signature != SIGNATURE:
+    signature = request.get("signature_name") or _SIGNATURE
+    if signature != _SIGNATURE:
         raise ValueError(
-            f"there is no signature {signature!r}, only {SIGNATURE}."
+            f"signature {signature!r} is not answered here, only {_SIGNATURE}."
         )
     by_row = "instances" in request
     values = request.get("instances", request.get("inputs"))
@@ -90,38 +92,20 @@ def answer(
     return {"outputs": {"probabilities": shares, "label": names}}
 
 
-def status() -> dict[str, Any]:
-    """Returns the status of a model that answers."""
+def status(state: str) -> dict[str, Any]:
+    """Returns the status of the model: `LOADING`, `AVAILABLE` or `UNLOADING`."""
     ok = {"error_code": "OK", "error_message": ""}
-    state = {"version": VERSION, "state": "AVAILABLE", "status": ok}
-    return {"model_version_status": [state]}
+    version = {"version": VERSION, "state": state, "status": ok}
+    return {"model_version_status": [version]}
 
 
-def metadata(name: str, classes: int) -> dict[str, Any]:
+def metadata(name: str, signatures: dict[str, Any]) -> dict[str, Any]:
     """Returns what goes in and what comes out.
 
     Args:
         name: Of the model.
-        classes: K.
+        signatures: Of the SavedModel, as `ExportedModel.signatures` gives them.
     """
-    inputs = {_INPUT: _tensor("DT_STRING", f"{SIGNATURE}_{_INPUT}:0", -1)}
-    outputs = {
-        "label": _tensor("DT_STRING", "StatefulPartitionedCall:0", -1),
-        "probabilities": _tensor(
-            "DT_FLOAT", "StatefulPartitionedCall:1", -1, classes
-        ),
-    }
-    signature = {
-        "inputs": inputs,
-        "outputs": outputs,
-        "method_name": "tensorflow/serving/predict",
-    }
     spec = {"name": name, "signature_name": "", "version": VERSION}
-    signatures = {"signature_def": {SIGNATURE: signature}}
-    return {"model_spec": spec, "metadata": {"signature_def": signatures}}
-
-
-def _tensor(kind: str, name: str, *sizes: int) -> dict[str, Any]:
-    dimensions = [{"size": str(size), "name": ""} for size in sizes]
-    shape = {"dim": dimensions, "unknown_rank": False}
-    return {"dtype": kind, "tensor_shape": shape, "name": name}
+    found = {"signature_def": {"signature_def": signatures}}
+    return {"model_spec": spec, "metadata": found}
