@@ -6,12 +6,13 @@
 # With the ImageNet weights inside, for machines without network:
 #   --build-arg WEIGHTS=imagenet
 # For SageMaker, whose folders are root's: --build-arg USER=root
-# For `shardtune serve`: --build-arg EXTRAS=train,serve, then docker run with
-# -m trainer.serve --model_dir=/job/model --host=0.0.0.0
+# For `shardtune serve`: --target=serve, then
+#   docker run --publish=127.0.0.1:8501:8501 --volume=$PWD/model:/model IMAGE
+# With the model inside: FROM IMAGE, and COPY model /model
 # For data_prep on Dataflow: --build-arg EXTRAS=gcs,s3,beam, on any image of
 # Python 3.11, as data_prep needs no TensorFlow.
 ARG BASE=tensorflow/tensorflow:2.21.0-gpu
-FROM ${BASE}
+FROM ${BASE} AS train
 
 # Options of pip, such as --index-url=https://a.mirror/simple
 ARG PIP_OPTIONS=""
@@ -44,3 +45,19 @@ USER ${USER}
 # Exec form: Python is process 1 and gets SIGTERM itself.
 ENTRYPOINT ["python"]
 CMD ["-m", "trainer.task", "--help"]
+
+# What answers over HTTP; /model is a model directory.
+FROM train AS serve
+ARG PIP_OPTIONS=""
+USER root
+WORKDIR /opt/shardtune
+RUN python -m pip install --no-cache-dir --constraint=constraints.txt \
+    ${PIP_OPTIONS} ".[serve]"
+WORKDIR /job
+USER 1000:1000
+EXPOSE 8501
+ENTRYPOINT ["python", "-m", "trainer.serve", "--host=0.0.0.0"]
+CMD ["--model_dir=/model"]
+
+# What is built unless --target says otherwise.
+FROM train

@@ -40,6 +40,8 @@ def check(job: Job, work: Work) -> None:
         )
     for words in (work.arguments, *work.runs):
         _check_places(job, work, words)
+    if work.module == "trainer.serve":
+        _check_server(work.arguments)
     if work.module == "trainer.task":
         for run in work.runs or ((),):
             _check_devices(job, (*work.arguments, *run))
@@ -77,6 +79,21 @@ def _check_places(job: Job, work: Work, words: Sequence[str]) -> None:
                 f"--{name}={prefix}{path} has a .. in it: write the path that "
                 "the job's machine is to open."
             )
+
+
+def _check_server(words: Sequence[str]) -> None:
+    """Refuses what would keep a pod from serving."""
+    model_dir = arguments.value_of(words, "model_dir")
+    if "://" in model_dir:
+        raise UsageError(
+            f"--model_dir={model_dir} is not copied to a server: mount a "
+            "volume that holds the model, with --volumes=CLAIM:/path."
+        )
+    if arguments.value_of(words, "port") == "0":
+        raise UsageError(
+            "--port=0 takes any port, and the Service has to know it: leave it "
+            "out."
+        )
 
 
 def _check_devices(job: Job, words: Sequence[str]) -> None:

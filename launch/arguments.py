@@ -15,8 +15,13 @@ from data_prep.runtime import settings
 from data_prep.runtime.errors import UsageError
 from trainer.config import Config
 from trainer.distribution import command_line
+from trainer.serve_config import ServeConfig
 
-CONFIGS = {"trainer.task": Config, "data_prep.task": PrepareConfig}
+CONFIGS = {
+    "trainer.task": Config,
+    "data_prep.task": PrepareConfig,
+    "trainer.serve": ServeConfig,
+}
 
 
 def parse(
@@ -28,7 +33,7 @@ def parse(
     them.
 
     Args:
-        module: "trainer.task" or "data_prep.task".
+        module: Of `CONFIGS`.
         words: Its command line, without the program.
         defaults: Flags that the platform will give where the words do not.
 
@@ -85,7 +90,7 @@ def value_or_default(module: str, arguments: Sequence[str], name: str) -> str:
     """Returns the value of a flag, or its default, as text.
 
     Args:
-        module: "trainer.task" or "data_prep.task".
+        module: Of `CONFIGS`.
         arguments: Flags, each `--name=value`.
         name: The flag.
     """
@@ -112,7 +117,7 @@ def paths(
     """Yields the arguments whose value is a path, by the settings' own word.
 
     Args:
-        module: "trainer.task" or "data_prep.task".
+        module: Of `CONFIGS`.
         arguments: Flags, each `--name=value`.
 
     Yields:

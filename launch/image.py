@@ -20,13 +20,14 @@ _CHECKOUT = pathlib.Path(__file__).parent.parent
 
 
 def build_commands(
-    options: Container, runs_here: bool
+    options: Container, runs_here: bool, stage: str = ""
 ) -> tuple[tuple[str, ...], ...]:
     """Returns commands that build the image, and push it to its registry.
 
     Args:
         options: The image.
         runs_here: It is for Docker on this machine, and is not pushed.
+        stage: Of the Dockerfile; "" is its last one.
 
     Raises:
         UsageError: If this is no checkout, or the options cannot be read.
@@ -46,6 +47,8 @@ def build_commands(
         more = ["--build-arg=USER=root", *more]
     builder = "docker" if runs_here else _builder() or "docker"
     build = [builder, "build", f"--tag={options.image}", *more]
+    if stage:
+        build.append(f"--target={stage}")
     if revision := find_revision(_CHECKOUT):
         build.append(f"--label={_LABEL}={revision}")
     if builder == "buildah":

@@ -15,7 +15,11 @@ from data_prep.runtime import settings
 from data_prep.runtime.errors import UsageError
 from data_prep.runtime.settings import setting
 
-MODULES = {"trainer": "trainer.task", "data_prep": "data_prep.task"}
+MODULES = {
+    "trainer": "trainer.task",
+    "data_prep": "data_prep.task",
+    "serve": "trainer.serve",
+}
 TARGETS = (
     *("local", "docker", "slurm", "kubernetes"),
     *("vertex", "sagemaker", "skypilot"),
@@ -32,7 +36,7 @@ class Common(settings.Group):
     )
     job: str = setting(
         "trainer",
-        "What runs: the trainer, or data_prep.",
+        "What runs: the trainer, data_prep, or on Kubernetes a server.",
         choices=tuple(MODULES),
         first=True,
     )
@@ -86,7 +90,9 @@ class Workers(settings.Group):
     """Of a training that runs on several machines."""
 
     workers: int = setting(
-        1, "Machines (local: processes) that train together.", low=1
+        1,
+        "Machines (local: processes) that train together; of a server, pods.",
+        low=1,
     )
 
 
@@ -387,6 +393,8 @@ class Job(settings.Config):
         self._refuse_unused()
         job = self.common.job
         options = self.options
+        if job == "serve":
+            self._check_server()
         if (
             job == "data_prep"
             and isinstance(options, Workers)
@@ -412,6 +420,28 @@ class Job(settings.Config):
                 )
             if options.tune and job != "trainer":
                 raise UsageError(f"--tune is for --job=trainer, not {job}.")
+
+    def _check_server(self) -> None:
+        """Refuses what would have no effect on a server."""
+        if not isinstance(self.options, Kubernetes):
+            raise UsageError(
+                f"--job=serve with --target={self.common.target}: only "
+                "Kubernetes keeps a server running. On a machine it is "
+                "`shardtune serve`."
+            )
+        unused = {"kind"}.union(
+            one.name
+            for group in (Sweep, Throttle, Restarts, TimeLimit)
+            for one in group.settings()
+        )
+        values = self.values()
+        for one in self.settings():
+            value = values[one.name]
+            if one.name in unused and value != one.default:
+                raise UsageError(
+                    f"--{one.name}={value} is of no use to a server, which "
+                    "runs until it is deleted. Leave it out."
+                )
 
     def _refuse_unused(self) -> None:
         """Refuses what is not at its default and would have no effect."""

@@ -37,7 +37,7 @@ def render(job: Job, words: list[str]) -> Rendered:
 
     Args:
         job: What is to be launched.
-        words: The command line of the trainer or of data_prep.
+        words: The command line of what runs.
 
     Raises:
         UsageError: If a flag is wrong, or the platform would refuse the job.
@@ -59,7 +59,8 @@ def render_work(job: Job, work: Work) -> Rendered:
     target = importlib.import_module(f"launch.targets.{job.common.target}")
     rendered = target.render(job.common, job.options, work)
     if isinstance(job.options, Container) and job.options.build:
-        before = image.build_commands(job.options, rendered.runs_here)
+        stage = "serve" if job.common.job == "serve" else ""
+        before = image.build_commands(job.options, rendered.runs_here, stage)
         return dataclasses.replace(rendered, before=before)
     return rendered
 

@@ -73,7 +73,7 @@ def plan(job: Job, words: Sequence[str]) -> Work:
 
     Args:
         job: What is to be launched.
-        words: The command line of the trainer or of data_prep.
+        words: The command line of what runs.
 
     Raises:
         UsageError: If a flag among the words, or the grid, is wrong.
@@ -121,6 +121,9 @@ def _is_staged(job: Job, module: str, runs: Sequence[Sequence[str]]) -> bool:
 def _platform_defaults(job: Job) -> list[str]:
     """Returns the flags that the platform gives where the words do not."""
     options = job.options
+    if job.common.job == "serve":
+        # For the Service and the probes, which come from outside the pod.
+        return ["--host=0.0.0.0"]
     if job.common.job != "trainer":
         return []
     found = []

@@ -53,6 +53,7 @@ def check(documents):
             _check_job(document["kind"], job)
         for pod in _specs(document, "containers"):
             _check_pod(document, pod, runs)
+    _check_server(documents)
     _check_service(documents)
     _check_hosts(documents)
 
@@ -173,6 +174,59 @@ def _check_pod(document, pod, runs):
         arguments.parse(module, words)
     for run in runs or ():
         arguments.parse(module, [*kept, *run])
+
+
+def _check_server(documents):
+    """Requests reach the server, and none is lost when a pod ends."""
+    found = {document["kind"]: document["spec"] for document in documents}
+    if "Deployment" not in found:
+        return
+    deployment, service = found["Deployment"], found["Service"]
+    labels = deployment["template"]["metadata"]["labels"]
+    require(
+        labels == deployment["selector"]["matchLabels"] == service["selector"],
+        "Service",
+        "it selects other pods than the Deployment makes",
+    )
+    pod = deployment["template"]["spec"]
+    (container,) = pod["containers"]
+    words = dict(
+        word.removeprefix("--").split("=", 1) for word in container["args"]
+    )
+    (port,) = container["ports"]
+    require(
+        port["containerPort"] == int(words.get("port", "8501")),
+        "Deployment",
+        "the server listens at another port",
+    )
+    require(
+        words["host"] == "0.0.0.0",
+        "Deployment",
+        "nothing from outside the pod reaches the server",
+    )
+    wanted = {"readinessProbe": "/readyz", "livenessProbe": "/healthz"}
+    asked = {name: container[name]["httpGet"] for name in wanted}
+    require(
+        {name: one["path"] for name, one in asked.items()} == wanted,
+        "Deployment",
+        "a probe asks another address than the server has for it",
+    )
+    names = {service["ports"][0]["targetPort"]}
+    names |= {one["port"] for one in asked.values()}
+    require(names == {port["name"]}, "Deployment", "a port is called otherwise")
+    require(
+        pod["restartPolicy"] == "Always",
+        "Deployment",
+        "a Deployment starts its pods again",
+    )
+    require(
+        0
+        < container["lifecycle"]["preStop"]["sleep"]["seconds"]
+        < pod["terminationGracePeriodSeconds"] - 30,
+        "Deployment",
+        "a pod has to leave the Service before it ends, and then to have the "
+        "30 s in which a request may arrive",
+    )
 
 
 def _check_service(documents):

@@ -57,6 +57,7 @@ def jobs():
             target, ["--source=/mnt/photos", "--output_dir=/mnt/data"]
         )
         yield {**least, "job": "data_prep"}, prepared
+    yield {**KUBERNETES, "job": "serve"}, ["--model_dir=/mnt/model"]
 
 
 def _variants(target):

@@ -152,6 +152,32 @@ def test_image_is_what_launchers_expect(buildah, image):
     assert config["WorkingDir"] == "/job"
 
 
+def test_the_stage_that_serves(buildah, image, tmp_path):
+    text = (ROOT / "Dockerfile").read_text().replace(" cloudml-hypertune", "")
+    (tmp_path / "Dockerfile").write_text(text)
+    words = ("--target=serve", "--tag=serves", f"--file={tmp_path}/Dockerfile")
+    buildah("bud", *BUILD, OFFLINE, *words, ".")
+    found = json.loads(buildah("inspect", "--type=image", "serves").stdout)
+    config = found["Docker"]["config"]
+    assert config["User"] == "1000:1000"
+    assert list(config["ExposedPorts"]) == ["8501/tcp"]
+    python, *words = [*config["Entrypoint"], *config["Cmd"]]
+    assert words == [
+        *("-m", "trainer.serve", "--host=0.0.0.0", "--model_dir=/model")
+    ]
+    libraries = [p for p in sys.path if p.endswith("site-packages")][0]
+    name = buildah("from", "serves").stdout.strip()
+    # There is no model: it says so, and its flags are what it knows.
+    done = buildah(
+        "run",
+        f"--volume={libraries}:/libraries:ro",
+        "--env=PYTHONPATH=/usr/local/lib/python3.11/site-packages:/libraries",
+        *(name, python, *words),
+        check=False,
+    )
+    assert "error: /model holds no exported model" in done.stderr
+
+
 def test_it_trains_as_no_root(buildah, image, tmp_path):
     for split, count in (("train", 11), ("validation", 3)):
         write_noise(tmp_path / "photos" / split, count=count, seed=count)

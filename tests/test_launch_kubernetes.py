@@ -216,6 +216,74 @@ def test_account(kind):
     assert "serviceAccountName" not in manifest(kind=kind)
 
 
+SERVE = ["--model_dir=/mnt/model"]
+
+
+def test_a_server_passes_its_schemas():
+    pytest.importorskip("kubernetes_validate")
+    text = manifest(SERVE, job="serve", workers=3, gpus=0)
+    service, deployment = yaml.safe_load_all(text)
+    assert deployment["spec"]["replicas"] == 3
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["command"] == ["python", "-m", "trainer.serve"]
+    assert container["args"] == ["--model_dir=/mnt/model", "--host=0.0.0.0"]
+    # Nothing of a training of several workers.
+    assert "WORKERS" not in text and "subdomain" not in text
+    assert "job-name" not in text
+    other = manifest([*SERVE, "--port=9000"], job="serve")
+    assert "containerPort: 9000\n" in other
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("path: /readyz", "path: /ready"),
+        ("path: /healthz", "path: /readyz"),
+        ("readinessProbe", "readynessProbe"),
+        ("targetPort: http", "targetPort: web"),
+        ("containerPort: 8501", "containerPort: 80"),
+        ('"--host=0.0.0.0"', '"--host=127.0.0.1"'),
+        ("restartPolicy: Always", "restartPolicy: Never"),
+        ("matchLabels:\n      app.", "matchLabels:\n      other."),
+        ("selector:\n    app.", "selector:\n    other."),
+        ("PeriodSeconds: 120", "PeriodSeconds: 30"),
+        ("sleep:\n", "slep:\n"),
+        ("replicas: 1", "replicas: one"),
+        ('"--model_dir=', '"--model_dirr='),
+    ],
+)
+def test_mutants_of_a_server_are_refused(old, new):
+    pytest.importorskip("kubernetes_validate")
+    text = manifest(SERVE, job="serve")
+    assert old in text
+    assert_refused(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    "words, fields, says",
+    [
+        (SERVE, {"kind": "jobset"}, "--kind=jobset is of no use to a server"),
+        (SERVE, {"grid": "port=1,2"}, "--grid=port=1,2 is of no use"),
+        (SERVE, {"time_limit": 5}, "--time_limit=5 is of no use"),
+        (SERVE, {"restarts": 5}, "--restarts=5 is of no use"),
+        (["--model_dir=model"], {}, "lies on no volume"),
+        (["--model_dir=gs://b/m"], {}, "is not copied to a server"),
+        ([*SERVE, "--port=0"], {}, "the Service has to know it"),
+        ([*SERVE, "--data_dir=/mnt/data"], {}, "has no flag --data_dir"),
+        (SERVE, {"target": "slurm", "volumes": ""}, "`shardtune serve`"),
+    ],
+)
+def test_a_server_that_would_not_serve_is_refused(words, fields, says):
+    with pytest.raises(UsageError, match=re.escape(says)):
+        submit.render(
+            Job(
+                **{"target": "kubernetes", "volumes": "claim:/mnt", **fields},
+                job="serve",
+            ),
+            words,
+        )
+
+
 @pytest.fixture(scope="module")
 def volume(tmp_path_factory):
     root = tmp_path_factory.mktemp("volume")

@@ -17,6 +17,7 @@ import time
 import browser
 import numpy as np
 import pytest
+import yaml
 from conftest import ROOT
 from conftest import write_noise
 from PIL import Image
@@ -24,6 +25,8 @@ from test_data_prep_damage import many_scans
 from training import environment
 from training import train_fitted
 
+from launch import submit
+from launch.job import Job
 from trainer.inference.exported import ExportedModel
 
 for library in ("starlette", "uvicorn", "multipart", "prometheus_client"):
@@ -44,10 +47,10 @@ def photos(tmp_path_factory):
 
 
 @contextlib.contextmanager
-def started(model, *flags):
-    """Yields the process of a server."""
+def started(*words):
+    """Yields the process of a server, `python` and some words."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "trainer.serve", f"--model_dir={model}", *flags],
+        [sys.executable, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -64,7 +67,8 @@ def started(model, *flags):
 @contextlib.contextmanager
 def serving(model, *flags):
     """Yields the address of a server that answers, and its process."""
-    with started(model, "--port=0", *flags) as process:
+    words = ("-m", "trainer.serve", f"--model_dir={model}", "--port=0")
+    with started(*words, *flags) as process:
         line = process.stdout.readline()
         assert line, process.stderr.read()
         url = re.search(r"http://127\.0\.0\.1:\d+", line).group()
@@ -374,8 +378,8 @@ def loading(model, tmp_path, photos):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = (f"--port={port}", "--nearest=false")
-    with started(folder, *flags) as process:
+    flags = (f"--model_dir={folder}", f"--port={port}", "--nearest=false")
+    with started("-m", "trainer.serve", *flags) as process:
         url = f"http://127.0.0.1:{port}"
         while True:
             with contextlib.suppress(requests.ConnectionError):
@@ -406,6 +410,36 @@ def test_it_says_so_until_the_model_is_loaded(loading, photos):
     assert state(url) == "AVAILABLE"
     done = requests.post(f"{url}/classify", data=image)
     assert done.json()["predictions"][0]["label"] == "dog"
+
+
+def test_it_serves_as_kubernetes_starts_and_asks_it(model, photos):
+    """The rendered command, and its probes at the port of the manifest."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["--model_dir=/mnt/model", f"--port={port}", "--nearest=false"]
+    job = Job(target="kubernetes", job="serve", volumes="claim:/mnt")
+    text = submit.render(job, words).files["job.yaml"]
+    _, deployment = yaml.safe_load_all(text.replace("/mnt/model", str(model)))
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    (named,) = container["ports"]
+    url = f"http://127.0.0.1:{named['containerPort']}"
+
+    def asked(probe):
+        place = container[probe]["httpGet"]
+        assert place["port"] == named["name"]
+        return requests.get(url + place["path"]).status_code
+
+    python, *command = container["command"]
+    assert python == "python"
+    with started(*command, *container["args"]) as process:
+        process.stdout.readline()
+        assert asked("readinessProbe") == asked("livenessProbe") == 200
+        image = photos["dog"].read_bytes()
+        assert requests.post(f"{url}/classify", data=image).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=300)
+        assert (process.returncode, errors) == (0, "")
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_server(loading):

@@ -1,4 +1,7 @@
-"""Kubernetes: an Indexed Job by default; JobSet, TrainJob and TFJob too."""
+"""Kubernetes: an Indexed Job by default; JobSet, TrainJob and TFJob too.
+
+A server is a Deployment and its Service.
+"""
 
 import posixpath
 
@@ -8,6 +11,7 @@ from launch.job import Kubernetes
 from launch.targets import forms
 from launch.targets import kubernetes_objects
 from launch.targets import kubernetes_pod
+from launch.targets import kubernetes_server
 from launch.targets import patch
 from launch.targets import schemas
 from launch.targets.rendering import Rendered
@@ -68,12 +72,14 @@ Resume: apply this file again.
 restartPolicy ExitCode would take every code below 128 for the end, also our
 75 (stopped with the state saved): so it is OnFailure.
 """,
+    kubernetes_server.KIND: kubernetes_server.HEADER,
 }
 _HEADER_OF_PODS = """
 In every pod Python is process 1, with no shell before it: it gets SIGTERM
-itself, and has terminationGracePeriodSeconds to save the state. Files are
-cached in HOME, as the image's user has no other. /dev/shm is what NCCL shares
-between the GPUs of a machine; a container's own is 64 MB.
+itself, and has terminationGracePeriodSeconds to save the state, or to answer
+what was accepted. Files are cached in HOME, as the image's user has no other.
+/dev/shm is what NCCL shares between the GPUs of a machine; a container's own is
+64 MB.
 """
 
 
@@ -82,6 +88,7 @@ _POD_LABELS = {
     "jobset": "jobset.sigs.k8s.io/jobset-name",
     "trainjob": "jobset.sigs.k8s.io/jobset-name",
     "tfjob": "training.kubeflow.org/job-name",
+    kubernetes_server.KIND: kubernetes_server.LABEL,
 }
 
 
@@ -116,13 +123,15 @@ def render(common: Common, options: Kubernetes, work: Work) -> Rendered:
             f"--grace_seconds={options.grace_seconds} is too short to save the "
             f"state: expected at least {_LEAST_GRACE_SECONDS} on Kubernetes."
         )
+    kind, manifest = options.kind, kubernetes_objects.manifest
+    if work.module == "trainer.serve":
+        kind, manifest = kubernetes_server.KIND, kubernetes_server.manifest
     documents = patch.apply(
-        kubernetes_objects.manifest(common, options, work, volumes),
-        options.patch,
+        manifest(common, options, work, volumes), options.patch
     )
     for document in documents:
         schemas.check_kubernetes(document)
-    header = _HEADERS[options.kind].format(name=common.name)
+    header = _HEADERS[kind].format(name=common.name)
     file = common.folder / "job.yaml"
     note = ""
     if "/" not in options.image:
@@ -137,7 +146,7 @@ def render(common: Common, options: Kubernetes, work: Work) -> Rendered:
         f"Stop: kubectl delete -f {file}; resume: kubectl apply -f the same."
         + note,
         place=options.namespace,
-        kind=options.kind,
+        kind=kind,
         names=(common.name,),
     )
 
