@@ -178,7 +178,7 @@ def _check_pod(document, pod, runs):
 
 def _check_server(documents):
     """Requests reach the server, and none is lost when a pod ends."""
-    found = {document["kind"]: document["spec"] for document in documents}
+    found = {one["kind"]: one.get("spec") for one in documents}
     if "Deployment" not in found:
         return
     deployment, service = found["Deployment"], found["Service"]

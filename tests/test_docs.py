@@ -30,7 +30,7 @@ OURS = re.compile(
 )
 # Programs of others; what stands behind them is not checked.
 OTHERS = re.compile(
-    rf"{VARIABLES}(?:apt-get|docker|pip|pytest|python -m (?:build|venv)|ruff)( |$)"
+    rf"{VARIABLES}(?:apt-get|docker|gcloud|pip|pytest|python -m (?:build|venv)|ruff)( |$)"
     r"|\.ci/run$|$|#"
 )
 
