@@ -8,7 +8,10 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import re
+import typing
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +20,8 @@ from data_prep.runtime.errors import DataError
 
 FILE_NAME = "manifest.json"
 FORMAT_VERSION = 2
+_ROWS = 1 << 12  # of an index, that are looked at together
+_PLAIN_NAME = re.compile(r"(?!\.)[\w.-]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +169,7 @@ def read(data_dir: str) -> Manifest:
         )
     except _Invalid as error:
         problem = f"{path} {error}"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         problem = f"{path} cannot be read: {error}"
     raise DataError(
         f"{problem}. Make the data set with `python -m data_prep.task "
@@ -178,6 +183,8 @@ class _Invalid(Exception):
 
 def _parse(content: dict) -> Manifest:
     """Returns the manifest that `Manifest.save` wrote as `content`."""
+    if not isinstance(content, dict):
+        raise _Invalid("is no manifest of this project: it holds no object")
     checksum = content.pop("checksum", None)
     found = _checksum(content)
     version = content.pop("format_version", None)
@@ -193,7 +200,8 @@ def _parse(content: dict) -> Manifest:
         }
         metadata = [File(**file) for file in content.pop("metadata")]
         manifest = Manifest(splits=splits, metadata=metadata, **content)
-    except (KeyError, TypeError) as error:
+        _check(manifest)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _Invalid(f"is no manifest of this project: {error}") from None
     if found != checksum or manifest.fingerprint != fingerprint:
         raise _Invalid(
@@ -211,6 +219,34 @@ def _parse_split(content: dict) -> Split:
         index=File(**content["index"]),
         fingerprints=File(**content["fingerprints"]),
     )
+
+
+def _check(manifest: Manifest) -> None:
+    """Raises ValueError unless all is of its type, and files lie in the folder."""
+    for name, kind in typing.get_type_hints(Manifest).items():
+        if not _is_a(getattr(manifest, name), kind):
+            raise ValueError(f"{name} is not what was expected there")
+    for file in manifest.files:
+        # A name is part of a path: what it may be is what data_prep writes.
+        if not _PLAIN_NAME.fullmatch(file.name):
+            raise ValueError(f"{file.name!r} is no name of a file")
+
+
+def _is_a(value: object, kind: Any) -> bool:
+    """Tells whether a value is what an annotation of a manifest says."""
+    inner = typing.get_args(kind)
+    if typing.get_origin(kind) is list:
+        return type(value) is list and all(_is_a(v, inner[0]) for v in value)
+    if typing.get_origin(kind) is dict:
+        return type(value) is dict and all(
+            _is_a(v, inner[1]) for v in value.values()
+        )
+    if dataclasses.is_dataclass(kind):
+        return type(value) is kind and all(
+            _is_a(getattr(value, name), hint)
+            for name, hint in typing.get_type_hints(kind).items()
+        )
+    return kind is object or type(value) is kind
 
 
 def describe(data_dir: str, name: str, count: int = 0) -> File:
@@ -235,8 +271,47 @@ def load_index(manifest: Manifest, data_dir: str, split: str) -> np.ndarray:
     Raises:
         DataError: If the index is not the one that the manifest names.
     """
-    content = _read(manifest.splits[split].index, data_dir)
-    return np.frombuffer(content, records.INDEX_DTYPE)
+    entry = manifest.splits[split]
+    content = _read(entry.index, data_dir)
+    index = np.zeros(0, records.INDEX_DTYPE)
+    if len(content) == entry.count * records.INDEX_DTYPE.itemsize:
+        index = np.frombuffer(content, records.INDEX_DTYPE)
+    if len(index) != entry.count or not _leads_to_records(index, entry):
+        raise DataError(
+            f"{pathlib.Path(data_dir, entry.index.name)} is no index of "
+            f"{entry.count} records in these shards. Make the data set again."
+        )
+    return index
+
+
+def _leads_to_records(index: np.ndarray, split: Split) -> bool:
+    """Tells whether every row names a place inside of a shard."""
+    sizes = np.array([shard.bytes for shard in split.shards], np.int64)
+    classes = len(split.class_counts)
+    # By parts that stay in the processor's cache: 40 ms per million rows.
+    return all(
+        _rows_lead_to_records(index[first : first + _ROWS], sizes, classes)
+        for first in range(0, len(index), _ROWS)
+    )
+
+
+def _rows_lead_to_records(
+    rows: np.ndarray, sizes: np.ndarray, classes: int
+) -> bool:
+    shard, label = rows["shard"], rows["label"]
+    if shard.min() < 0 or shard.max() >= len(sizes):
+        return False
+    # Each is bounded before it is subtracted: sums could overflow.
+    end = sizes[shard] - records.FOOTER_BYTES
+    offset, size = rows["offset"], rows["bytes"]
+    inside = (offset >= records.HEADER_BYTES) & (offset <= end)
+    inside &= (size >= 0) & (size <= end - offset)
+    start, length = rows["image_offset"], rows["image_bytes"]
+    inside &= (start >= 0) & (start <= size)
+    inside &= (length > 0) & (length <= size - start)
+    inside &= (rows["width"] > 0) & (rows["height"] > 0)
+    inside &= (label >= 0) & (label < classes)
+    return bool(inside.all())
 
 
 def load_fingerprints(
@@ -250,7 +325,13 @@ def load_fingerprints(
     Raises:
         DataError: If the file is not the one that the manifest names.
     """
-    content = _read(manifest.splits[split].fingerprints, data_dir)
+    entry = manifest.splits[split]
+    content = _read(entry.fingerprints, data_dir)
+    if len(content) != 32 * entry.count:
+        raise DataError(
+            f"{pathlib.Path(data_dir, entry.fingerprints.name)} does not hold "
+            f"{entry.count} fingerprints. Make the data set again."
+        )
     return np.frombuffer(content, np.uint8).reshape(-1, 32)
 
 

@@ -19,6 +19,7 @@ from google.protobuf import descriptor_pb2
 from google.protobuf import descriptor_pool
 from google.protobuf import message_factory
 from google.protobuf import text_format
+from google.protobuf.message import DecodeError
 
 HEADER_BYTES = 12
 FOOTER_BYTES = 4
@@ -93,18 +94,25 @@ def serialize(record: Record) -> bytes:
 
 
 def deserialize(payload: bytes) -> Record:
-    """Returns the record that `serialize` gave as `payload`."""
-    feature = _EXAMPLE.FromString(payload).features.feature
-    return Record(
-        image=feature["image"].bytes_list.value[0],
-        label=feature["label"].int64_list.value[0],
-        id=feature["id"].int64_list.value[0],
-        file=feature["file"]
-        .bytes_list.value[0]
-        .decode("utf-8", "surrogateescape"),
-        width=feature["width"].int64_list.value[0],
-        height=feature["height"].int64_list.value[0],
-    )
+    """Returns the record that `serialize` gave as `payload`.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    try:
+        feature = _EXAMPLE.FromString(payload).features.feature
+        return Record(
+            image=feature["image"].bytes_list.value[0],
+            label=feature["label"].int64_list.value[0],
+            id=feature["id"].int64_list.value[0],
+            file=feature["file"]
+            .bytes_list.value[0]
+            .decode("utf-8", "surrogateescape"),
+            width=feature["width"].int64_list.value[0],
+            height=feature["height"].int64_list.value[0],
+        )
+    except (DecodeError, IndexError):
+        raise ValueError("it holds no record of this project") from None
 
 
 def frame(payload: bytes) -> bytes:

@@ -92,11 +92,16 @@ class Setting:
             UsageError: If the value is none that the setting may have.
         """
         if self.type is float and type(value) is int:
-            value = float(value)
+            try:
+                value = float(value)
+            except OverflowError:
+                value = math.inf  # refused below
         if self.type is tuple and type(value) is list:
             value = tuple(value)
         if type(value) is not self.type:
             raise self._wrong(value, f"expected {_KINDS[self.type]}")
+        if self.type is tuple and not all(type(w) is str for w in value):
+            raise self._wrong(value, f"expected {_KINDS[tuple]}")
         for word in value if self.type is tuple else (value,):
             if self.choices and word not in self.choices:
                 raise self._wrong(

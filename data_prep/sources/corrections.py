@@ -35,6 +35,11 @@ def read(path: str) -> dict[str, str]:
                 )
             for row in rows:
                 file = row["file"]
+                if not file:
+                    raise DataError(
+                        f"line {rows.line_num} of --corrections={path} names "
+                        f"no file. {_EXPECTED}"
+                    )
                 if file in found:
                     raise DataError(
                         f"--corrections={path} names {file} twice. Leave one "

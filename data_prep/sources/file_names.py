@@ -30,7 +30,8 @@ def compile_pattern(text: str) -> re.Pattern:
     """
     try:
         pattern = re.compile(PRESETS.get(text, text))
-    except re.error as error:
+    # The others: a number of repeats or of brackets that is too large.
+    except (re.error, OverflowError, RecursionError) as error:
         raise UsageError(
             f"--label_pattern={text} is no regular expression: {error}."
         ) from None

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import pathlib
+import re
 
 from data_prep.runtime import atomic
 from data_prep.runtime import directory_lock
@@ -20,6 +21,7 @@ from data_prep.runtime import storage
 from data_prep.runtime.errors import DataError
 
 COMMIT = "COMMIT.json"
+_OBJECT = re.compile(r"objects/\w+")
 
 
 class Mirror:
@@ -45,10 +47,10 @@ class Mirror:
             DataError: If a file of it is missing or damaged.
         """
         try:
-            files = json.loads(storage.read(f"{self._url}/{COMMIT}"))["files"]
+            files = _files_of(storage.read(f"{self._url}/{COMMIT}"))
         except FileNotFoundError:
             return
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, RecursionError) as error:
             raise self._damaged(
                 COMMIT, f"it cannot be read ({error!r})"
             ) from None
@@ -138,6 +140,28 @@ class Mirror:
             f"{self._url}/{name} is damaged: {problem}. Delete the folder to "
             "start over."
         )
+
+
+def _files_of(content: bytes) -> dict[str, dict[str, str]]:
+    """Returns what a commit lists: each file's object and SHA-256, by name.
+
+    Raises:
+        ValueError: If it is no commit.
+    """
+    files = json.loads(content)
+    files = files.get("files") if isinstance(files, dict) else None
+    if not isinstance(files, dict):
+        raise ValueError("it lists no files")
+    for name, entry in files.items():
+        name.encode()  # what cannot be encoded names no file
+        # Names that lead out are refused where they would be written.
+        if "\0" in name or not pathlib.PurePosixPath(name).name:
+            raise ValueError(f"{name!r} is no name of a file")
+        entry = entry if isinstance(entry, dict) else {}
+        place, digest = entry.get("object"), entry.get("sha256")
+        if not _OBJECT.fullmatch(str(place)) or not isinstance(digest, str):
+            raise ValueError(f"it does not say which object {name!r} is")
+    return files
 
 
 def _digest(path: pathlib.Path) -> str:

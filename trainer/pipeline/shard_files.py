@@ -81,14 +81,14 @@ class ShardFiles:
             shard, label, offset, size, start, length, _, width, height = row
             payload = self._payload(shard, label, offset, size)
             content = np.frombuffer(payload, np.uint8, length, start)
-            if raw:
-                image = content.reshape(height, width, 3)
-                fast_decode.fit_into(image, resize, square)
-                continue
             try:
+                if raw:
+                    image = content.reshape(height, width, 3)
+                    fast_decode.fit_into(image, resize, square)
+                    continue
                 fast_decode.decode_into(content, height, width, resize, square)
             except ValueError as error:
-                file = records.deserialize(payload).file
+                file = self._file(payload, shard, offset)
                 raise self._damaged(shard, offset, f"{error}, {file}") from None
 
     def files(self, rows: np.ndarray) -> list[str]:
@@ -98,9 +98,15 @@ class ShardFiles:
             rows: `[b]` of `records.INDEX_DTYPE`.
         """
         return [
-            records.deserialize(self._payload(*row[:4])).file
+            self._file(self._payload(*row[:4]), row[0], row[2])
             for row in rows.tolist()
         ]
+
+    def _file(self, payload: bytes, shard: int, offset: int) -> str:
+        try:
+            return records.deserialize(payload).file
+        except ValueError as error:
+            raise self._damaged(shard, offset, error) from None
 
     def _payload(
         self, shard: int, _label: int, offset: int, size: int
