@@ -11,7 +11,9 @@ from collections.abc import Callable
 import numpy as np
 from absl import flags
 
+from benchmarks import machine
 from benchmarks import measure
+from benchmarks.measure import Comparison
 from data_prep.runtime import command
 
 BATCHES = 6  # per pass
@@ -82,30 +84,55 @@ def randaugment(library: str, size: int, batch: int) -> Callable[[], int]:
     return passes(lambda x, ids: layer(x, training=True), size, batch)
 
 
+def compare(
+    size: int, batch: int, rounds: int, runs: int, classic_only: bool = False
+) -> list[Comparison]:
+    """Returns images/s of our policies and of what peers have of the kind.
+
+    Args:
+        size: Of the images, in pixels.
+        batch: Images per batch.
+        rounds: Turns of each candidate.
+        runs: Passes that count, in each turn.
+        classic_only: Whether to leave out what `classic` is not held against.
+    """
+    part = functools.partial
+    shape = {"size": size, "batch": batch}
+    classic = {
+        "ours, classic": part(ours, "classic", **shape),
+        "Keras, chain of five": part(chain, "keras", **shape),
+        "keras-cv, chain of five": part(chain, "keras_cv", **shape),
+    }
+    others = {
+        "ours, light": part(ours, "light", **shape),
+        "ours, jitter": part(ours, "jitter", **shape),
+    }
+    drawn = {
+        "ours, randaugment": part(ours, "randaugment", **shape),
+        "keras-cv, RandAugment": part(randaugment, "keras_cv", **shape),
+        "Keras, RandAugment": part(randaugment, "keras", **shape),
+    }
+    where = f"batches of {batch} at {size} px"
+    tables = {f"Augmentation, {where}": classic}
+    if not classic_only:
+        tables = {
+            f"Augmentation, {where}": classic | others,
+            f"RandAugment, {where}": drawn,
+        }
+    return [
+        measure.in_turns(title, "images/s", makers, rounds, runs)
+        for title, makers in tables.items()
+    ]
+
+
 def main() -> None:
     """Measures and prints."""
     values = flags.FLAGS
-    shape = {"size": values.image_size, "batch": values.batch_size}
-    part = functools.partial
-    print(measure.machine("tensorflow", "keras", "keras-cv"))
-    for makers in (
-        {
-            "ours, classic": part(ours, "classic", **shape),
-            "Keras, chain of five": part(chain, "keras", **shape),
-            "keras-cv, chain of five": part(chain, "keras_cv", **shape),
-            "ours, light": part(ours, "light", **shape),
-            "ours, jitter": part(ours, "jitter", **shape),
-        },
-        {
-            "ours, randaugment": part(ours, "randaugment", **shape),
-            "keras-cv, RandAugment": part(randaugment, "keras_cv", **shape),
-            "Keras, RandAugment": part(randaugment, "keras", **shape),
-        },
+    print(machine.line("tensorflow", "keras", "keras-cv"))
+    for found in compare(
+        values.image_size, values.batch_size, values.rounds, values.runs
     ):
-        figures, absent = measure.in_turns(makers, values.rounds, values.runs)
-        print(measure.table(figures, "images/s", next(iter(makers))))
-        for name in absent:
-            print(f"left out: {name}")
+        print(measure.table(found))
 
 
 if __name__ == "__main__":

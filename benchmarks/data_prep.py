@@ -12,6 +12,7 @@ took; `names` does so for all but the opening and writing of files.
 """
 
 import concurrent.futures
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -32,7 +33,9 @@ from absl import flags
 from PIL import Image
 from PIL import JpegImagePlugin
 
+from benchmarks import machine
 from benchmarks import measure
+from benchmarks.measure import Comparison
 
 ROUNDS = 3
 
@@ -117,7 +120,8 @@ class Photos(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(builder=self,
             features=tfds.features.FeaturesDict({
                 "image": tfds.features.Image(),
-                "label": tfds.features.ClassLabel(names=["cats", "dogs"])}),
+                "label": tfds.features.ClassLabel(names=sorted(
+                    path.name for path in source.iterdir()))}),
             supervised_keys=("image", "label"))
     def _split_generators(self, _):
         return {"train": self._all()}
@@ -145,47 +149,73 @@ def tfds_seconds(source: pathlib.Path) -> float:
     return float(done.stdout.split("seconds")[-1])
 
 
-def speed(photos: str) -> None:
-    """Prints rates of ours and of the peers, measured in turns."""
+def compare(photos: str, rounds: int) -> tuple[list[Comparison], list[float]]:
+    """Measures ours and the peers in turns, on photos in all orientations.
+
+    Args:
+        photos: Folder of class folders of JPEGs.
+        rounds: Turns of each.
+
+    Returns:
+        Images/s and processor time of an image; and the seconds that ours
+        takes to start, which its rate leaves out.
+    """
     with tempfile.TemporaryDirectory() as place:
         source = pathlib.Path(place, "photos")
         count = turn_photos(photos, source)
         few = pathlib.Path(place, "few")
-        for number, path in enumerate(sorted(source.glob("*/*-0.jpg"))):
-            if number % 100 == 0:
-                target = few / path.parent.name / path.name
+        for folder in sorted(source.iterdir()):
+            for path in sorted(folder.glob("*-0.jpg"))[:5]:
+                target = few / folder.name / path.name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(path.read_bytes())
-        figures: dict[str, list[float]] = {}
-        processor: dict[str, list[float]] = {}
+        title = f"data_prep, {count} images"
+        rate = Comparison(title, "images/s", {})
+        processor = Comparison(
+            f"{title}, processor time, start-up included",
+            "us per image",
+            {},
+            less_is_better=True,
+        )
         starts = []
 
         def add(name: str, run: Callable[[], float]) -> None:
             before = processor_seconds()
-            rate = run()
+            rate.figures.setdefault(name, []).append(run())
             used = (processor_seconds() - before) / count * 1e6
-            figures.setdefault(name, []).append(rate)
-            processor.setdefault(name, []).append(used)
-            print(f"{name}: {rate:,.0f}", file=sys.stderr, flush=True)
+            processor.figures.setdefault(name, []).append(used)
+            print(
+                f"{name}: {rate.figures[name][-1]:,.0f}",
+                file=sys.stderr,
+                flush=True,
+            )
 
         def ours() -> float:
             return count / (data_prep_seconds(source) - starts[-1])
 
-        for _ in range(ROUNDS):
+        peers = {"two processes, full decode": lambda: decoding_rate(source)}
+        if importlib.util.find_spec("tensorflow_datasets"):
+            peers["TFDS writer"] = lambda: count / tfds_seconds(source)
+        else:
+            rate.left_out.append("TFDS writer (not installed)")
+        for _ in range(rounds):
             starts.append(data_prep_seconds(few, "--splits=train:0.7,test:0.3"))
-            add("two processes, full decode", lambda: decoding_rate(source))
             add("ours", ours)
-            add("TFDS writer", lambda: count / tfds_seconds(source))
+            for name, run in peers.items():
+                add(name, run)
+    return [rate, processor], starts
+
+
+def speed(photos: str) -> None:
+    """Prints what `compare` found."""
+    found, starts = compare(photos, ROUNDS)
     print(
-        measure.machine(
+        machine.line(
             "simplejpeg", "pillow", "tensorflow", "tensorflow-datasets"
         )
     )
-    print(f"{count} images, {ROUNDS} rounds in turns")
-    print(measure.table(figures, "images/s", "ours"))
-    print("processor time per image, start-up included:")
-    for name, values in processor.items():
-        print(f"  {name}: {statistics.median(values):.0f} us")
+    for one in found:
+        print(measure.table(one))
     print(
         f"start-up: {statistics.median(starts):.2f} s (median; least "
         f"{min(starts):.2f}, most {max(starts):.2f})"
@@ -228,7 +258,7 @@ if __name__ == "__main__":
 
 def growth(numbers: list[int]) -> None:
     """Prints time per image and peak memory for sets of several sizes."""
-    print(measure.machine("simplejpeg", "pillow", "numpy"))
+    print(machine.line("simplejpeg", "pillow", "numpy"))
     print(
         f"{'images':>9}  {'us/image':>8}  {'CPU us/image':>12}  "
         f"{'MiB, main':>9}  MiB, largest worker"
@@ -291,14 +321,16 @@ with Catalogue(place) as catalogue:
         catalogue, plans, [str(n) for n in range(10)]))
     assert items == count
     findings.save(catalogue, os.path.join(place, "audit.json"))
+size = os.path.getsize(os.path.join(place, "catalogue.sqlite"))
 print(json.dumps([time.process_time() - start,
-                  resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+                  resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                  size / count]))
 """
 
 
 def names(numbers: list[int]) -> None:
     """Prints the same for all but opening and writing, on made-up facts."""
-    print(f"{'names':>9}  CPU us/image  MiB")
+    print(f"{'names':>9}  CPU us/image  MiB  bytes/image in the catalogue")
     for number in sorted(numbers):
         with tempfile.TemporaryDirectory() as place:
             done = subprocess.run(
@@ -307,9 +339,10 @@ def names(numbers: list[int]) -> None:
                 stdout=subprocess.PIPE,
                 text=True,
             )
-        cpu, mib = json.loads(done.stdout)
+        cpu, mib, size = json.loads(done.stdout)
         print(
-            f"{number:>9}  {cpu / number * 1e6:12.0f}  {mib:3.0f}", flush=True
+            f"{number:>9}  {cpu / number * 1e6:12.0f}  {mib:3.0f}  {size:.0f}",
+            flush=True,
         )
 
 

@@ -13,17 +13,21 @@ import json
 import pathlib
 import subprocess
 import tempfile
+from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
 
 from benchmarks import input_peers
 from benchmarks import input_stages
+from benchmarks import machine
 from benchmarks import measure
 from benchmarks import no_decoding
 from benchmarks.input_peers import BATCH
 from benchmarks.input_peers import consume
 from benchmarks.input_peers import consume_in_graph
+from benchmarks.measure import Comparison
 from data_prep.config import PrepareConfig
 from data_prep.dataset import manifest as manifest_lib
 from data_prep.prepare import prepare
@@ -90,13 +94,13 @@ def ours(
     return epoch
 
 
-def ffcv(photos: str, size: int) -> dict[str, list[float]]:
+def ffcv(
+    python: str, photos: str, size: int, runs: int
+) -> dict[str, list[float]]:
     """FFCV, by an interpreter of its own."""
-    values = flags.FLAGS
     script = pathlib.Path(__file__).with_name("ffcv_peer.py")
-    runs = values.rounds * values.runs
     done = subprocess.run(
-        [values.ffcv_python, str(script), photos, str(size), str(runs)],
+        [python, str(script), photos, str(size), str(runs)],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
@@ -104,31 +108,95 @@ def ffcv(photos: str, size: int) -> dict[str, list[float]]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def prepare_all(photos: str, size: int, scratch: str) -> dict[str, str]:
+def prepare_all(
+    photos: str,
+    size: int,
+    scratch: str,
+    kinds: Sequence[str] = ("original", "jpeg", "raw"),
+) -> dict[str, str]:
     """Returns data sets of the photos, by how their records are stored.
 
     Args:
         photos: Folder of class folders.
         size: Of the images in pixels, where they are stored anew.
         scratch: Folder for the data sets.
+        kinds: Encodings, as --encoding of data_prep.
     """
     places = {}
-    for name, options in {
-        "original": {},
-        "jpeg": {"image_size": size, "encoding": "jpeg"},
-        "raw": {"image_size": size, "encoding": "raw"},
-    }.items():
-        places[name] = f"{scratch}/{name}"
+    for kind in kinds:
+        places[kind] = f"{scratch}/{kind}"
         prepare(
             PrepareConfig(
                 source=photos,
-                output_dir=places[name],
+                output_dir=places[kind],
                 splits="train:1.0",
                 on_leak="keep",
-                **options,
+                encoding=kind,
+                image_size=0 if kind == "original" else size,
             )
         )
     return places
+
+
+def makers_of_all(
+    photos: str, places: dict[str, str], size: int, scratch: str
+) -> dict[str, Callable[[], Callable[[], int]]]:
+    """Returns all candidates by name, see `measure.in_turns`.
+
+    Args:
+        photos: Folder of class folders of JPEGs.
+        places: What `prepare_all` returned of them.
+        size: Of the batches, in pixels.
+        scratch: Folder for what a peer writes.
+    """
+    part = functools.partial
+    original = places["original"]
+    makers = {
+        "ours": part(ours, original, size, "fast"),
+        "ours, as served": part(ours, original, size, "exact"),
+        "ours, JPEG records of that size": part(
+            ours, places["jpeg"], size, "fast"
+        ),
+        "ours, raw records": part(ours, places["raw"], size, "fast"),
+        "ours, from memory": part(ours, original, size, "memory", 100),
+        "ours, from memory, to Python": part(
+            ours, original, size, "memory", 100, in_graph=False
+        ),
+        "limit: simplejpeg alone, full": part(
+            input_peers.decoding_alone, photos
+        ),
+        "Keras image_dataset_from_directory": part(
+            input_peers.keras_directory, photos, size
+        ),
+        "Keras ImageDataGenerator": part(
+            input_peers.image_data_generator, photos, size
+        ),
+        "tf.data TFRecord": part(input_peers.tf_data, original, size),
+        "tf.data cache in memory": part(input_peers.tf_cache, original, size),
+        "PyTorch DataLoader, PIL": part(input_peers.pytorch, photos, size),
+        "WebDataset, PIL": part(input_peers.webdataset, photos, size, scratch),
+        "Grain threads, OpenCV": part(input_peers.grain_threads, photos, size),
+        "DALI, CPU": part(input_peers.dali, photos, size),
+    }
+    for name, place in places.items():
+        makers[f"tf.data by the batch, {name} records"] = part(
+            input_peers.tf_data_batched, place, size
+        )
+        makers[f"ours, {name} records, nothing decoded"] = part(
+            ours, place, size, "nothing", 20
+        )
+    return makers
+
+
+def compare(
+    makers: dict[str, Callable[[], Callable[[], int]]],
+    size: int,
+    rounds: int,
+    runs: int,
+) -> Comparison:
+    """Returns images/s of candidates, ours first; see `makers_of_all`."""
+    title = f"Input, batches of {BATCH} at {size} px"
+    return measure.in_turns(title, "images/s", makers, rounds, runs)
 
 
 def main() -> None:
@@ -137,69 +205,29 @@ def main() -> None:
     if not values.photos:
         raise UsageError("--photos is missing: a folder of class folders.")
     startup.import_tensorflow()
-    size = values.image_size
+    size, photos = values.image_size, values.photos
     with tempfile.TemporaryDirectory() as scratch:
-        places = prepare_all(values.photos, size, scratch)
-        part = functools.partial
-        original, photos = places["original"], values.photos
+        places = prepare_all(photos, size, scratch)
         makers = {
-            "ours": part(ours, original, size, "fast"),
-            "ours, as served": part(ours, original, size, "exact"),
-            "ours, JPEG records of that size": part(
-                ours, places["jpeg"], size, "fast"
-            ),
-            "ours, raw records": part(ours, places["raw"], size, "fast"),
-            "ours, from memory": part(ours, original, size, "memory", 100),
-            "ours, from memory, to Python": part(
-                ours, original, size, "memory", 100, in_graph=False
-            ),
-            "limit: simplejpeg alone, full": part(
-                input_peers.decoding_alone, photos
-            ),
-            "Keras image_dataset_from_directory": part(
-                input_peers.keras_directory, photos, size
-            ),
-            "Keras ImageDataGenerator": part(
-                input_peers.image_data_generator, photos, size
-            ),
-            "tf.data TFRecord": part(input_peers.tf_data, original, size),
-            "tf.data cache in memory": part(
-                input_peers.tf_cache, original, size
-            ),
-            "PyTorch DataLoader, PIL": part(input_peers.pytorch, photos, size),
-            "WebDataset, PIL": part(
-                input_peers.webdataset, photos, size, scratch
-            ),
-            "Grain threads, OpenCV": part(
-                input_peers.grain_threads, photos, size
-            ),
-            "DALI, CPU": part(input_peers.dali, photos, size),
+            name: make
+            for name, make in makers_of_all(
+                photos, places, size, scratch
+            ).items()
+            if values.only in name or name == "ours"
         }
-        for name, place in places.items():
-            makers[f"tf.data by the batch, {name} records"] = part(
-                input_peers.tf_data_batched, place, size
-            )
-            makers[f"ours, {name} records, nothing decoded"] = part(
-                ours, place, size, "nothing", 20
-            )
-        if values.only:
-            makers = {
-                name: make
-                for name, make in makers.items()
-                if values.only in name or name == "ours"
-            }
-        figures, absent = measure.in_turns(makers, values.rounds, values.runs)
+        found = compare(makers, size, values.rounds, values.runs)
         if values.ffcv_python:
-            for name, rates in ffcv(photos, size).items():
-                figures[f"FFCV, {name}"] = rates
+            runs = values.rounds * values.runs
+            for name, rates in ffcv(
+                values.ffcv_python, photos, size, runs
+            ).items():
+                found.figures[f"FFCV, {name}"] = rates
         else:
-            absent.append("FFCV (--ffcv_python names no interpreter)")
+            found.left_out.append("FFCV (--ffcv_python names no interpreter)")
         packages = ["tensorflow", "keras", "opencv-python-headless", "tf_keras"]
         packages += ["torch", "webdataset", "grain", "nvidia-dali-cuda120"]
-        print(measure.machine(*packages, "simplejpeg"))
-        print(measure.table(figures, "images/s", "ours"))
-        if absent:
-            print("left out: " + ", ".join(absent))
+        print(machine.line(*packages, "simplejpeg"))
+        print(measure.table(found))
         for name, place in places.items():
             print(f"\n{name} records:\n{input_stages.bottleneck(place, size)}")
 

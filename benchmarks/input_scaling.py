@@ -13,13 +13,16 @@ the training process is a real one, on this machine's processors.
 import functools
 import statistics
 import tempfile
+from collections.abc import Sequence
 
 import psutil
 from absl import flags
 
 from benchmarks import input_pipeline
+from benchmarks import machine
 from benchmarks import measure
 from benchmarks import no_decoding
+from benchmarks.measure import Curve
 from data_prep.runtime import command
 from data_prep.runtime import startup
 from data_prep.runtime.errors import UsageError
@@ -54,7 +57,7 @@ def _used() -> float:
 
 def rate_asleep(
     data_dir: str, size: int, processors: int, seconds: float, runs: int
-) -> float:
+) -> list[float]:
     """Returns images/s of a host of so many processors, which sleep.
 
     Args:
@@ -73,24 +76,50 @@ def rate_asleep(
     # Long enough that its start is no part of it.
     passes = processors
     epoch = input_pipeline.ours(data_dir, size, "fast", passes)
-    return statistics.median(measure.rates(epoch, runs))
+    return measure.rates(epoch, runs)
+
+
+def measure_scaling(
+    name: str, data_dir: str, size: int, counts: Sequence[int], runs: int
+) -> tuple[Curve, float, float]:
+    """Measures one way to store records, and tries the model.
+
+    Args:
+        name: Of that way.
+        data_dir: A data set of one split, "train".
+        size: Of the batches, in pixels.
+        counts: Numbers of processors to try.
+        runs: Passes that count.
+
+    Returns:
+        The model and how it was tried; what an image takes, in seconds of a
+        processor; and the images/s that the training process takes at most.
+    """
+    seconds = measure.alone(cpu_seconds, data_dir, size, runs)
+    asleep = functools.partial(measure.alone, rate_asleep, data_dir, size)
+    most = statistics.median(asleep(max(PROCESSORS), 0.0, runs))
+    curve = Curve(
+        f"Input over processors ({name} records), at {size} px",
+        "images/s",
+        "processors",
+        {count: asleep(count, seconds, runs) for count in counts},
+        {count: min(count / seconds, most) for count in counts},
+        "processors / processor time of an image, at most what the training "
+        "process takes",
+    )
+    return curve, seconds, most
 
 
 def report(name: str, data_dir: str, size: int, runs: int) -> str:
     """Returns the model of one way to store records, and how it was tried."""
-    seconds = measure.alone(cpu_seconds, data_dir, size, runs)
-    most = measure.alone(
-        rate_asleep, data_dir, size, max(PROCESSORS), 0.0, runs
+    curve, seconds, most = measure_scaling(
+        name, data_dir, size, PROCESSORS, runs
     )
     lines = [
         f"{name} records: {seconds * 1e6:.0f} us of a processor per image; the "
         f"training process takes {most:,.0f} images/s",
-        f"{'processors':>10}  {'model':>9}  {'asleep':>9}",
+        measure.table(curve),
     ]
-    for count in PROCESSORS:
-        model = min(count / seconds, most)
-        tried = measure.alone(rate_asleep, data_dir, size, count, seconds, runs)
-        lines.append(f"{count:10}  {model:9,.0f}  {tried:9,.0f}")
     for rate in WANTED:
         needed = f"{rate * seconds:.0f} processors"
         if rate > most:
@@ -108,7 +137,7 @@ def main() -> None:
     values = flags.FLAGS
     if not values.photos:
         raise UsageError("--photos is missing: a folder of class folders.")
-    print(measure.machine("tensorflow", "opencv-python-headless"))
+    print(machine.line("tensorflow", "opencv-python-headless"))
     size = values.image_size
     with tempfile.TemporaryDirectory() as scratch:
         places = input_pipeline.prepare_all(values.photos, size, scratch)

@@ -15,6 +15,7 @@ import time
 import numpy as np
 from absl import flags
 
+from benchmarks import machine
 from benchmarks import measure
 from data_prep.dataset import manifest as manifest_lib
 from data_prep.dataset import records
@@ -121,7 +122,7 @@ def _peak() -> float:
 
 def main() -> None:
     """Measures and prints."""
-    print(measure.machine("tensorflow", "numpy"))
+    print(machine.line("tensorflow", "numpy"))
     for count in map(int, flags.FLAGS.records):
         with tempfile.TemporaryDirectory() as folder:
             generate(folder, count)

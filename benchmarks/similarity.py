@@ -24,7 +24,7 @@ from absl import flags
 from PIL import Image
 from PIL import ImageEnhance
 
-from benchmarks import measure
+from benchmarks import machine
 from data_prep.catalogue import duplicates
 from data_prep.images import inspection
 from data_prep.images.fingerprint import Fingerprint
@@ -177,7 +177,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"no words are expected, received {argv[1:]}")
     paths = sorted(pathlib.Path(flags.FLAGS.photos).rglob("*.jpg"))
     few = paths[:: max(1, len(paths) // flags.FLAGS.images)]
-    print(measure.machine("opencv-python-headless", "pillow", "simplejpeg"))
+    print(machine.line("opencv-python-headless", "pillow", "simplejpeg"))
     recall(few[: flags.FLAGS.images])
     print("joined to another, though no copies:")
     false_pairs("photos", (path.read_bytes() for path in paths))

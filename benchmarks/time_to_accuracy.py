@@ -11,62 +11,90 @@ after a warm-up, and its whole is extrapolated from them.
 
 import json
 import pathlib
-import statistics
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 
 from absl import flags
 
+from benchmarks import machine
 from benchmarks import measure
+from benchmarks.measure import Comparison
 from data_prep.runtime import command
 from data_prep.runtime import startup
+from data_prep.runtime import subprocesses
 from data_prep.runtime.errors import UsageError
+from launch import quickstart
 
 RECIPES = pathlib.Path(__file__).resolve().parent.parent / "recipes"
 # Of the published recipe (Chollet, "Deep learning with Python", 2017, 5.3).
 FROZEN_EPOCHS, FINETUNE_EPOCHS = 30, 100
 PEER_SIZE, PEER_BATCH = 150, 20
 WARM_UP = 3  # steps
+DIGIT_EPOCHS = 7  # of quickstart.FROM_SCRATCH, both phases
 
 
 def ours(
-    recipe: str, seed: int, photos: str, weights: str, precision: str
+    source: str, prepare: Sequence[str], train: Sequence[str], model_dir: str
 ) -> tuple[float, float]:
-    """Runs a recipe whole.
+    """Runs our two commands whole.
+
+    Args:
+        source: Folder of the images.
+        prepare: Flags of data_prep.task.
+        train: Flags of trainer.task.
+        model_dir: Where the model is to stay.
 
     Returns:
         Seconds from images to exported model, both commands with their
-        start-up, and the accuracy on validation.
+        start-up, and the accuracy on what was not trained on.
     """
     with tempfile.TemporaryDirectory() as scratch:
         start = time.perf_counter()
         for module, *arguments in (
             (
                 "data_prep.task",
-                f"--source={photos}",
+                f"--source={source}",
                 f"--output_dir={scratch}/data",
-                "--on_leak=keep",  # one dog of the published set is in both
+                *prepare,
             ),
             (
                 "trainer.task",
-                f"--flagfile={RECIPES / recipe}.flags",
+                *train,  # a file of flags stands before those beside it
                 f"--data_dir={scratch}/data",
-                f"--model_dir={scratch}/model",
-                f"--weights={weights}",
-                f"--seed={seed}",
-                f"--precision={precision}",
+                f"--model_dir={model_dir}",
             ),
         ):
             subprocess.run(
-                [sys.executable, "-m", module, *arguments],
+                subprocesses.python_module(module, *arguments),
+                env=subprocesses.environment(),
                 check=True,
                 stdout=subprocess.DEVNULL,
             )
         seconds = time.perf_counter() - start
-        evaluation = pathlib.Path(scratch, "model", "evaluation.json")
-        return seconds, json.loads(evaluation.read_text())["accuracy"]
+    evaluation = pathlib.Path(model_dir, "evaluation.json")
+    return seconds, json.loads(evaluation.read_text())["accuracy"]
+
+
+def recipe(
+    name: str, seed: int, photos: str, weights: str, precision: str
+) -> tuple[float, float]:
+    """Runs a recipe whole; returns what `ours` does."""
+    with tempfile.TemporaryDirectory() as model_dir:
+        return ours(
+            photos,
+            ["--on_leak=keep"],  # one dog of the published set is in both
+            [
+                f"--flagfile={RECIPES / name}.flags",
+                f"--weights={weights}",
+                f"--seed={seed}",
+                f"--precision={precision}",
+            ],
+            f"{model_dir}/model",
+        )
 
 
 def peer(photos: str, weights: str, steps: int) -> dict[str, float]:
@@ -139,40 +167,154 @@ def peer(photos: str, weights: str, steps: int) -> dict[str, float]:
     return result
 
 
+def keras_digits(folder: str, model: str) -> float:
+    """A plain Keras script that trains quickstart's small network.
+
+    Args:
+        folder: Of class folders.
+        model: File to save to.
+
+    Returns:
+        The accuracy on the fifth of the images that it does not train on.
+    """
+    startup.import_tensorflow()
+    import keras
+
+    side = quickstart.IMAGE_SIZE
+    train, held_out = keras.utils.image_dataset_from_directory(
+        folder,
+        image_size=(side, side),
+        validation_split=0.2,
+        subset="both",
+        seed=0,
+        verbose=False,
+    )
+    layers = [keras.Input((side, side, 3)), keras.layers.Rescaling(1 / 255)]
+    for filters in (32, 64, 128, 128):  # as --base=scratch
+        layers += [
+            keras.layers.Conv2D(filters, 3, activation="relu"),
+            keras.layers.MaxPooling2D(),
+        ]
+    layers += [keras.layers.Flatten(), keras.layers.Dense(10)]
+    network = keras.Sequential(layers)
+    network.compile(
+        keras.optimizers.Adam(2e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    network.fit(train, epochs=DIGIT_EPOCHS, verbose=0)
+    network.save(model)
+    return network.evaluate(held_out, verbose=0)[1]
+
+
+def compare_digits(
+    folder: str, model_dir: str, rounds: int
+) -> list[Comparison]:
+    """Measures the small network on scikit-learn's digits, from scratch.
+
+    Ours also audits, validates every epoch, calibrates, evaluates, exports two
+    formats and writes a report; the peer trains as many epochs and saves.
+
+    Args:
+        folder: Of the digits, see `quickstart.write_digits`.
+        model_dir: Where our last model is to stay.
+        rounds: Runs of each, in turns.
+    """
+    seconds, accuracy = _results(
+        "From 1797 digits to a small network, from scratch"
+    )
+    for turn in range(rounds):
+        shutil.rmtree(model_dir, ignore_errors=True)
+        took, reached = ours(
+            folder,
+            [],
+            [*quickstart.FROM_SCRATCH, *quickstart.COMMON, f"--seed={turn}"],
+            model_dir,
+        )
+        _add("ours", took, reached, seconds, accuracy)
+        with tempfile.TemporaryDirectory() as scratch:
+            start = time.perf_counter()
+            file = f"{scratch}/model.keras"
+            reached = measure.alone(keras_digits, folder, file)
+            took = time.perf_counter() - start
+        _add("plain Keras", took, reached, seconds, accuracy)
+    return [seconds, accuracy]
+
+
+def compare_recipes(
+    photos: str,
+    weights: str,
+    recipes: Sequence[str],
+    seeds: Sequence[int],
+    precision: str,
+    peer_steps: int,
+) -> list[Comparison]:
+    """Measures recipes, and the published one as a plain Keras script.
+
+    Args:
+        photos: Folder of train/ and validation/.
+        weights: File of VGG16's ImageNet weights.
+        recipes: Names of ours.
+        seeds: A run of each recipe with each.
+        precision: Of ours.
+        peer_steps: Steps of each phase that the script's time is extrapolated
+            from; 0 leaves it out.
+    """
+    seconds, accuracy = _results("From photos to a model")
+    for seed in seeds:
+        for name in recipes:
+            found = recipe(name, seed, photos, weights, precision)
+            _add(f"ours, {name}", *found, seconds, accuracy)
+    if not peer_steps:
+        return [seconds, accuracy]
+    epochs = measure.alone(peer, photos, weights, peer_steps)
+    whole = (
+        FROZEN_EPOCHS * epochs["frozen"]
+        + FINETUNE_EPOCHS * epochs["fine-tuning"]
+    )
+    name = (
+        f"plain Keras, the published recipe (extrapolated from {peer_steps} "
+        f"steps of each phase to {FROZEN_EPOCHS} + {FINETUNE_EPOCHS} epochs)"
+    )
+    seconds.figures[name] = [whole]
+    return [seconds, accuracy]
+
+
+def _results(title: str) -> tuple[Comparison, Comparison]:
+    """Returns the two results, without figures."""
+    return (
+        Comparison(f"{title}, whole", "seconds", {}, less_is_better=True),
+        Comparison(f"{title}, accuracy on other images", "share right", {}),
+    )
+
+
+def _add(
+    name: str,
+    took: float,
+    reached: float,
+    seconds: Comparison,
+    accuracy: Comparison,
+) -> None:
+    seconds.figures.setdefault(name, []).append(took)
+    accuracy.figures.setdefault(name, []).append(reached)
+    print(f"{name}: {took:.0f} s, {reached:.4f}", file=sys.stderr, flush=True)
+
+
 def main() -> None:
-    """Prints the table."""
+    """Prints the tables."""
     values = flags.FLAGS
     if not values.photos or not values.weights:
         raise UsageError("--photos and --weights are missing.")
-    print(measure.machine("tensorflow", "keras"))
-    for recipe in values.recipe:
-        runs = [
-            ours(
-                recipe, int(s), values.photos, values.weights, values.precision
-            )
-            for s in values.seeds
-        ]
-        seconds, accuracies = zip(*runs, strict=True)
-        print(
-            f"ours, {recipe}: {len(runs)} seeds, validation accuracy "
-            f"{statistics.mean(accuracies):.4f} ({min(accuracies):.4f} to "
-            f"{max(accuracies):.4f}), {statistics.median(seconds):.0f} s "
-            f"({min(seconds):.0f} to {max(seconds):.0f}), whole, measured",
-            flush=True,
-        )
-    if values.peer_steps:
-        epochs = peer(values.photos, values.weights, values.peer_steps)
-        whole = (
-            FROZEN_EPOCHS * epochs["frozen"]
-            + FINETUNE_EPOCHS * epochs["fine-tuning"]
-        )
-        print(
-            f"plain Keras, the published recipe: {epochs['frozen']:.0f} s an "
-            f"epoch frozen, {epochs['fine-tuning']:.0f} s fine-tuning from "
-            f"block3_conv1 (from {values.peer_steps} steps of training and of "
-            f"validation each, measured); {FROZEN_EPOCHS} + "
-            f"{FINETUNE_EPOCHS} epochs: {whole / 3600:.1f} hours, extrapolated"
-        )
+    print(machine.line("tensorflow", "keras"))
+    for found in compare_recipes(
+        values.photos,
+        values.weights,
+        values.recipe,
+        [int(seed) for seed in values.seeds],
+        values.precision,
+        values.peer_steps,
+    ):
+        print(measure.table(found))
 
 
 if __name__ == "__main__":

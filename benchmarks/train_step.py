@@ -12,122 +12,152 @@ The same model, optimizer, batches and compilation for all, no augmentation:
 - Keras fit: `model.fit` on the same pipeline, with accuracy.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 from absl import flags
 
+from benchmarks import machine
 from benchmarks import measure
+from benchmarks.measure import Comparison
 from data_prep.dataset import splits
 from data_prep.runtime import command
 
 
-def make(
-    kind: str,
-    data_dir: str,
-    phase: str,
-    precision: str,
-    image_size: int,
-    batch_size: int,
-    steps: int,
-    jit_compile: bool,
-) -> Callable[[], int]:
-    """Returns a pass of `steps` batches of one candidate."""
-    import keras
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """What is trained, and how, for a figure.
+
+    Attributes:
+        data_dir: A data set with a training split.
+        phase: "frozen" or "finetune", from where `base` does by default.
+        precision: A dtype policy.
+        image_size: Of the images, in pixels.
+        batch_size: Images per step, over all replicas.
+        steps: Batches of a pass.
+        jit_compile: Whether XLA compiles the step.
+        replicas: Devices that share a batch, all that TensorFlow sees.
+        augment: A policy, or "none".
+        cache_mb: Memory for decoded images, as --cache_mb of the trainer.
+        base: As --base of the trainer.
+    """
+
+    data_dir: str
+    phase: str
+    precision: str
+    image_size: int
+    batch_size: int
+    steps: int
+    jit_compile: bool
+    replicas: int = 1
+    augment: str = "none"
+    cache_mb: int = -1
+    base: str = "vgg16"
+
+
+@dataclasses.dataclass
+class Parts:
+    """What a trial is made of.
+
+    Attributes:
+        strategy: That the model was made under.
+        model: With random weights; its `trainable` is final.
+        classes: Number of classes.
+        batches: Of a pass, each the share of one replica.
+    """
+
+    strategy: Any
+    model: Any
+    classes: int
+    batches: Any
+
+    @property
+    def constant(self):
+        """As many batches, all the first one and without input."""
+        import tensorflow as tf
+
+        first = next(iter(self.batches))
+        steps = self.batches.cardinality().numpy()
+        return tf.data.Dataset.from_tensors(first).repeat(steps)
+
+
+def build(trial: Trial) -> Parts:
+    """Makes devices, model and batches; once in a process."""
     import tensorflow as tf
 
     from data_prep.dataset import manifest as manifest_lib
-    from trainer.augmentation import policies
     from trainer.distribution import devices
-    from trainer.engine import loop
-    from trainer.engine import optimizers
-    from trainer.engine import results
-    from trainer.engine import train_step
     from trainer.groups import Data
     from trainer.groups import Model
+    from trainer.models.bases import BASES
     from trainer.models.classifier import build_classifier
     from trainer.models.classifier import set_trainable
     from trainer.pipeline.data_loader import DataLoader
-    from trainer.pipeline.input_pipeline import Batch
     from trainer.pipeline.reader import Reader
 
-    devices.set_precision(precision)
-    strategy = tf.distribute.get_strategy()
-    manifest = manifest_lib.load(data_dir)
+    gpus = tf.config.list_physical_devices("GPU")
+    virtual = 0 if gpus or trial.replicas == 1 else trial.replicas
+    strategy = devices.make_strategy("auto", virtual)
+    devices.set_precision(trial.precision)
+    manifest = manifest_lib.load(trial.data_dir)
     classes = len(manifest.classes)
-    model = build_classifier(classes, image_size, Model(preprocessing="caffe"))
-    set_trainable(model, None if phase == "frozen" else "block5_conv1")
-    loader = DataLoader(
-        Data(data_dir=data_dir, image_size=image_size),
-        {splits.TRAIN: Reader(data_dir, manifest, splits.TRAIN)},
-        batch_size=batch_size,
-        seed=0,
-        replicas=1,
-    )
-    dataset = loader.training(loader.images[splits.TRAIN], 0).take(steps)
-    first = next(iter(dataset))
-    constant = tf.data.Dataset.from_tensors(first).repeat(steps)
-
-    if kind == "fit":
-        model.compile(
-            keras.optimizers.Adam(1e-5),
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
-            jit_compile=jit_compile,
+    with strategy.scope():
+        model = build_classifier(
+            classes, trial.image_size, Model(base=trial.base)
         )
-        pairs = dataset.map(lambda batch: (batch.image, batch.label))
-
-        def epoch() -> int:
-            model.fit(pairs, verbose=0)
-            return steps * batch_size
-
-        return epoch
-
-    optimizer = optimizers.create(
-        "adam",
-        phase,
-        model.trainable_variables,
-        momentum=0.9,
-        weight_decay=0.0,
-        factors={},
+    learns_from = BASES[trial.base].finetune_from
+    set_trainable(model, None if trial.phase == "frozen" else learns_from)
+    loader = DataLoader(
+        Data(
+            data_dir=trial.data_dir,
+            image_size=trial.image_size,
+            cache_mb=trial.cache_mb,
+        ),
+        {splits.TRAIN: Reader(trial.data_dir, manifest, splits.TRAIN)},
+        batch_size=trial.batch_size,
+        seed=0,
+        replicas=trial.replicas,
     )
-    optimizer.learning_rate.assign(1e-5)
-    if kind == "bare":
+    batches = loader.training(loader.images[splits.TRAIN], 0)
+    for epoch in range(1, -(-trial.steps // loader.steps[splits.TRAIN])):
+        more = loader.training(loader.images[splits.TRAIN], epoch)
+        batches = batches.concatenate(more)
+    batches = batches.take(trial.steps * trial.replicas)
+    return Parts(strategy, model, classes, batches)
 
-        @tf.function(jit_compile=jit_compile)
-        def gradients(batch: Batch):
-            with tf.GradientTape() as tape:
-                logits = model(tf.cast(batch.image, tf.float32), training=True)
-                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
-                    batch.label, logits
-                )
-                loss = tf.reduce_mean(losses)
-                loss = optimizer.scale_loss(loss)
-            return tape.gradient(loss, model.trainable_variables), loss
 
-        @tf.function
-        def step(batch: Batch):
-            found, loss = gradients(batch)
-            optimizer.apply(found, model.trainable_variables)
-            return loss
+def our_loop(trial: Trial, parts: Parts, constant: bool) -> Callable[[], Any]:
+    """Returns a pass of our loop, which returns its `results.Totals`.
 
-        def epoch() -> int:
-            for _ in range(steps):
-                step(first).numpy()
-            return steps * batch_size
+    Args:
+        trial: What is trained.
+        parts: What `build` made of it.
+        constant: Whether every batch is the first, so that nothing waits.
+    """
+    import tensorflow as tf
 
-        return epoch
+    from trainer.augmentation import policies
+    from trainer.distribution import devices
+    from trainer.engine import loop
+    from trainer.engine import results
+    from trainer.engine import train_step
 
-    augment = policies.create(policies.Policy("none"), classes)
-    options = train_step.StepOptions(jit_compile=jit_compile)
-    train = loop.make_train(strategy, model, optimizer, augment, options)
-    source = constant if kind == "constant" else dataset
+    with parts.strategy.scope():
+        optimizer = _optimizer(trial, parts)
+    augment = policies.create(policies.Policy(trial.augment), parts.classes)
+    options = train_step.StepOptions(jit_compile=trial.jit_compile)
+    train = loop.make_train(
+        parts.strategy, parts.model, optimizer, augment, options
+    )
+    source = parts.constant if constant else parts.batches
     per_loop = devices.steps_per_loop(0)
 
-    def epoch() -> int:
-        batches = iter(devices.distribute(strategy, source))
+    def epoch() -> results.Totals:
+        batches = iter(devices.distribute(parts.strategy, source))
         totals = results.Totals()
-        for count in loop.call_sizes(steps, per_loop):
+        for count in loop.call_sizes(trial.steps, per_loop):
             result, seconds = loop.timed(
                 train,
                 batches,
@@ -137,62 +167,125 @@ def make(
                 tf.constant(0.0, tf.float64),
             )
             totals.add(result, seconds)
-        return steps * batch_size
+        return totals
 
     return epoch
 
 
-def forward_flops(image_size: int) -> float:
-    """Returns the multiply-adds, times 2, of VGG16's convolutions.
+def ours(trial: Trial, constant: bool) -> Callable[[], int]:
+    """Our loop, as `measure.rates` takes it."""
+    epoch = our_loop(trial, build(trial), constant)
+    return lambda: epoch() and trial.steps * trial.batch_size
 
-    Of one image: 2 * pixels * 9 * channels in * channels out of each of the
-    13 layers (Simonyan and Zisserman, arXiv 1409.1556, configuration D).
+
+def bare(trial: Trial) -> Callable[[], int]:
+    """Forward, backward and update of one constant batch, and nothing else."""
+    import tensorflow as tf
+
+    parts = build(trial)
+    model, optimizer = parts.model, _optimizer(trial, parts)
+    first = next(iter(parts.batches))
+
+    @tf.function(jit_compile=trial.jit_compile)
+    def gradients(batch):
+        with tf.GradientTape() as tape:
+            logits = model(tf.cast(batch.image, tf.float32), training=True)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+                batch.label, logits
+            )
+            loss = optimizer.scale_loss(tf.reduce_mean(losses))
+        return tape.gradient(loss, model.trainable_variables), loss
+
+    @tf.function
+    def step(batch):
+        found, loss = gradients(batch)
+        optimizer.apply(found, model.trainable_variables)
+        return loss
+
+    def epoch() -> int:
+        for _ in range(trial.steps):
+            step(first).numpy()
+        return trial.steps * trial.batch_size
+
+    return epoch
+
+
+def keras_fit(trial: Trial) -> Callable[[], int]:
+    """`fit` on the same batches, with accuracy."""
+    import keras
+
+    parts = build(trial)
+    parts.model.compile(
+        keras.optimizers.Adam(1e-5),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=trial.jit_compile,
+    )
+    pairs = parts.batches.map(lambda batch: (batch.image, batch.label))
+
+    def epoch() -> int:
+        parts.model.fit(pairs, verbose=0)
+        return trial.steps * trial.batch_size
+
+    return epoch
+
+
+def _optimizer(trial: Trial, parts: Parts):
+    from trainer.engine import optimizers
+
+    optimizer = optimizers.create(
+        "adam",
+        trial.phase,
+        parts.model.trainable_variables,
+        momentum=0.9,
+        weight_decay=0.0,
+        factors={},
+    )
+    optimizer.learning_rate.assign(1e-5)
+    return optimizer
+
+
+def compare(trial: Trial, rounds: int, runs: int) -> Comparison:
+    """Returns images/s of our loop, of the bare step and of `fit`.
+
+    Args:
+        trial: What is trained, on one device.
+        rounds: Turns of each candidate.
+        runs: Passes that count, in each turn.
     """
-    total, before, side = 0, 3, image_size
-    for channels, layers in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
-        for _ in range(layers):
-            total += 2 * side * side * 9 * before * channels
-            before = channels
-        side //= 2
-    return float(total)
+    part = functools.partial
+    return measure.in_turns(
+        f"Training step, {trial.base} {trial.phase}, {trial.precision}, "
+        f"{trial.image_size} px, batches of {trial.batch_size}",
+        "images/s",
+        {
+            "ours, pipeline": part(ours, trial, constant=False),
+            "ours, constant batch": part(ours, trial, constant=True),
+            "bare step": part(bare, trial),
+            "Keras fit": part(keras_fit, trial),
+        },
+        rounds,
+        runs,
+    )
 
 
 def main() -> None:
     """Measures and prints."""
     values = flags.FLAGS
-    print(measure.machine("tensorflow", "keras"))
+    print(machine.line("tensorflow", "keras"))
     for precision in values.precisions:
         for phase in values.phases:
-            options = {
-                "data_dir": values.data_dir,
-                "phase": phase,
-                "precision": precision,
-                "image_size": values.image_size,
-                "batch_size": values.batch_size,
-                "steps": values.steps,
-                "jit_compile": values.jit_compile,
-            }
-            makers = {
-                name: functools.partial(make, kind, **options)
-                for name, kind in (
-                    ("ours, pipeline", "pipeline"),
-                    ("ours, constant batch", "constant"),
-                    ("bare step", "bare"),
-                    ("Keras fit", "fit"),
-                )
-            }
-            figures, _ = measure.in_turns(makers, values.rounds, values.runs)
-            print(f"\n{phase} phase, {precision}, {values.image_size} px:")
-            print(measure.table(figures, "images/s", "ours, pipeline"))
-            if values.peak_tflops:
-                rate = max(figures["ours, pipeline"])
-                # The backward pass costs twice the forward one, in the
-                # layers that learn; the head is next to nothing.
-                done = forward_flops(values.image_size) * rate / 1e12
-                print(
-                    f"forward pass alone: {done:.1f} TFLOP/s, "
-                    f"{done / values.peak_tflops:.0%} of the peak"
-                )
+            trial = Trial(
+                values.data_dir,
+                phase,
+                precision,
+                values.image_size,
+                values.batch_size,
+                values.steps,
+                values.jit_compile,
+            )
+            found = compare(trial, values.rounds, values.runs)
+            print(f"\n{measure.table(found)}", flush=True)
 
 
 if __name__ == "__main__":
@@ -207,5 +300,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("rounds", 2, "Turns of each candidate.")
     flags.DEFINE_integer("runs", 2, "Passes that count, in each turn.")
     flags.DEFINE_bool("jit_compile", False, "Let XLA compile all of them.")
-    flags.DEFINE_float("peak_tflops", 0.0, "Of the accelerator, for its use.")
     command.run(main)
