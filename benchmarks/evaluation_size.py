@@ -4,7 +4,8 @@ python -m benchmarks.evaluation_size --images=1000000 --classes=1000
 
 What a run does after its last epoch, without the network: probabilities go to
 disk, validation chooses a temperature, figures are computed, predictions.csv
-is written, and read for the report. The peak is of resident memory.
+is written, and what report.html has of both is made, but for the pictures of
+some images. The peak is of resident memory.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from trainer.inference import calibration
 from trainer.inference import evaluation
 from trainer.inference import figures
 from trainer.inference.spool import Spool
+from trainer.reporting import charts
 from trainer.reporting import predictions
 
 BATCH = 64
@@ -42,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--classes", type=int, default=1000)
-    parser.add_argument("--scratch", help="folder with room for 16 GB")
+    parser.add_argument("--scratch", help="folder with room for 5 GB")
     parser.add_argument("--only_figures", action="store_true")
     flags = parser.parse_args()
 
@@ -88,14 +90,21 @@ def main() -> None:
         start = time.perf_counter()
         result = evaluation.write(reader, spool, chosen, {}, folder, True)
         said("again, with predictions.csv", start)
-        size = (folder / "predictions.csv").stat().st_size / 1e9
         start = time.perf_counter()
-        summary = predictions.read(folder / "predictions.csv", names, 24)
+        summary = predictions.read(
+            folder / "predictions.csv", names, worst=24, best=8
+        )
         said("read for the report", start)
+        start = time.perf_counter()
+        matrix = np.array(result["confusion_matrix"])
+        charts.png(charts.matrix(matrix, names), folder / "matrix.png")
+        charts.svg(charts.reliability(summary.right, summary.confidence))
+        said("drawn for the report", start)
+        for name in ("evaluation.json", "predictions.csv", "errors.csv"):
+            print(f"{name:30} {(folder / name).stat().st_size / 1e6:7.1f} MB")
         print(
             f"temperature {chosen.temperature:.3f}, accuracy "
-            f"{result['accuracy']:.4f} and {summary.right.mean():.4f}, "
-            f"predictions.csv {size:.1f} GB"
+            f"{result['accuracy']:.4f} and {summary.right.mean():.4f}"
         )
 
 

@@ -21,6 +21,7 @@ from trainer.inference import ranking
 from trainer.inference import spool
 from trainer.inference import tables
 from trainer.models import temperature
+from trainer.reporting import predictions
 
 CLASSES = ["a", "b", "c"]
 
@@ -368,6 +369,56 @@ def test_errors_are_in_order(tmp_path):
         "z,c,c,1,0.400000006,0.400000006",
         "x,a,a,1,0.600000024,0.600000024",
     ]
+
+
+def test_of_many_classes_the_likeliest_are_written(tmp_path):
+    names = [f"class {k}" for k in range(tables.ALL + 1)]
+    sure = np.zeros((3, len(names)), np.float32)
+    sure[0, [7, 9, 30, 2, 50, 4]] = [0.4, 0.25, 0.125, 0.11, 0.1, 0.015]
+    sure[1, [0, 100]] = [0.25, 0.75]
+    sure[2] = 1 / len(names)  # all are equal: the first ones
+    path = tmp_path / "predictions.csv"
+    rows = zip(["x", "y", "z"], [4, 100, 3], sure, strict=True)
+    tables.write_predictions(path, names, rows)
+    head, *lines = path.read_text().splitlines()
+    assert head == (
+        "file,label,predicted,probability,probability_of_label,"
+        "class_2,probability_2,class_3,probability_3,"
+        "class_4,probability_4,class_5,probability_5"
+    )
+    assert lines[0] == (
+        "x,class 4,class 7,0.400000006,0.0149999997,class 9,0.25,"
+        "class 30,0.125,class 2,0.109999999,class 50,0.100000001"
+    )
+    assert lines[1].startswith("y,class 100,class 100,0.75,0.75,class 0,0.25,")
+    best = lines[2].split(",")
+    assert best[2] == "class 0"
+    assert best[5::2] == ["class 1", "class 2", "class 3", "class 4"]
+    found = predictions.read(path, names, worst=3, best=3)
+    assert found.right.tolist() == [False, True, False]
+    np.testing.assert_allclose(found.confidence, sure.max(axis=1))
+    assert [one.of_label for one in found.worst] == pytest.approx(
+        [0.015, 1 / 101]
+    )
+
+
+def test_every_probability_is_written_of_fewer_classes(tmp_path):
+    names = [f"class {k}" for k in range(tables.ALL)]
+    shares = np.random.default_rng(0).dirichlet(np.ones(len(names)), 2)
+    shares = shares.astype(np.float32)
+    path = tmp_path / "predictions.csv"
+    tables.write_predictions(
+        path, names, zip("xy", [3, 8], shares, strict=True)
+    )
+    with open(path, newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head[3:] == [f"probability_{name}" for name in names]
+    written = np.array([row[3:] for row in rows], np.float32)
+    np.testing.assert_array_equal(written, shares)
+    assert [row[1] for row in rows] == ["class 3", "class 8"]
+    found = predictions.read(path, names, worst=2, best=2)
+    of_label = {one.file: one.of_label for one in found.worst + found.best}
+    assert of_label == pytest.approx({"x": shares[0, 3], "y": shares[1, 8]})
 
 
 def test_words_name_both():

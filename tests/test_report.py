@@ -289,7 +289,7 @@ def test_mistakes_are_kept_by_how_sure_they_were(tmp_path):
         ["a", "b"],
         zip(
             ["w.jpg", "x.jpg", "y.jpg", "z.jpg"],
-            ["b", "b", "b", "a"],
+            [1, 1, 1, 0],
             shares.astype(np.float32),
             strict=True,
         ),

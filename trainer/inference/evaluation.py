@@ -65,7 +65,7 @@ def write(
             plain = probabilities.rows(part)
             served = temperature.scale(plain, chosen.divisor)
             for row, shares in zip(part, served, strict=True):
-                yield files[row], classes[labels[row]], shares
+                yield files[row], int(labels[row]), shares
 
     to_figures, to_predictions, to_errors = files_of(
         reader.split, reader.manifest

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_prep.runtime.errors import DataError
+from trainer.inference.tables import FEW
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Summary:
         right: bool `[N]`, which were classified rightly.
         confidence: float32 `[N]`, the highest probability of each.
         second: bool `[N]`, which are of the second class.
-        score: float32 `[N]`, the second class's probability.
+        score: float32 `[N]`, the second of two classes' probability.
         worst: The mistakes that the model was surest of, the surest first.
         best: The same of images that it classified rightly.
     """
@@ -104,18 +105,20 @@ def _read(
         path, newline="", encoding="utf-8", errors="surrogateescape"
     ) as file:
         rows = csv.reader(file)
-        next(rows)
+        _, _, _, *names = next(rows)
+        few = names[:2] == FEW
         for name, label, predicted, *shares in rows:
-            probability = float(shares[numbers[predicted]])
+            both = numbers[predicted], numbers[label]
+            places = (0, 1) if few else both
+            probability, of_label = (float(shares[k]) for k in places)
             right = label == predicted
             score = float(shares[min(1, len(shares) - 1)])
             for column, value in zip(
                 columns,
-                (right, probability, numbers[label] == 1, score),
+                (right, probability, both[1] == 1, score),
                 strict=True,
             ):
                 column.append(value)
-            of_label = float(shares[numbers[label]])
             kept[right].add(
                 Example(name, label, predicted, probability, of_label)
             )
