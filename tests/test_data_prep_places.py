@@ -64,13 +64,14 @@ def test_an_empty_folder_stays_the_one_it_is(run, source, tmp_path):
 
 def test_the_manifest_moves_up_last(source, tmp_path, monkeypatch):
     moved = []
-    rename = pathlib.Path.rename
+    replace = pathlib.Path.replace
 
     def record(path, target):
-        moved.append(path.name)
-        return rename(path, target)
+        if path.parent != target.parent:
+            moved.append(path.name)
+        return replace(path, target)
 
-    monkeypatch.setattr(pathlib.Path, "rename", record)
+    monkeypatch.setattr(pathlib.Path, "replace", record)
     (tmp_path / "data").mkdir()
     make(source, tmp_path / "data")
     assert len(moved) > 6

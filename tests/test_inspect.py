@@ -51,6 +51,7 @@ def swapped(tmp_path_factory):
     root = tmp_path_factory.mktemp("swapped")
     photos = write_noise(root / "photos", count=20)
     (photos / "cat/007.jpg").rename(photos / "dog/wrong.jpg")
+    (photos / "notes.jpg").write_bytes(b"of no class")
     prepare(
         PrepareConfig(
             str(photos), str(root / "data"), splits="train:0.8,validation:0.2"
@@ -89,7 +90,9 @@ def test_the_loop_is_closed(swapped, run):
     assert np.abs(shown.astype(int) - np.array(there)).mean() < 12
     corrections = out / "corrections.csv"
     assert "dog/wrong.jpg,\n" in corrections.read_text().replace("\r", "")
-    corrections.write_text("file,label\ndog/wrong.jpg,cat\ncat/000.jpg,\n")
+    corrections.write_text(
+        "file,label\ndog/wrong.jpg,cat\ncat/000.jpg,\nnotes.jpg,\n"
+    )
     made = prepare(
         PrepareConfig(
             str(swapped / "photos"),
@@ -101,7 +104,7 @@ def test_the_loop_is_closed(swapped, run):
         sum(s.class_counts[k] for s in made.splits.values()) for k in (0, 1)
     ]
     assert totals == [19, 20]
-    assert made.ignored == 1
+    assert made.ignored == 2
     assert manifest_lib.load(swapped / "mended").fingerprint
 
 
@@ -109,6 +112,10 @@ def test_the_loop_is_closed(swapped, run):
     "text, says",
     [
         ("file,label\nabsent.jpg,\n", "absent.jpg, which the source"),
+        (
+            "file,label\nnotes.jpg,cat\n",
+            "makes notes.jpg a cat, which is of no",
+        ),
         ("name,class\nx,y\n", "has the columns"),
         ("file,label\nx,\nx,cat\n", "names x twice"),
     ],

@@ -337,6 +337,19 @@ def test_one_epoch_is_numbered_whole(exported):
         assert seen == list(range(exported, 2))
 
 
+def test_drawings_stay_small():
+    generator = np.random.default_rng(0)
+    names = ("loss", "val_loss", "accuracy", "val_accuracy")
+    epochs = [
+        {"phase": "finetune", "epoch": n, **dict.fromkeys(names, share)}
+        for n, share in enumerate(generator.random(3000), start=1)
+    ]
+    assert len(charts.svg(charts.curves(epochs, 4))) < 300_000
+    second = generator.random(100_000) < 0.5
+    score = (0.3 * second + generator.random(len(second))).astype(np.float32)
+    assert len(charts.svg(charts.receiver(second, score))) < 100_000
+
+
 def test_drawings_take_the_page_s_colour():
     epochs = [
         {

@@ -63,8 +63,8 @@ def sweep(folder: pathlib.Path) -> None:
 def move_folder(source: pathlib.Path, target: pathlib.Path, last: str) -> None:
     """Moves a folder within a file system, by one rename where it can.
 
-    Buckets that are mounted rename no folder, as gcsfuse does by default. There
-    the files are moved one by one.
+    Buckets that are mounted rename no folder, as gcsfuse does by default. There,
+    and where the target holds the folder, the files are moved one by one.
 
     Args:
         source: The folder.

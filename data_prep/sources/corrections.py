@@ -64,15 +64,22 @@ def apply(
         path: Where they stand, for the message.
 
     Raises:
-        DataError: At the end, if a file that is named was not among them.
+        DataError: If a file is named that is of no class, or, at the end, one
+            that was not among them.
     """
     left = dict(corrections)
     for image in images:
         label = corrections.get(image.file)
-        if label is None or image.label is None:
+        if label is None:
             yield image
             continue
         left.pop(image.file, None)
+        if label and image.label is None:
+            raise DataError(
+                f"--corrections={path} makes {image.file} a {label}, which is "
+                "of no class in the source. Give it one there, or leave the "
+                "line out."
+            )
         yield ImageFile(
             image.path,
             image.file,

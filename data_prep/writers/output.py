@@ -136,10 +136,9 @@ def _claim_local(output_dir: str, last: str) -> Iterator[str]:
     # A link to a folder stays one.
     target = pathlib.Path(os.path.realpath(output_dir))
     # An empty folder may be a mount point, which no other folder can replace.
-    inside = target.is_dir()
     working = (
         target / _INCOMPLETE
-        if inside
+        if target.is_dir()
         else target.with_name(f"{_INCOMPLETE}.{target.name}")
     )
     _refuse_taken(target, output_dir)
@@ -159,10 +158,7 @@ def _claim_local(output_dir: str, last: str) -> Iterator[str]:
             (working / SCRATCH).mkdir()
             yield str(working)
             shutil.rmtree(working / SCRATCH)
-            if inside:
-                _move_content(working, target, last)
-            else:
-                atomic.move_folder(working, target, last)
+            atomic.move_folder(working, target, last)
         except BaseException as error:
             shutil.rmtree(working, ignore_errors=True)
             # SQLite says "disk I/O error" and "database or disk is full".
@@ -173,16 +169,6 @@ def _claim_local(output_dir: str, last: str) -> Iterator[str]:
             raise
     finally:
         os.close(lock)
-
-
-def _move_content(
-    working: pathlib.Path, target: pathlib.Path, last: str
-) -> None:
-    """Moves all files of a folder into the one above it, and removes it."""
-    names = os.listdir(working)
-    for name in sorted(names, key=lambda name: name == last):
-        (working / name).rename(target / name)
-    working.rmdir()
 
 
 def _refuse_taken(target: pathlib.Path, output_dir: str) -> None:

@@ -22,6 +22,8 @@ from data_prep.runtime.errors import DataError
 
 COMMIT = "COMMIT.json"
 _OBJECT = re.compile(r"objects/\w+")
+# What a resumed run goes on with, and nobody else needs.
+_OF_TRAINING = ("checkpoints/", "features/")
 
 
 class Mirror:
@@ -97,9 +99,9 @@ class Mirror:
         return len(copied)
 
     def publish(self) -> None:
-        """Gives a finished model its plain names: all but checkpoints."""
+        """Gives a finished model its plain names: all that is not of training."""
         for name in self._committed:
-            if not name.startswith("checkpoints/") and name != "DONE.json":
+            if not name.startswith(_OF_TRAINING) and name != "DONE.json":
                 self._upload(name, name)
         self._upload("DONE.json", "DONE.json")
 

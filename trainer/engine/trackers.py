@@ -18,7 +18,16 @@ FILE = "tracker.txt"
 
 
 class Tracker(keras.callbacks.Callback, abc.ABC):
-    """Sends figures of every epoch, and at the end those of the result."""
+    """Sends figures of every epoch, and at the end those of the result.
+
+    Each kind takes a name for the run, its settings, and the identity of the
+    run to go on with, or None.
+
+    Attributes:
+        identity: The run's, as the service gave it.
+    """
+
+    identity: str
 
     @abc.abstractmethod
     def log(self, figures: Mapping[str, float], step: int) -> None:
@@ -43,21 +52,17 @@ class Tracker(keras.callbacks.Callback, abc.ABC):
 
 
 class MLflow(Tracker):
-    """A run of MLflow; for the arguments see `create`."""
+    """A run of MLflow; for the arguments see `Tracker`."""
 
-    def __init__(self, config: Config):
+    def __init__(self, name: str, settings: dict, known: str | None):
         super().__init__()
         import mlflow
 
         self._mlflow = mlflow
-        file = _file(config)
-        if file.exists():
-            mlflow.start_run(run_id=file.read_text())
-            return
-        name = file.parent.absolute().name
-        run = mlflow.start_run(run_name=name)
-        atomic.write_text(file, run.info.run_id)
-        mlflow.log_params(config.identity())
+        run = mlflow.start_run(run_id=known, run_name=name)
+        self.identity = run.info.run_id
+        if not known:
+            mlflow.log_params(settings)
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """Sends figures; see `Tracker`."""
@@ -70,21 +75,19 @@ class MLflow(Tracker):
 
 
 class WeightsAndBiases(Tracker):
-    """A run of Weights & Biases; for the arguments see `create`."""
+    """A run of Weights & Biases; for the arguments see `Tracker`."""
 
-    def __init__(self, config: Config):
+    def __init__(self, name: str, settings: dict, known: str | None):
         super().__init__()
         import wandb
 
-        file = _file(config)
-        known = file.read_text() if file.exists() else None
         self._run = wandb.init(
             id=known,
             resume="allow" if known else None,
-            name=file.parent.absolute().name,
-            config=config.identity(),
+            name=name,
+            config=settings,
         )
-        atomic.write_text(file, self._run.id)
+        self.identity = self._run.id
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """Sends figures; see `Tracker`."""
@@ -105,8 +108,11 @@ def create(config: Config) -> Tracker | None:
     """
     kinds = {"mlflow": MLflow, "wandb": WeightsAndBiases}
     kind = kinds.get(config.run.tracker)
-    return kind(config) if kind else None
-
-
-def _file(config: Config) -> pathlib.Path:
-    return pathlib.Path(config.run.model_dir, FILE)
+    if not kind:
+        return None
+    file = pathlib.Path(config.run.model_dir, FILE)
+    known = file.read_text() if file.exists() else None
+    name = file.parent.absolute().name
+    tracker = kind(name, config.identity(), known)
+    atomic.write_text(file, tracker.identity)
+    return tracker

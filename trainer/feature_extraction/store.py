@@ -15,9 +15,9 @@ import json
 import pathlib
 import time
 
-import google_crc32c
 import numpy as np
 
+from data_prep.runtime import crc32c
 from data_prep.runtime.errors import DataError
 
 JSON = "features.json"
@@ -172,8 +172,9 @@ def wait_for(
         if time.monotonic() >= until:
             raise DataError(
                 f"{folder_of(root, identity)} was written by another worker "
-                "and is not seen by this one. --feature_dir has to be in a "
-                "folder that all workers share, as --model_dir is."
+                "and is not seen by this one. Expected --feature_dir in one "
+                "folder that all workers see alike, or on a disk of each "
+                "one's own."
             )
         time.sleep(PAUSE)
     return found
@@ -181,8 +182,6 @@ def wait_for(
 
 def checksum(path: pathlib.Path) -> int:
     """Returns the CRC-32C of a file."""
-    crc = google_crc32c.Checksum()
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            crc.update(block)
-    return int.from_bytes(crc.digest(), "big")
+        found = crc32c.of_start(file, path.stat().st_size)
+    return int.from_bytes(found, "big")

@@ -133,8 +133,8 @@ class FeatureSetWriter:
                 raise DataError(
                     f"{self._incomplete} lacks {_name(missing[0])} and "
                     f"{len(missing) - 1} others that the other workers have "
-                    "written. --feature_dir has to be in a folder that all "
-                    "workers share, as --model_dir is."
+                    "written. Expected --feature_dir in one folder that all "
+                    "workers see alike, or on a disk of each one's own."
                 )
             time.sleep(store.PAUSE)
 

@@ -8,20 +8,18 @@ import mmap
 import os
 import pathlib
 import sys
-from typing import BinaryIO
 
-import google_crc32c
 import numpy as np
 import tensorflow as tf
 
 from data_prep.runtime import atomic
+from data_prep.runtime import crc32c
 from data_prep.runtime import limits
 from data_prep.runtime import operating_system
 from data_prep.runtime.progress import Progress
 from trainer.pipeline.reader import Reader
 
 MIB = 1 << 20
-_BLOCK_BYTES = 16 * MIB
 _FOOTER_BYTES = 4  # the pixels' CRC-32C
 
 
@@ -76,7 +74,7 @@ def fill(
             with mmap.mmap(file.fileno(), size) as memory:
                 _decode(dataset, memory, shape, reader.split)
                 memory.flush()
-            checksum = _checksum(file, size)
+            checksum = crc32c.of_start(file, size)
             file.seek(size)
             file.write(checksum)
     with open(path, "rb") as file:
@@ -93,20 +91,11 @@ def _is_whole(path: pathlib.Path, size: int) -> bool:
         return False
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_size == size + _FOOTER_BYTES:
-            checksum = _checksum(file, size)
+            checksum = crc32c.of_start(file, size)
             if file.read() == checksum:
                 return True
     print(f"warning: {path} is damaged. Decoding again.", file=sys.stderr)
     return False
-
-
-def _checksum(file: BinaryIO, size: int) -> bytes:
-    """Returns the CRC-32C of the first `size` bytes, and stops behind them."""
-    file.seek(0)
-    crc = google_crc32c.Checksum()
-    for start in range(0, size, _BLOCK_BYTES):
-        crc.update(file.read(min(_BLOCK_BYTES, size - start)))
-    return crc.digest()
 
 
 def _decode(

@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,26 +17,35 @@ if TYPE_CHECKING:
 # Replaced in the SVG by the colour of the text around it, light or dark.
 _INK = "#010203"
 _BLUE, _ORANGE = "#3d6fd9", "#d97a2b"
+_MARKED = 60  # epochs that get a mark each
 _NAMED = 40  # classes whose names there is room for
 _NUMBERED = 12  # classes whose counts there is room for
 
 
-def curves(epochs: list[dict], exported: int) -> "Figure":
-    """Draws loss and accuracy of all phases over the epochs.
+def curves(
+    epochs: list[dict],
+    exported: int,
+    names: Sequence[str] = ("loss", "accuracy"),
+) -> "Figure":
+    """Draws figures of all phases over the epochs, side by side.
 
     Args:
         epochs: Lines of `metrics.jsonl`.
         exported: Number of the epoch that is exported.
+        names: Of the figures, of which `metrics.jsonl` has those of training
+            and, with `val_`, of validation.
     """
-    drawing, (losses, accuracies) = _figure(8, 3.2, columns=2)
+    drawing, parts = _figure(4 * len(names), 3.2, columns=len(names))
     numbers = [epoch["epoch"] for epoch in epochs]
-    for axes, name in ((losses, "loss"), (accuracies, "accuracy")):
+    # Marks of thousands of epochs would be megabytes.
+    style = "o-" if len(epochs) <= _MARKED else "-"
+    for axes, name in zip(np.ravel(parts), names, strict=True):
         for key, label, colour in (
             (name, "training", _ORANGE),
             (f"val_{name}", "validation", _BLUE),
         ):
             values = [epoch[key] for epoch in epochs]
-            axes.plot(numbers, values, "o-", ms=3, color=colour, label=label)
+            axes.plot(numbers, values, style, ms=3, color=colour, label=label)
         for before, after in zip(epochs, epochs[1:], strict=False):
             if before["phase"] != after["phase"]:
                 axes.axvline(
@@ -46,7 +56,7 @@ def curves(epochs: list[dict], exported: int) -> "Figure":
         # Wide enough for whole numbers below it, however few the epochs.
         axes.set_xlim(min(numbers[0], exported) - 0.5, numbers[-1] + 0.5)
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-    losses.legend(frameon=False, labelcolor=_INK, fontsize=9)
+    np.ravel(parts)[0].legend(frameon=False, labelcolor=_INK, fontsize=9)
     return drawing
 
 

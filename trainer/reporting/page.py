@@ -82,8 +82,8 @@ def write(
         np.array(evaluation["confusion_matrix"]), manifest.classes
     )
     charts.png(matrix, folder / "confusion_matrix.png")
-    curves = charts.curves(epochs, exported["epoch"]) if epochs else None
-    if curves:
+    if epochs:
+        curves = charts.curves(epochs, exported["epoch"])
         charts.png(curves, folder / "curves.png")
     with Image.open(folder / "confusion_matrix.png") as drawn:
         pictures = {"confusion_matrix": np.array(drawn.convert("RGB"))}
@@ -97,7 +97,10 @@ def write(
         evaluation=evaluation,
         exported=exported,
         others=evaluation_lib.other_phases(evaluation),
-        curves=charts.svg(curves) if curves else "",
+        curves={
+            name: charts.svg(charts.curves(epochs, exported["epoch"], [name]))
+            for name in (("loss", "accuracy") if epochs else ())
+        },
         reliability=charts.svg(
             charts.reliability(summary.right, summary.confidence)
         ),
