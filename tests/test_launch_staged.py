@@ -225,6 +225,22 @@ def test_what_could_not_be_copied_is_kept(bucket, tmp_path, monkeypatch):
     assert (kept / "DONE.json").read_text() == "{}"
 
 
+def test_what_only_training_needs_gets_no_plain_name(bucket, tmp_path):
+    model, url = tmp_path / "model", f"{bucket}/model"
+    published = {"DONE.json", "labels.txt", "saved_model/checkpoints/a"}
+    kept = {"checkpoints/a", "features/train-0a/features.json"}
+    for name in published | kept:
+        (model / name).parent.mkdir(parents=True, exist_ok=True)
+        (model / name).write_text(name)
+    mirror = Mirror(url, model)
+    mirror.push()
+    mirror.publish()
+    names = {n for n in storage.names(url) if not n.startswith("objects/")}
+    assert names == published | {"COMMIT.json"}
+    Mirror(url, tmp_path / "again").fetch()
+    assert all((tmp_path / "again" / name).exists() for name in kept)
+
+
 def test_runs_in_a_bucket_are_compared(bucket, tmp_path):
     """A finished run by its names, one that is not by its last commit."""
     for name, rate in (("000", 0.1), ("001", 0.2)):
