@@ -146,7 +146,7 @@ class WorkerGroup:
             number = replica.replica_id_in_sync_group % self.replicas
             return tf.where(tf.equal(number, 0), values, 0.0)
 
-        @tf.function
+        @tf.function(autograph=False)
         def add(values: tf.Tensor) -> tf.Tensor:
             parts = self._strategy.run(contribute, (values,))
             return self._strategy.reduce(

@@ -311,7 +311,7 @@ class Extractor:
             )
             return tf.reshape(features, [-1, *features.shape[2:]])
 
-        @tf.function
+        @tf.function(autograph=False)
         def step(batch, epoch):
             return self._strategy.run(replica_step, (batch, epoch))
 

@@ -74,7 +74,7 @@ def _make_signatures(
             "label": tf.gather(names, tf.argmax(result, 1)),
         }
 
-    @tf.function(input_signature=[strings])
+    @tf.function(input_signature=[strings], autograph=False)
     def of_files(image_bytes):
         return answer(
             tf.map_fn(
@@ -85,7 +85,8 @@ def _make_signatures(
         )
 
     @tf.function(
-        input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)]
+        input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)],
+        autograph=False,
     )
     def of_images(images):
         return answer(
@@ -96,7 +97,7 @@ def _make_signatures(
             )
         )
 
-    @tf.function(input_signature=[strings])
+    @tf.function(input_signature=[strings], autograph=False)
     def of_examples(examples):
         features = {_EXAMPLE: tf.io.FixedLenFeature([], tf.string)}
         return of_files(tf.io.parse_example(examples, features)[_EXAMPLE])

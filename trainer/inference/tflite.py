@@ -32,7 +32,8 @@ def write(
     size = description.image_size
     one = tf.TensorSpec([1, size, size, 3], tf.float32, name="image")
     traced = tf.function(
-        lambda image: {"probabilities": classifier(image, training=False)}
+        lambda image: {"probabilities": classifier(image, training=False)},
+        autograph=False,
     ).get_concrete_function(one)
     # As constants: with variables, the pass that calibrates integers stops at
     # READ_VARIABLE (TensorFlow 2.21).

@@ -193,6 +193,8 @@ def create(
     size = plan.indices.shape[1] // replicas
     labels, ids = tf.constant(reader.labels), tf.constant(reader.ids)
 
+    # AutoGraph, which would rewrite it and all that it calls, takes a second.
+    @tf.autograph.experimental.do_not_convert
     def assemble(indices: tf.Tensor, weights: tf.Tensor) -> Batch:
         return Batch(
             source(indices),
