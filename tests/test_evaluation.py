@@ -72,6 +72,7 @@ def test_calibration_error(answers):
     found = calibration.error(right, confidence)
     assert found == pytest.approx(error, abs=1e-6)
     sure = np.ones(4, np.float32)  # falls into the last bin
+    assert calibration.bins_of(sure).tolist() == [calibration.BINS - 1] * 4
     assert calibration.error(np.array([1, 1, 1, 0]), sure) == 0.25
 
 
@@ -100,6 +101,126 @@ def test_a_class_that_no_image_tells_of(answers):
     assert result["classes"]["c"]["roc_auc"] is None
     assert result["classes"]["c"]["average_precision"] is None
     json.dumps(result, allow_nan=False)
+
+
+def test_figures_by_hand():
+    """Four images of a, two of b, none of c."""
+    labels = np.array([0, 0, 0, 0, 1, 1])
+    shares = np.array(
+        [
+            *([0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.2, 0.7, 0.1]),
+            *([0.1, 0.1, 0.8], [0.3, 0.6, 0.1], [0.5, 0.4, 0.1]),
+        ],
+        np.float32,
+    )
+    result = measure(labels, shares, CLASSES)
+    assert result["images"] == 6 and result["accuracy"] == 0.5
+    assert result["confusion_matrix"] == [[2, 1, 1], [1, 1, 0], [0, 0, 0]]
+    of_label = [0.7, 0.6, 0.2, 0.1, 0.6, 0.4]
+    assert result["loss"] == pytest.approx(-np.log(of_label).mean())
+    wanted = {"a": (2 / 3, 1 / 2, 4 / 7, 4), "b": (1 / 2, 1 / 2, 1 / 2, 2)}
+    for name, numbers in wanted.items():
+        of = result["classes"][name]
+        found = [of[key] for key in ("precision", "recall", "f1", "images")]
+        assert found == pytest.approx(numbers)
+    absent = dict(result["classes"]["c"])
+    assert absent.pop("images") == 0
+    assert set(absent.values()) == {None} and len(absent) == 5
+    said = evaluation.table({"split": "test", **result})
+    assert "1 class has no image in test: not measured" in said
+    assert re.search(r"^a +0\.6667 +0\.5000 +0\.5714 +4$", said, re.MULTILINE)
+    assert re.search(r"^c +- +- +- +0$", said, re.MULTILINE)
+
+
+def test_where_all_are_of_a_class_nothing_is_ranked():
+    shares = np.array([[0.7, 0.3], [0.4, 0.6]], np.float32)
+    for of in measure(np.zeros(2, int), shares, ["a", "b"])["classes"].values():
+        assert of["roc_auc"] is None and of["average_precision"] is None
+
+
+def test_a_probability_of_zero_costs_what_the_least_float_does():
+    sure = np.array([[1, 0], [1, 0]], np.float32)
+    result = measure(np.array([1, 0]), sure, ["a", "b"])
+    assert result["loss"] == pytest.approx(126 * np.log(2) / 2)
+
+
+def test_what_is_served_is_measured():
+    """Sharpened, the second image is the surer one of class a."""
+    shares = np.array([[0.5, 0.49, 0.01], [0.4, 0.3, 0.3]], np.float32)
+    labels = np.array([1, 0])
+    sharp = shares**10 / (shares**10).sum(axis=1, keepdims=True)
+    for applied, served, area in ((False, shares, 0.0), (True, sharp, 1.0)):
+        chosen = calibration.Calibration(0.1, applied, None)
+        found = figures.gather(labels, [shares], 3, chosen)
+        np.testing.assert_allclose(found.confidence, served[:, 0], rtol=1e-5)
+        of_label = [served[0, 1], served[1, 0]]
+        np.testing.assert_allclose(found.of_label, of_label, rtol=1e-5)
+        np.testing.assert_allclose(
+            found.sure, [shares[:, 0], sharp[:, 0]], rtol=1e-5
+        )
+        result = figures.measure(found, CLASSES)
+        assert result["classes"]["a"]["roc_auc"] == area
+        both = figures.calibrated(found, chosen, CLASSES)["temperature"]
+        before, after = (
+            calibration.error(found.right, x[:, 0]) for x in (shares, sharp)
+        )
+        assert before != pytest.approx(after)
+        assert both["calibration_error_before"] == pytest.approx(before)
+        assert both["calibration_error_after"] == pytest.approx(after)
+
+
+def test_the_threshold_is_that_of_what_is_served():
+    second = np.array([0.75, 0.6, 0.9, 0.1], np.float32)
+    shares = np.stack([1 - second, second], axis=1)
+    labels = np.array([1, 1, 0, 0])
+    chosen = calibration.Calibration(2.0, True, 0.75)
+    found = figures.gather(labels, [shares], 2, chosen)
+    said = figures.calibrated(found, chosen, ["a", "b"])["threshold"]
+    assert said["class"] == "b"
+    # The root of each, as two divides the logits.
+    wanted = 0.75**0.5 / (0.75**0.5 + 0.25**0.5)
+    assert said["value"] == pytest.approx(wanted)
+    assert said["accuracy"] == 0.5  # 0.75 itself is of b
+    assert said["recalls"] == [0.5, 0.5]
+    # Midway between two scores.
+    shares = np.array([[0.75, 0.25], [0.25, 0.75]], np.float32)
+    chosen = calibration.choose(shares, np.array([0, 1]), applied=False)
+    assert chosen.threshold == 0.5
+
+
+def test_the_files_of_a_split(tmp_path):
+    """Lines by file, with what is served; other phases by who is right alone."""
+    labels = np.array([0, 1, 1])
+    shares = np.array([[0.8, 0.2], [0.6, 0.4], [0.3, 0.7]], np.float32)
+    spooled = spool.Spool(tmp_path)
+    spooled.append(shares)
+    reader = types.SimpleNamespace(
+        split="test",
+        labels=labels,
+        files=lambda: ["z.jpg", "x.jpg", "y.jpg"],
+        manifest=types.SimpleNamespace(classes=["a", "b"], splits={"test"}),
+    )
+    others = {"frozen": np.array([False, False, True])}
+    chosen = calibration.Calibration(0.5, True, 0.5)
+    result = evaluation.write(
+        reader, spooled, chosen, others, tmp_path, errors=False
+    )
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == result
+    assert not (tmp_path / "errors.csv").exists()
+    with open(tmp_path / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == ["x.jpg", "y.jpg", "z.jpg"]
+    assert [row["label"] for row in rows] == ["b", "b", "a"]
+    assert [row["predicted"] for row in rows] == ["a", "b", "a"]
+    squares = shares**2 / (shares**2).sum(axis=1, keepdims=True)
+    second = [float(row["probability_b"]) for row in rows]
+    assert second == pytest.approx(squares[[1, 2, 0], 1].tolist())
+    other = result["other_phases"]["frozen"]
+    assert other["accuracy"] == pytest.approx(1 / 3)
+    assert (other["difference"]["alone"], other["difference"]["lacking"]) == (
+        1,
+        0,
+    )
 
 
 def test_top_5_of_many_classes():

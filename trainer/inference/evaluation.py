@@ -142,10 +142,10 @@ def table(result: dict) -> str:
         )
     absent = [n for n, f in result["classes"].items() if not f["images"]]
     if absent:
-        lines.append(
-            f"{len(absent)} classes have no image in {result['split']} and are "
-            "not measured"
+        count = (
+            "1 class has" if len(absent) == 1 else f"{len(absent)} classes have"
         )
+        lines.append(f"{count} no image in {result['split']}: not measured")
     if threshold := result.get("threshold"):
         lines.append(
             f"{threshold['class']} from a probability of "

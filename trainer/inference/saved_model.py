@@ -66,6 +66,7 @@ def _make_signatures(
     square = tf.TensorSpec([size, size, 3], tf.uint8)
     strings = tf.TensorSpec([None], tf.string)
 
+    @tf.function(autograph=False)  # traced once, for all three
     def answer(images: tf.Tensor) -> dict[str, tf.Tensor]:
         result = classifier(images, training=False)
         names = tf.constant(description.classes)
