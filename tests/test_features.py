@@ -987,3 +987,66 @@ def test_a_run_on_features_goes_on_exactly(tmp_path, moment):
         json.loads((model / "DONE.json").read_text()) for model in (cut, whole)
     )
     assert first["evaluation"] == second["evaluation"]
+
+
+def test_another_phase_is_measured_by_its_own_base(
+    data, tmp_path, tf, monkeypatch
+):
+    """Features that are kept are of the frozen base, and answer for no other."""
+    from training import train_here
+
+    from trainer.distribution.worker_group import WorkerGroup
+    from trainer.engine import model_directory
+    from trainer.engine import start_rule
+    from trainer.inference import calibration
+    from trainer.inference import finished
+    from trainer.inference import split_prediction
+    from trainer.models.classifier import build_classifier
+    from trainer.pipeline.reader import Reader
+
+    folder = tmp_path / "model"
+    options = dict(feature_cache=True, image_size=SIZE, augment="none")
+    train_here(
+        data,
+        folder,
+        **options,
+        finetune_epochs=1,
+        finetune_from="conv1",
+        finetune_learning_rate=0.5,
+    )
+    config, manifest = start_rule.load(str(folder))
+    rows = {row["phase"]: row for row in model_directory.bests(folder)}
+    strategy = tf.distribute.get_strategy()
+    model = build_classifier(2, SIZE, config.model)
+    workers = WorkerGroup(strategy, None)
+    reader = Reader(str(data), manifest, "validation")
+
+    def predictor_of(phase, settings):
+        model_directory.restore(model, folder, rows[phase], workers)
+        return split_prediction.create(
+            settings, manifest, strategy, model, workers
+        )
+
+    seen = []
+    predict = split_prediction.SplitPredictor.predict
+
+    def watched(self, of):
+        seen.append(np.concatenate([*predict(self, of)]))
+        yield from seen[-1][:, np.newaxis]
+
+    monkeypatch.setattr(split_prediction.SplitPredictor, "predict", watched)
+    exported = predictor_of("frozen", config)
+    assert exported.extractor.kept(reader, [PLAIN])
+    chosen = calibration.Calibration(1.0, False, None)
+    finished.measure(
+        exported, config, manifest, "validation", chosen, [rows["finetune"]]
+    )
+    apart = config.replace(feature_dir=str(tmp_path / "none"))
+    by_images = [
+        np.concatenate([*predict(predictor_of(phase, apart), reader)])
+        for phase in ("frozen", "finetune")
+    ]
+    assert np.abs(by_images[0] - by_images[1]).max() > 0.05
+    assert len(seen) == 2
+    for found, wanted in zip(seen, by_images, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=2e-3)
