@@ -23,6 +23,7 @@ from trainer import report
 from trainer.inference import calibration
 from trainer.inference import figures
 from trainer.inference import tables
+from trainer.reporting import augmented
 from trainer.reporting import charts
 from trainer.reporting import page
 from trainer.reporting import predictions
@@ -335,6 +336,60 @@ def test_one_epoch_is_numbered_whole(exported):
         low, high = axes.get_xlim()
         seen = [tick for tick in axes.get_xticks() if low <= tick <= high]
         assert seen == list(range(exported, 2))
+
+
+def test_drawings_show_their_figures():
+    (axes,) = charts.matrix(np.array([[3, 1], [0, 8]]), ["a", "b"]).axes
+    shown = axes.images[0].get_array()
+    np.testing.assert_allclose(shown, [[0.75, 0.25], [0, 1]])
+    texts = {one.get_position(): one.get_text() for one in axes.texts}
+    assert texts == {(0, 0): "3", (1, 0): "1", (0, 1): "0", (1, 1): "8"}
+    right = np.array([True, False, True, True])
+    sure = np.array([0.61, 0.62, 0.95, 1], np.float32)
+    (axes,) = charts.reliability(right, sure).axes
+    bars = {bar.get_x(): bar.get_height() for bar in axes.patches}
+    np.testing.assert_allclose(
+        [*bars.items()], [[9 / 15, 0.5], [14 / 15, 1]], atol=1e-6
+    )
+    score = np.array([0.1, 0.4, 0.5, 0.9], np.float32)
+    second = np.array([False, True, False, True])
+    (axes,) = charts.receiver(second, score).axes
+    corners = [(0, 0), (0, 0.5), (0.5, 0.5), (0.5, 1), (1, 1)]
+    np.testing.assert_allclose(axes.lines[-1].get_xydata(), corners)
+
+
+def test_curves_mark_phases_and_the_exported_epoch():
+    names = ("loss", "val_loss", "accuracy", "val_accuracy")
+    epochs = [
+        {"epoch": n, "phase": phase, **dict(zip(names, values, strict=True))}
+        for n, phase, *values in (
+            (1, "frozen", 4, 3, 0.1, 0.2),
+            (2, "frozen", 3, 2, 0.3, 0.4),
+            (3, "finetune", 2, 1, 0.5, 0.6),
+        )
+    ]
+    for axes, name in zip(
+        charts.curves(epochs, 2).axes, ("loss", "accuracy"), strict=True
+    ):
+        drawn = {line.get_label(): line.get_xydata() for line in axes.lines}
+        for label, key in (("training", name), ("validation", f"val_{name}")):
+            wanted = [(one["epoch"], one[key]) for one in epochs]
+            np.testing.assert_allclose(drawn.pop(label), wanted)
+        upright = [line[:, 0].tolist() for line in drawn.values()]
+        assert upright == [[2.5, 2.5], [2, 2]]
+        assert axes.get_ylabel() == name
+
+
+def test_a_grid_has_each_image_in_its_place():
+    images = np.zeros((2, 3, 5, 5, 3), np.uint8)
+    images += np.arange(6, dtype=np.uint8).reshape(2, 3, 1, 1, 1)
+    found = augmented.grid(images)
+    assert found.shape == (2 * 9 + 4, 3 * 9 + 4, 3)
+    for row, column in np.ndindex(2, 3):
+        top, left = 4 + 9 * row, 4 + 9 * column
+        part = found[top : top + 5, left : left + 5]
+        assert (part == 3 * row + column).all()
+    assert (found == 255).all(axis=-1).sum() == 22 * 31 - 6 * 25
 
 
 def test_drawings_stay_small():
