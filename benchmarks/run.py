@@ -10,8 +10,8 @@ anew after each part.
 
 FOLDER holds train/CLASS and validation/CLASS of JPEGs; without it photos are cut
 out of scikit-learn's two, and time to accuracy is that of a small network on its
-digits. `quick` takes less than five minutes on two cores; `smoke` runs every
-line, and its figures mean nothing.
+digits. `quick` is made for five minutes on two cores that do nothing else; `smoke`
+runs every line, and its figures mean nothing.
 """
 
 import dataclasses
@@ -56,7 +56,8 @@ class Suite:
 
     Attributes:
         photos: Made of each class where no folder is named.
-        image_size: Of batches, in pixels.
+        image_size: Of batches of images, in pixels.
+        network_size: Of what a network sees, in pixels.
         batch_size: Images per batch of augmentation, training and features.
         steps: Batches of a pass of training.
         rounds: Turns of each candidate.
@@ -75,6 +76,7 @@ class Suite:
 
     photos: int
     image_size: int
+    network_size: int
     batch_size: int
     steps: int
     rounds: int
@@ -94,6 +96,7 @@ class Suite:
 _SMOKE = Suite(
     photos=8,
     image_size=48,
+    network_size=32,
     batch_size=4,
     steps=2,
     rounds=1,
@@ -111,8 +114,9 @@ _SMOKE = Suite(
 )
 _QUICK = dataclasses.replace(
     _SMOKE,
-    photos=100,
+    photos=200,
     image_size=150,
+    network_size=64,
     batch_size=16,
     rounds=2,
     runs=2,
@@ -128,6 +132,7 @@ SUITES = {
     "full": Suite(
         photos=1000,
         image_size=150,
+        network_size=150,
         batch_size=32,
         steps=16,
         rounds=3,
@@ -230,7 +235,7 @@ class Run:
                     self._places["raw"],
                     phase,
                     precision,
-                    suite.image_size,
+                    suite.network_size,
                     suite.batch_size,
                     suite.steps,
                     jit_compile=False,
@@ -250,7 +255,7 @@ class Run:
             features.compare(
                 self._photos,
                 self._places["original"],
-                suite.image_size,
+                suite.network_size,
                 suite.batch_size,
                 suite.rounds,
                 suite.runs,
