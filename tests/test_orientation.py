@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 from PIL import ImageOps
 
+from data_prep.images import plain
+
 ORIENTATIONS = range(1, 9)
 
 
@@ -78,6 +80,63 @@ def test_the_tag_is_found_wherever_it_stands(read, order):
                 assert int(read(file)) == orientation
                 with Image.open(io.BytesIO(file)) as image:
                     assert image.getexif()[0x0112] == orientation
+
+
+def lossless(kind, orientation):
+    """A file whose pixels all decoders agree on."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    photo().save(file, kind, lossless=True, exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_other_kinds_are_turned_as_predict_turns_them(tf, kind):
+    """By the graph of the SavedModel, and by what all commands read with."""
+    from trainer.pipeline import decode
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+    def served(content):
+        return decode.decode_photo(content, 20, "crop")
+
+    seen = set()
+    for orientation in ORIENTATIONS:
+        content = lossless(kind, orientation)
+        plain_file = plain.convert(content, "x")
+        wanted = decode.decode_image(plain_file, 20, "crop").numpy()
+        np.testing.assert_array_equal(served(content).numpy(), wanted)
+        seen.add(wanted.tobytes())
+    assert len(seen) == 8
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_chunks_of_a_damaged_file_end(read, kind):
+    content = lossless(kind, 6)
+    assert int(read(content)) == 6
+    start = content.index({"PNG": b"eXIf", "WEBP": b"EXIF"}[kind])
+    for cut in (*range(8, 40), *range(start - 8, start + 30)):
+        assert int(read(content[:cut])) in (1, 6)
+    for place in (*range(8, 24), *range(start - 4, start + 30)):
+        for value in (0, 127, 255):
+            damaged = bytearray(content)
+            damaged[place] = value
+            assert 1 <= int(read(bytes(damaged))) <= 8
+
+
+def test_a_webp_may_begin_its_exif_as_a_jpeg_does(read):
+    """As cameras' software does; the chunk's length is then even longer."""
+    content = lossless("WEBP", 6)
+    start = content.index(b"EXIF")
+    length = 6 + int.from_bytes(content[start + 4 : start + 8], "little")
+    longer = (
+        content[:start]
+        + b"EXIF"
+        + length.to_bytes(4, "little")
+        + b"Exif\0\0"
+        + content[start + 8 :]
+    )
+    assert int(read(longer)) == 6
 
 
 def test_what_has_no_orientation_is_upright(read):

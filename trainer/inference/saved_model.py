@@ -24,7 +24,7 @@ def write(
     `[B]`), and resize as training and evaluation do:
 
     - `serving_default`: `image_bytes`, string `[B]`, the bytes of image files;
-      a JPEG is turned upright as its EXIF says;
+      a JPEG, PNG or WebP is turned upright as its EXIF says;
     - `images`: `images`, uint8 `[B, H, W, 3]` in [0, 255], RGB of any size;
     - `examples`: `examples`, string `[B]`, serialized `tf.train.Example`s
       whose feature "image" is the bytes of a file.

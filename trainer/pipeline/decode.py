@@ -31,7 +31,7 @@ def decode_image(content: tf.Tensor, image_size: int, resize: str) -> tf.Tensor:
 
 
 def decode_photo(content: tf.Tensor, image_size: int, resize: str) -> tf.Tensor:
-    """Does what `decode_image` does, and turns a JPEG as its EXIF says.
+    """Does what `decode_image` does, and turns the image as EXIF says.
 
     Records hold images that are upright, for which the two agree to the bit.
 

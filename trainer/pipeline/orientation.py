@@ -4,16 +4,19 @@ Records hold images that are upright already; what a served model is sent may
 come straight from a camera. TensorFlow's decoders ignore the orientation.
 """
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 _TAG = 0x0112  # Orientation (Exif 2.32, 4.6.4)
 _APP1, _START_OF_SCAN, _FILL = 0xE1, 0xDA, 0xFF
 _EXIF = b"Exif\0\0"
+_PNG = b"\x89PNG\r\n\x1a\n"
 _ENTRY = 12  # bytes of a tag: number, type, count, value
 
 
 def read(content: tf.Tensor) -> tf.Tensor:
-    """Returns the orientation of a JPEG file, by the tag of its EXIF.
+    """Returns the orientation of a JPEG, PNG or WebP file, by its EXIF's tag.
 
     Args:
         content: Scalar string: the bytes of an image file.
@@ -23,11 +26,23 @@ def read(content: tf.Tensor) -> tf.Tensor:
         file without the tag and a damaged one have.
     """
     data = tf.cast(tf.io.decode_raw(content, tf.uint8), tf.int32)
-    return tf.cond(
-        tf.io.is_jpeg(content),
-        lambda: _of_exif(data[_find_exif(content, data) :]),
-        lambda: 1,
+
+    def holds(what: bytes, at: int) -> tf.Tensor:
+        at = tf.minimum(at, tf.size(data))  # beyond is an error
+        return tf.strings.substr(content, at, len(what)) == what
+
+    start = tf.case(
+        [
+            (tf.io.is_jpeg(content), lambda: _in_jpeg(content, data)),
+            (holds(_PNG, 0), lambda: _in_png(content, data)),
+            (
+                holds(b"RIFF", 0) & holds(b"WEBP", 8),
+                lambda: _in_webp(content, data),
+            ),
+        ],
+        default=lambda: tf.size(data),
     )
+    return _of_exif(data[start:])
 
 
 def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
@@ -52,7 +67,72 @@ def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     return tf.cond(holds(3, 4, 7, 8), lambda: image[::-1], lambda: image)
 
 
-def _find_exif(content: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
+def _in_png(content: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
+    """Does what `_in_jpeg` does, in the chunks of a PNG (third edition, 5.3)."""
+    places = tf.constant([1 << 24, 1 << 16, 1 << 8, 1])
+    return _in_chunks(
+        content,
+        data,
+        len(_PNG),
+        b"eXIf",
+        lambda at: (at + 4, tf.reduce_sum(data[at : at + 4] * places)),
+        4,  # the checksum
+    )
+
+
+def _in_webp(content: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
+    """Does what `_in_jpeg` does, in the chunks of a WebP (RFC 9649, 2.3)."""
+    places = tf.constant([1, 1 << 8, 1 << 16, 1 << 24])
+
+    def head(at: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        length = tf.reduce_sum(data[at + 4 : at + 8] * places)
+        return at, length + length % 2
+
+    start = _in_chunks(content, data, 12, b"EXIF", head, 0)
+    # Some writers begin it as in a JPEG.
+    mark = tf.strings.substr(content, start, len(_EXIF)) == _EXIF
+    return tf.where(mark, start + len(_EXIF), start)
+
+
+def _in_chunks(
+    content: tf.Tensor,
+    data: tf.Tensor,
+    first: int,
+    name: bytes,
+    head: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    behind: int,
+) -> tf.Tensor:
+    """Returns where the content of a chunk begins; the end if there is none.
+
+    Args:
+        content: Scalar string: the file.
+        data: int32 `[n]`, its bytes.
+        first: Where the chunks begin.
+        name: Of the chunk, four bytes.
+        head: From where a chunk begins, eight bytes of name and length, to
+            where its name stands and the length of its content.
+        behind: Bytes after the content of each.
+    """
+    size = tf.size(data)
+
+    def goes_on(at: tf.Tensor) -> tf.Tensor:
+        return tf.cond(
+            at + 8 <= size,
+            lambda: tf.strings.substr(content, head(at)[0], 4) != name,
+            lambda: False,
+        )
+
+    def step(at: tf.Tensor) -> tuple[tf.Tensor]:
+        length = head(at)[1]
+        # Of a damaged file it may be anything, past 31 bits negative.
+        whole = (length >= 0) & (length <= size)
+        return (tf.where(whole, at + 8 + length + behind, size),)
+
+    (at,) = tf.while_loop(goes_on, step, (tf.constant(first),))
+    return tf.minimum(at + 8, size)
+
+
+def _in_jpeg(content: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
     """Returns where the TIFF header of EXIF begins; the end if there is none.
 
     A JPEG is a list of segments before its pixels: 255, a marker, the length
