@@ -404,12 +404,17 @@ def test_it_says_so_until_the_model_is_loaded(loading, photos):
             "error": "the model is being loaded. Ask again later."
         }
     assert state(url) == "LOADING"
-    held.write_text(content)  # now it can be read
+    # Now it can be read. A temperature that the export knows nothing of:
+    known = json.loads(content)
+    known |= {"temperature": 5 * known["temperature"], "applied": False}
+    held.write_text(json.dumps(known))
     assert process.stdout.readline().endswith(f" at {url}/\n")
     assert requests.get(f"{url}/readyz").status_code == 200
     assert state(url) == "AVAILABLE"
     done = requests.post(f"{url}/classify", data=image)
-    assert done.json()["predictions"][0]["label"] == "dog"
+    (one,) = done.json()["predictions"]
+    assert one["label"] == "dog"
+    assert 0.5 < one["certainty"] < one["probabilities"]["dog"] - 0.01
 
 
 def test_it_serves_as_kubernetes_starts_and_asks_it(model, photos):
