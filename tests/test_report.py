@@ -146,6 +146,10 @@ def test_heat_is_what_speaks_for_a_class(tf):
     both = np.concatenate([pixels, pixels[:, ::-1]])
     one, other = grad_cam.heat(model, both, np.array([0, 0]))
     assert not np.allclose(one, other)
+    # Each image by its own greatest; nothing where nothing speaks for it.
+    three = np.concatenate([pixels, pixels // 2, np.zeros_like(pixels)])
+    found = grad_cam.heat(model, three, np.array([0, 0, 0]))
+    assert found.max(axis=(1, 2)).tolist() == [1, 1, 0]
 
 
 def test_heat_goes_through_a_head_that_is_not_linear(tf):
