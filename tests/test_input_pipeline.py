@@ -270,6 +270,50 @@ def test_training_sees_what_is_served(tf, size, suffix, resize):
     assert difference.mean() < 0.5
 
 
+@pytest.mark.parametrize("cache_mb", [0, 64])
+def test_validation_sees_to_the_bit_what_is_served(tmp_path, tf, cache_mb):
+    """It decides which epoch is exported; training sees it to 1 of 255."""
+    from trainer.groups import Data
+    from trainer.pipeline import decode
+    from trainer.pipeline.data_loader import DataLoader
+    from trainer.pipeline.reader import Reader
+
+    content = noise_file((500, 374), "JPEG")
+    for split in ("train", "validation"):
+        for label in ("cat", "dog"):
+            folder = tmp_path / "photos" / split / label
+            folder.mkdir(parents=True)
+            # Not the same file twice, which the audit would refuse.
+            (folder / "0.jpg").write_bytes(content + (split + label).encode())
+    prepare(
+        PrepareConfig(
+            source=str(tmp_path / "photos"),
+            output_dir=str(tmp_path / "data"),
+            on_leak="keep",
+            workers=1,
+        )
+    )
+    manifest = manifest_lib.load(tmp_path / "data")
+    readers = {
+        split: Reader(str(tmp_path / "data"), manifest, split)
+        for split in ("train", "validation")
+    }
+    loader = DataLoader(
+        Data(
+            data_dir=str(tmp_path / "data"), image_size=150, cache_mb=cache_mb
+        ),
+        readers,
+        batch_size=2,
+        seed=0,
+        replicas=1,
+    )
+    served = decode.decode_image(tf.constant(content), 150, "stretch").numpy()
+    (seen,) = loader.validation(loader.images["validation"])
+    assert (seen.image.numpy() == served).all()
+    (trained,) = loader.training(loader.images["train"], 0)
+    assert (trained.image.numpy() != served).any()  # the control
+
+
 def rings(width, height):
     """Rings that are finer the farther out: they alias if pixels are skipped."""
     y, x = np.mgrid[:height, :width]
