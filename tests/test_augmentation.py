@@ -183,6 +183,22 @@ def test_ranges_are_those_of_their_own_parameter(affine, tf):
                 )
 
 
+def test_zoom_and_flips_are_drawn_for_each_side(affine, tf):
+    ids = tf.range(1000, dtype=tf.int64)
+    found = affine.sample(affine.AffineRanges(zoom_range=0.2), 0, 0, ids)
+    zx, zy = np.asarray(found.zx), np.asarray(found.zy)
+    for values in (zx, zy):
+        assert 0.8 <= values.min() < 0.804 and 1.196 < values.max() <= 1.2
+    assert abs(np.corrcoef(zx, zy)[0, 1]) < 0.1
+    both = affine.AffineRanges(horizontal_flip=True, vertical_flip=True)
+    found = affine.sample(both, 0, 0, ids)
+    flips = np.stack([found.flip_horizontal, found.flip_vertical])
+    assert (abs(flips.mean(axis=1) - 0.5) < 0.05).all()
+    assert abs(np.corrcoef(flips)[0, 1]) < 0.1
+    one = affine.sample(affine.AffineRanges(horizontal_flip=True), 0, 0, ids)
+    assert not np.asarray(one.flip_vertical).any()
+
+
 def test_random_numbers_match_a_reference(tf):
     """The TensorFlow code against plain 64-bit integers."""
     from trainer.augmentation import random_bits

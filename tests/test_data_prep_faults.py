@@ -126,6 +126,32 @@ def test_killed_at_any_time(many, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["data", "whole"]
 
 
+def test_stopped_while_its_processes_start(many, tmp_path):
+    """One that has just begun would find its parent gone, and say so."""
+    slow = tmp_path / "slow" / "sitecustomize.py"
+    slow.parent.mkdir()
+    slow.write_text(
+        "import sys, time\n"
+        "if '--multiprocessing-fork' in sys.orig_argv: time.sleep(2)"
+    )
+    code = f"""
+import itertools, os, signal
+from multiprocessing import popen_spawn_posix
+os.environ["PYTHONPATH"] = {str(slow.parent)!r}
+launch, calls = popen_spawn_posix.Popen._launch, itertools.count(1)
+def stopped(self, process):
+    launch(self, process)
+    if next(calls) == 2:
+        os.kill(os.getpid(), signal.SIGTERM)
+popen_spawn_posix.Popen._launch = stopped
+"""
+    process = start(many, tmp_path / "data", "--workers=3", code=code)
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 75, said
+    assert said.count("\n") == 1 and "stopped by a signal" in said
+    assert os.listdir(tmp_path) == ["slow"]
+
+
 # 2. Two runs into one place.
 
 

@@ -1,6 +1,7 @@
 """Runs a function on many items in several processes, in order."""
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.synchronize
@@ -21,6 +22,7 @@ from data_prep.runtime.lookahead import ahead
 # Calls that wait or run for each process: enough to keep it busy, few enough
 # to hold only a handful of items and results in memory.
 _AHEAD = 2
+_STOPS = {signal.SIGINT, signal.SIGTERM}
 _KILLED = (
     "one of {} processes was killed: most likely by the system, as memory ran "
     "out. Nothing was written. Pass a smaller --workers, such as 1, or close "
@@ -44,7 +46,7 @@ class Processes:
         if self._workers > 1:
             # "spawn": a forked child of a process with threads can hang.
             context = multiprocessing.get_context("spawn")
-            self._pool = concurrent.futures.ProcessPoolExecutor(
+            self._pool = _Pool(
                 self._workers,
                 mp_context=context,
                 initializer=_begin,
@@ -77,10 +79,46 @@ class Processes:
             raise DataError(_KILLED.format(self._workers)) from None
 
 
+class _Pool(concurrent.futures.ProcessPoolExecutor):
+    """Starts a process, which a call may do, wholly or not at all.
+
+    One that a stop leaves half begun is not known to the pool: it takes what
+    was meant for another one, which waits for ever.
+    """
+
+    def submit(self, *call: Any, **options: Any) -> concurrent.futures.Future:
+        with _stops_wait():
+            return super().submit(*call, **options)
+
+
+@contextlib.contextmanager
+def _stops_wait() -> Iterator[None]:
+    """Lets a signal to stop wait until the block is left."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python handles signals in that one
+        return
+    came: list[int] = []
+    # Blocked too, for a process that starts here: it is to ignore Ctrl-C.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    handlers = {
+        number: signal.signal(number, lambda number, _: came.append(number))
+        for number in _STOPS
+    }
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
+
+
 def _begin(lock: multiprocessing.synchronize.RLock) -> None:
     memory.share(lock)
     # Ctrl-C reaches every process; one of them says so.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
