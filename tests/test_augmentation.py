@@ -342,6 +342,18 @@ def test_strength(affine):
     flipped = create("light", strength=0.0)(images, np.arange(8), 0).numpy()
     np.testing.assert_allclose(weak, flipped, atol=1e-3)
     assert abs(strong - flipped).mean() > 10
+    # Nothing but the flip has no strength, and `flip` takes that one too.
+    mirrored = [
+        (one == image[:, ::-1]).all()
+        for one, image in zip(flipped, images, strict=True)
+    ]
+    kept = [
+        (one == image).all() for one, image in zip(flipped, images, strict=True)
+    ]
+    assert 0 < sum(mirrored) < 8 and sum(mirrored) + sum(kept) == 8
+    for name in ("flip", "light", "jitter"):
+        plain = create(name, strength=0.0, flip=False)(images, np.arange(8), 0)
+        np.testing.assert_allclose(plain, images, atol=1e-3)
 
 
 def keras_cv_layer(name):
@@ -397,6 +409,40 @@ def test_each_image_gets_its_own_operation(tf):
         found[4][2, 2], (one[2, 2] + one[3, 2]) / 2, atol=1e-3
     )
     np.testing.assert_array_equal(found[5], one)
+
+
+def test_jitter_changes_each_of_its_three(tf):
+    """By up to 20%: brightness, contrast, and of coloured images saturation."""
+    from trainer.augmentation import colour
+
+    ids = np.arange(500)
+    grey = np.full((500, 2, 2, 3), 100.0, np.float32)
+    grey[:, 0] = 130.0
+    found = colour.jitter(tf.constant(grey), 1.0, 0, 0, ids).numpy()
+    contrast = found.std(axis=(1, 2, 3)) / grey[0].std()
+    assert 0.8 <= contrast.min() + 1e-3 and contrast.min() < 0.81
+    assert 1.19 < contrast.max() <= 1.2 + 1e-3
+    shift = found.mean(axis=(1, 2, 3)) - grey[0].mean()
+    assert shift.min() < -45 and shift.max() > 45
+    red = np.full((500, 2, 2, 3), 120.0, np.float32)
+    red[..., 0] = 140.0
+    found = colour.jitter(tf.constant(red), 1.0, 0, 0, ids).numpy()
+    chroma = (found[:, 0, 0, 0] - found[:, 0, 0, 1]) / 20.0
+    # Of an even image the contrast is nothing: what is left is saturation.
+    assert chroma.min() < 0.82 and chroma.max() > 1.18
+
+
+def test_randaugment_changes_three_times(tf):
+    """One round leaves an eleventh of the images as they are."""
+    from trainer.augmentation import colour
+
+    # None of them has its greatest contrast already.
+    images = np.random.default_rng(0).integers(60, 180, (400, 8, 8, 3))
+    images = images.astype(np.float32)
+    given = tf.constant(images)
+    found = colour.randaugment(given, 0.5, 0, 0, np.arange(400)).numpy()
+    unchanged = (abs(found - images).max(axis=(1, 2, 3)) == 0).mean()
+    assert unchanged < 0.5 / 11**2  # two rounds would leave 1 / 11**2
 
 
 def test_randaugment_uses_all_of_its_operations(tf):
