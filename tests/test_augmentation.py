@@ -433,7 +433,7 @@ def test_jitter_changes_each_of_its_three(tf):
 
 
 def test_randaugment_changes_three_times(tf):
-    """One round leaves an eleventh of the images as they are."""
+    """One round leaves an eighth of these images as they are."""
     from trainer.augmentation import colour
 
     # None of them has its greatest contrast already.
@@ -442,7 +442,7 @@ def test_randaugment_changes_three_times(tf):
     given = tf.constant(images)
     found = colour.randaugment(given, 0.5, 0, 0, np.arange(400)).numpy()
     unchanged = (abs(found - images).max(axis=(1, 2, 3)) == 0).mean()
-    assert unchanged < 0.5 / 11**2  # two rounds would leave 1 / 11**2
+    assert unchanged < 1 / 8**2  # two rounds leave more: 0.035
 
 
 def test_randaugment_uses_all_of_its_operations(tf):
