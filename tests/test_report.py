@@ -324,12 +324,16 @@ def test_many_classes_stay_a_small_page():
     assert len(classes["rows"]) + classes["hidden"] == len(set(labels))
     scores = [row["f1"] for row in classes["rows"]]
     assert scores == sorted(scores) and len(scores) == 40
+    result["confusion_matrix"][3][3] = 5000  # no confusion
     confusions = page._confusions(result)
     counts = [one["images"] for one in confusions]
     assert counts == sorted(counts, reverse=True) and len(counts) == 20
     matrix = np.array(result["confusion_matrix"])
     np.fill_diagonal(matrix, 0)
     assert counts[0] == matrix.max()
+    for one in confusions:
+        place = names.index(one["label"]), names.index(one["predicted"])
+        assert matrix[place] == one["images"]
 
 
 @pytest.mark.parametrize("exported", [0, 1])
