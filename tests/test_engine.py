@@ -313,6 +313,71 @@ def test_weight_decay_is_that_of_keras(tf, float32):
     np.testing.assert_allclose(fitted(ours([1, 0.01]))[1], [[kept]], rtol=1e-6)
 
 
+def test_balanced_weights_are_scikit_learns(tf):
+    from sklearn.utils import class_weight
+
+    from trainer.engine import train_step
+    from trainer.groups import Optimisation
+
+    labels = np.repeat([0, 1, 2], [5, 30, 2])
+    options = train_step.make_options(
+        Optimisation(class_weights="balanced"),
+        labels,
+        3,
+        seed=0,
+        jit_compile="false",
+    )
+    np.testing.assert_allclose(
+        options.class_weights,
+        class_weight.compute_class_weight(
+            "balanced", classes=np.arange(3), y=labels
+        ),
+    )
+
+
+def test_averages_are_tensorflows(tf, float32):
+    import keras
+
+    from trainer.engine.optimizers import Averages
+
+    ours = keras.Variable([1.0, -2.0])
+    averages = Averages([ours], 0.7)
+    (average,) = averages.averages.values()
+    theirs, steps = tf.Variable([1.0, -2.0]), tf.Variable(0, dtype=tf.int64)
+    library = tf.train.ExponentialMovingAverage(0.7, num_updates=steps)
+    library.apply([theirs])  # before any step: what the variable is
+    for step in range(30):  # its decay is that of the first steps until 20
+        value = np.float32([np.sin(step), step])
+        ours.assign(value)
+        theirs.assign(value)
+        steps.assign(step)
+        averages.update(tf.distribute.get_strategy(), tf.constant(step))
+        library.apply([theirs])
+        np.testing.assert_allclose(
+            average.numpy(), library.average(theirs).numpy(), rtol=1e-5
+        )
+
+
+def test_each_layer_gets_less_than_the_one_above(tf, float32):
+    import keras
+
+    from trainer.engine import optimizers
+
+    layers = [keras.layers.Conv2D(2, 1, name=name) for name in "abc"]
+    image = keras.Input((2, 2, 3))
+    x = layers[1](keras.layers.ReLU()(layers[0](image)))
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(layers[2](x))
+    model = keras.Model(image, keras.layers.Dense(2, name="logits")(x))
+    found = optimizers.layer_factors(model, 0.5)
+    assert {v.path: found.get(v.path, 1.0) for v in model.variables} == {
+        f"{layer}/{kind}": share
+        for layer, share in zip(
+            ("a", "b", "c", "logits"), (0.125, 0.25, 0.5, 1.0), strict=True
+        )
+        for kind in ("kernel", "bias")
+    }
+
+
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_averages_follow_the_weights(tf, float32, replicas):
     from trainer.distribution import devices
