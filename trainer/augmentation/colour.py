@@ -128,6 +128,7 @@ def apply(images, choice, level, signed) -> tf.Tensor:
     )
 
 
+@tf.function  # keras-cv's layers count on AutoGraph, which training leaves out
 def _operate(name: str, images, level, signed) -> tf.Tensor:
     layers = _layers()
     as_image = (slice(None), tf.newaxis, tf.newaxis, tf.newaxis)
