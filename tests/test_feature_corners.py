@@ -224,7 +224,7 @@ def test_a_class_without_validation_images(
     assert figures == dict.fromkeys(unknown) | {"images": 0}
     assert len(result["confusion_matrix"]) == 3
     printed = capsys.readouterr().out
-    assert "1 classes have no image in validation" in printed
+    assert "1 class has no image in validation" in printed
 
 
 def test_a_split_that_is_not_there(data, tmp_path):

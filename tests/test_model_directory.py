@@ -74,6 +74,7 @@ def test_what_a_run_is_may_not_change_but_how_it_runs_may(begun):
         "cache_dir": "cache",
         "feature_dir": "features",
         "strategy": "one_device",
+        "tracker": "mlflow",  # of which [test] has the package
     }
     for one in config.settings():
         if one.scope == "run":
