@@ -459,7 +459,9 @@ def test_workers_write_the_same_set_as_one(tmp_path, small_shards):
     with pytest.raises(DataError, match="lacks features-00001.npy and 0 other"):
         store(root, workers=3, only=[0, 2])
     assert feature_store.load(root, shared, np.arange(10) * 7) is None
-    with pytest.raises(DataError, match="not seen by this one.*all workers see alike"):
+    with pytest.raises(
+        DataError, match="not seen by this one.*all workers see alike"
+    ):
         feature_store.wait_for(root, shared, np.arange(10) * 7, 0.0)
     _, asked = store(root, workers=2)
     assert asked == [2, 3]
