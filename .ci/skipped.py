@@ -18,19 +18,32 @@ def find_skipped(report: pathlib.Path) -> list[tuple[str, str]]:
 
     Args:
         report: What pytest's `--junitxml` wrote. A module that is skipped as a
-            whole is a test without a class there, and its id is a file's.
+            whole is a test of no module there, and its id is a file's.
     """
     found = []
     for case in ElementTree.parse(report).iter("testcase"):
         skipped = case.find("skipped")
         if skipped is None:
             continue
-        module, name = case.get("classname"), case.get("name")
-        test = f"{(module or name).replace('.', '/')}.py"
-        if module:
-            test += f"::{name}"
+        *parts, name = (
+            *filter(None, case.get("classname").split(".")),
+            case.get("name"),
+        )
+        if not parts:
+            parts, name = name.split("."), None
+        # What follows the module is a class.
+        depth = next(
+            n for n in range(1, len(parts) + 1) if _file(parts[:n]).is_file()
+        )
+        test = "::".join(
+            [str(_file(parts[:depth])), *parts[depth:], *filter(None, [name])]
+        )
         found.append((test, f"{skipped.get('message')} {skipped.text}"))
     return found
+
+
+def _file(parts: list[str]) -> pathlib.Path:
+    return pathlib.Path(*parts).with_suffix(".py")
 
 
 def main() -> None:
