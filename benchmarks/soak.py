@@ -21,7 +21,6 @@ import random
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -35,6 +34,7 @@ from absl import flags
 from PIL import Image
 
 from data_prep.runtime import command
+from launch import workers as workers_lib
 
 PER_CLASS = 20
 FAULTS_PER_RUN = 4
@@ -136,12 +136,8 @@ class Work:
         return ended
 
     def _start(self) -> list[subprocess.Popen]:
-        sockets = [
-            socket.create_server(("127.0.0.1", 0)) for _ in range(self._workers)
-        ]
-        hosts = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
-        for one in sockets:
-            one.close()
+        ports = workers_lib.free_ports(self._workers)
+        hosts = [f"127.0.0.1:{port}" for port in ports]
         processes = []
         for index in range(self._workers):
             task = {"type": "worker", "index": index}

@@ -135,6 +135,17 @@ def poison_gradients(train_step, number):
     train_step.make_replica_step = make
 
 
+def starve(what, most):
+    """Lets steps, or the base, ask for more memory than `most` images do."""
+    from trainer.engine import train_step
+    from trainer.feature_extraction import extractor
+
+    if what == "step":
+        starve_steps(train_step, most)
+    else:
+        starve_features(extractor, most)
+
+
 def starve_features(extractor, most):
     """Lets the base ask for more memory than there is."""
     real = extractor.Extractor._features_of
@@ -156,16 +167,12 @@ def main():
 
     from trainer.engine import checkpoint
     from trainer.engine import loop
-    from trainer.engine import train_step
-    from trainer.feature_extraction import extractor
     from trainer.feature_extraction import writer
     from trainer.inference import exporting
     from trainer.inference import finished
 
-    if where == "memory" and what == "step":
-        starve_steps(train_step, int(number))
-    elif where == "memory":
-        starve_features(extractor, int(number))
+    if where == "memory":
+        starve(what, int(number))
     elif where == "half":
         in_the_middle(np, "savez", int(number), what)
     else:

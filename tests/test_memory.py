@@ -46,13 +46,7 @@ def starve(tf, monkeypatch):
     ):
         monkeypatch.setattr(owner, name, getattr(owner, name))
 
-    def starving(what, most):
-        if what == "step":
-            faults.starve_steps(train_step, most)
-        else:
-            faults.starve_features(extractor, most)
-
-    return starving
+    return faults.starve
 
 
 def test_steps_are_those_of_explicit_accumulation(

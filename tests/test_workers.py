@@ -11,7 +11,6 @@ import time
 import numpy as np
 import pytest
 import training
-import warm_start
 from conftest import ROOT
 from conftest import hash_tree
 from training import FAULTS
@@ -59,24 +58,14 @@ def start(
     folders=(ROOT, ROOT),
 ):
     """Starts the workers, each in a folder, and returns their processes."""
-    processes = []
-    for index in only:
-        task = {"type": "worker", "index": index}
-        cluster = {"cluster": {"worker": addresses}, "task": task}
-        program = ("-m", "trainer.task")
-        if faults[index]:
-            program = (FAULTS, faults[index])
-        processes.append(
-            warm_start.Process(
-                command(data, model, *arguments, program=program)[1:],
-                cwd=folders[index],
-                env=environment(
-                    TF_CONFIG=json.dumps(cluster), PYTHONPATH=str(ROOT)
-                ),
-                join=True,
-            )
-        )
-    return processes
+    programs = [
+        (FAULTS, one) if one else ("-m", "trainer.task") for one in faults
+    ]
+    commands = [
+        command(data, model, *arguments, program=program)
+        for program in programs
+    ]
+    return training.start_workers(commands, only, addresses, folders)
 
 
 def apart(data, root, addresses, *arguments):

@@ -141,21 +141,23 @@ def addresses(count=2):
     return found
 
 
-def start_workers(commands, only=None):
+def start_workers(commands, only=None, hosts=None, folders=None):
     """Starts a command for each worker and returns their processes.
 
     Args:
         commands: Lists of words, by rank.
         only: Ranks to start; all unless given.
+        hosts: Addresses of all workers; free ones unless given.
+        folders: Where each runs; here unless given.
     """
-    cluster = {"worker": addresses(len(commands))}
+    cluster = {"worker": hosts or addresses(len(commands))}
     processes = []
     for index in range(len(commands)) if only is None else only:
         task = {"type": "worker", "index": index}
         processes.append(
             warm_start.Process(
                 commands[index][1:],
-                cwd=ROOT,
+                cwd=folders[index] if folders else ROOT,
                 env=environment(
                     TF_CONFIG=json.dumps({"cluster": cluster, "task": task}),
                     PYTHONPATH=str(ROOT),
