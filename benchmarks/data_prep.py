@@ -27,6 +27,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 from absl import app
 from absl import flags
@@ -36,6 +37,7 @@ from PIL import JpegImagePlugin
 from benchmarks import machine
 from benchmarks import measure
 from benchmarks.measure import Comparison
+from data_prep.runtime import subprocesses
 
 ROUNDS = 3
 
@@ -91,23 +93,55 @@ def decoding_rate(folder: pathlib.Path) -> float:
         return count / (time.perf_counter() - start)
 
 
-def data_prep_seconds(source: pathlib.Path, *arguments: str) -> float:
-    """Returns the wall time of `python -m data_prep.task`."""
+PREPARE = """
+import json, resource, sys, time
+from data_prep.config import PrepareConfig
+from data_prep.prepare import prepare
+if __name__ == "__main__":
+    start = time.perf_counter()
+    prepare(PrepareConfig(source=sys.argv[1], output_dir=sys.argv[2]))
+    wall = time.perf_counter() - start
+    used = [resource.getrusage(who)
+            for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    print(json.dumps([wall, sum(u.ru_utime + u.ru_stime for u in used),
+                      *(u.ru_maxrss / 1024 for u in used)]))
+"""
+
+
+class Prepared(NamedTuple):
+    """What preparing a data set took.
+
+    Attributes:
+        seconds: Of `prepare`, with the start of its workers.
+        start_up: Seconds of the process before and after it.
+        processor_seconds: Of all its processes.
+        main_mib: Most memory that the main process held.
+        worker_mib: The same of the worker that held most.
+    """
+
+    seconds: float
+    start_up: float
+    processor_seconds: float
+    main_mib: float
+    worker_mib: float
+
+
+def prepare(source: pathlib.Path) -> Prepared:
+    """Prepares a folder in a process of its own, and drops the result."""
     with tempfile.TemporaryDirectory(dir=source.parent) as place:
+        script = pathlib.Path(place, "prepare.py")
+        script.write_text(PREPARE)
         start = time.perf_counter()
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "data_prep.task",
-                f"--source={source}",
-                f"--output_dir={place}/data",
-                *arguments,
-            ],
+        done = subprocess.run(
+            [sys.executable, script, source, f"{place}/data"],
             check=True,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=subprocesses.environment(),
         )
-        return time.perf_counter() - start
+        whole = time.perf_counter() - start
+    seconds, *rest = json.loads(done.stdout.splitlines()[-1])
+    return Prepared(seconds, whole - seconds, *rest)
 
 
 TFDS_WRITER = """
@@ -158,17 +192,11 @@ def compare(photos: str, rounds: int) -> tuple[list[Comparison], list[float]]:
 
     Returns:
         Images/s and processor time of an image; and the seconds that ours
-        takes to start, which its rate leaves out.
+        takes to start, which its rate leaves out, as the peers' do.
     """
     with tempfile.TemporaryDirectory() as place:
         source = pathlib.Path(place, "photos")
         count = turn_photos(photos, source)
-        few = pathlib.Path(place, "few")
-        for folder in sorted(source.iterdir()):
-            for path in sorted(folder.glob("*-0.jpg"))[:5]:
-                target = few / folder.name / path.name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(path.read_bytes())
         title = f"data_prep, {count} images"
         rate = Comparison(title, "images/s", {})
         processor = Comparison(
@@ -191,7 +219,9 @@ def compare(photos: str, rounds: int) -> tuple[list[Comparison], list[float]]:
             )
 
         def ours() -> float:
-            return count / (data_prep_seconds(source) - starts[-1])
+            took = prepare(source)
+            starts.append(took.start_up)
+            return count / took.seconds
 
         peers = {"two processes, full decode": lambda: decoding_rate(source)}
         if importlib.util.find_spec("tensorflow_datasets"):
@@ -199,7 +229,6 @@ def compare(photos: str, rounds: int) -> tuple[list[Comparison], list[float]]:
         else:
             rate.left_out.append("TFDS writer (not installed)")
         for _ in range(rounds):
-            starts.append(data_prep_seconds(few, "--splits=train:0.7,test:0.3"))
             add("ours", ours)
             for name, run in peers.items():
                 add(name, run)
@@ -241,21 +270,6 @@ def tiny_png(number: int) -> bytes:
     )
 
 
-PEAK = """
-import json, resource, sys, time
-from data_prep.config import PrepareConfig
-from data_prep.prepare import prepare
-if __name__ == "__main__":
-    start = time.perf_counter()
-    prepare(PrepareConfig(source=sys.argv[1], output_dir=sys.argv[2]))
-    wall = time.perf_counter() - start
-    used = [resource.getrusage(who)
-            for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    print(json.dumps([wall, sum(u.ru_utime + u.ru_stime for u in used),
-                      *(u.ru_maxrss / 1024 for u in used)]))
-"""
-
-
 def growth(numbers: list[int]) -> None:
     """Prints time per image and peak memory for sets of several sizes."""
     print(machine.line("simplejpeg", "pillow", "numpy"))
@@ -266,8 +280,6 @@ def growth(numbers: list[int]) -> None:
     with tempfile.TemporaryDirectory() as place:
         source = pathlib.Path(place, "tiny")
         written = 0
-        script = pathlib.Path(place, "peak.py")
-        script.write_text(PEAK)
         for number in sorted(numbers):
             for image in range(written, number):
                 path = source / str(image % 10) / str(image // 10_000)
@@ -275,17 +287,11 @@ def growth(numbers: list[int]) -> None:
                     path.mkdir(parents=True, exist_ok=True)
                 (path / f"{image}.png").write_bytes(tiny_png(image))
             written = number
-            done = subprocess.run(
-                [sys.executable, script, source, f"{place}/data{number}"],
-                check=True,
-                stdout=subprocess.PIPE,
-                text=True,
-                env={**os.environ, "PYTHONPATH": os.getcwd()},
-            )
-            seconds, cpu, main_mib, worker = json.loads(done.stdout)
+            took = prepare(source)
             print(
-                f"{number:>9}  {seconds / number * 1e6:8.0f}  "
-                f"{cpu / number * 1e6:12.0f}  {main_mib:9.0f}  {worker:19.0f}",
+                f"{number:>9}  {took.seconds / number * 1e6:8.0f}  "
+                f"{took.processor_seconds / number * 1e6:12.0f}  "
+                f"{took.main_mib:9.0f}  {took.worker_mib:19.0f}",
                 flush=True,
             )
 
