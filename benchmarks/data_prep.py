@@ -15,7 +15,6 @@ import concurrent.futures
 import importlib.util
 import json
 import multiprocessing
-import os
 import pathlib
 import random
 import resource

@@ -161,3 +161,28 @@ def _plot_curve(found: Curve, path: pathlib.Path) -> None:
     axes.set_title(found.title)
     axes.legend()
     _save(figure, path)
+
+
+def plot_points(
+    points: dict[str, tuple[float, float, Sequence[float]]],
+    across: str,
+    up: str,
+    path: pathlib.Path,
+) -> None:
+    """Draws named points with intervals, over a logarithmic axis.
+
+    Args:
+        points: By name: how far across, how far up, and the interval of that.
+        across: What the first is, with its unit.
+        up: What the second is.
+        path: Of the SVG file.
+    """
+    figure, axes = _new_figure(8, 5)
+    for name, (x, y, (least, most)) in points.items():
+        axes.errorbar(x, y, [[y - least], [most - y]], fmt="o", capsize=3)
+        axes.annotate(name, (x, y), (6, 6), textcoords="offset points")
+    axes.set_xscale("log")
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.grid(alpha=0.3)
+    _save(figure, path)
