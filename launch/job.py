@@ -340,8 +340,9 @@ class Vertex(Patch, Sweep, Account, Cloud, TimeLimit, Container, Gpus, Workers):
     )
     tune: str = setting(
         "",
-        "finetune_learning_rate=1e-5:1e-3:log dropout=0:0.5, searched by "
-        "Vertex AI for the best validation accuracy.",
+        "finetune_learning_rate=1e-5:1e-3:log dropout=0:0.5 batch_size=16,32, "
+        "searched by Vertex AI for the best validation accuracy; written as "
+        "`shardtune search` takes it.",
     )
     trials: int = setting(20, "Trials of --tune in all.", low=1)
     parallel_trials: int = setting(4, "Trials of --tune at a time.", low=1)

@@ -87,6 +87,16 @@ def test_tuned_flags():
     ]
 
 
+def test_tuned_values_arrive_as_words():
+    tune = "batch_size=16,32 optimizer=adam,sgd flip_average=true,false"
+    found = yaml.safe_load(config(tune=tune))["studySpec"]["parameters"]
+    assert [one["categoricalValueSpec"]["values"] for one in found] == [
+        ["16", "32"],
+        ["adam", "sgd"],
+        ["true", "false"],
+    ]
+
+
 MUTANTS = [
     ({}, "replicaCount", "replicaCountt"),
     ({}, "NVIDIA_L4", "NVIDIA_L5"),

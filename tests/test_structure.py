@@ -111,7 +111,11 @@ ROOMS = {
         "trainer.inference",
     },
     "launch.staging": {"data_prep.dataset", "data_prep.runtime"},
-    "launch.targets": {"data_prep.runtime", "trainer.distribution"},
+    "launch.targets": {
+        "data_prep.runtime",
+        "trainer.distribution",
+        "trainer.tuning",
+    },
 }
 # Declarations of settings, their parser and what it makes of them, which every
 # room may take its part from.

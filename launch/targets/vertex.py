@@ -4,9 +4,9 @@ What lies in gs:// is copied in and out by `launch.staged`. Managed data sets
 (AIP_TRAINING_DATA_URI) are not read: they are no data sets of data_prep.
 """
 
-import math
 import re
-import shlex
+from collections.abc import Mapping
+from typing import Any
 
 from data_prep.runtime.errors import UsageError
 from launch import arguments
@@ -21,13 +21,11 @@ from launch.targets.rendering import dump_yaml
 from launch.targets.rendering import named_values
 from launch.targets.submitted import Submitted
 from launch.work import Work
+from trainer.tuning import space
+from trainer.tuning.space import Range
+from trainer.tuning.space import Values
 
 CONFIG = "job.yaml"
-SCALES = {
-    "linear": "UNIT_LINEAR_SCALE",
-    "log": "UNIT_LOG_SCALE",
-    "reverse_log": "UNIT_REVERSE_LOG_SCALE",
-}
 
 _HEADER_OF_JOB = """\
 {name}: a CustomJob of Vertex AI.
@@ -187,8 +185,9 @@ def _machine_type(options: Vertex) -> str:
 def _render_tuning(common: Common, options: Vertex, work: Work) -> Rendered:
     # A trial writes where Vertex AI gives it a folder of its own.
     given = arguments.replace(work.arguments, {"model_dir": None})
-    parameters = [_parameter(word, work) for word in shlex.split(options.tune)]
-    _check_search(options, given, [one["parameterId"] for one in parameters])
+    searched = space.parse(options.tune)
+    _check_search(options, work, given, searched)
+    parameters = [_parameter(name, one) for name, one in searched.items()]
     config = {
         "studySpec": {
             "metrics": [{"metricId": "accuracy", "goal": "MAXIMIZE"}],
@@ -221,15 +220,20 @@ def _render_tuning(common: Common, options: Vertex, work: Work) -> Rendered:
 
 
 def _check_search(
-    options: Vertex, given: tuple[str, ...], names: list[str]
+    options: Vertex,
+    work: Work,
+    given: tuple[str, ...],
+    searched: Mapping[str, Range | Values],
 ) -> None:
-    """Refuses a search that contradicts itself."""
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"--tune has {name} twice: give one range.")
+    """Refuses a search that contradicts itself, or a value that is impossible."""
+    for name, one in searched.items():
         if arguments.value_of(given, name):
             raise UsageError(
                 f"--tune searches {name}, and --{name} gives it. Leave one out."
+            )
+        for value in one.ends:
+            arguments.parse(
+                work.module, [*work.arguments, f"--{name}={_flag(value)}"]
             )
     if options.parallel_trials > options.trials:
         raise UsageError(
@@ -238,58 +242,29 @@ def _check_search(
         )
 
 
-def _parameter(word: str, work: Work) -> dict:
-    """Returns one searched flag, such as dropout=0:0.5 or dropout=0:0.5:log."""
-    name, _, bounds = word.removeprefix("--").partition("=")
-    low, _, rest = bounds.partition(":")
-    high, _, scale = rest.partition(":")
-    scale = scale or "linear"
-    try:
-        ordered = -math.inf < float(low) < float(high) < math.inf
-    except ValueError:
-        ordered = False
-    if ordered and scale != "linear" and float(low) <= 0:
-        raise UsageError(
-            f"--tune has {word!r}: a scale of {scale} begins above 0."
-        )
-    if not ordered or scale not in SCALES:
-        raise UsageError(
-            f"--tune has {word!r}: expected name=low:high or name=low:high:"
-            "SCALE with low below high and a scale of linear, log or "
-            "reverse_log."
-        )
-    if name not in _numbers():
-        raise UsageError(
-            f"--tune has {word!r}: {name} is no flag of the trainer that is a "
-            "number."
-        )
-    for value in (low, high):
-        arguments.parse(work.module, [*work.arguments, f"--{name}={value}"])
-    is_whole = (
-        low.isdigit() and high.isdigit() and not _takes_fractions(name, work)
-    )
-    number = int if is_whole else float
+def _parameter(name: str, searched: Range | Values) -> dict:
+    """Returns a searched setting as Vertex AI's ParameterSpec."""
+    if isinstance(searched, Values):
+        # As words, not as its discrete numbers, which are doubles: 16.0.
+        values = list(map(_flag, searched.ends))
+        return {
+            "parameterId": name,
+            "categoricalValueSpec": {"values": values},
+        }
+    whole = isinstance(searched.low, int)
     return {
         "parameterId": name,
-        "scaleType": SCALES[scale],
-        "integerValueSpec" if is_whole else "doubleValueSpec": {
-            "minValue": number(low),
-            "maxValue": number(high),
+        "scaleType": f"UNIT_{'LOG' if searched.log else 'LINEAR'}_SCALE",
+        "integerValueSpec" if whole else "doubleValueSpec": {
+            "minValue": searched.low,
+            "maxValue": searched.high,
         },
     }
 
 
-def _numbers() -> set[str]:
-    settings = arguments.CONFIGS["trainer.task"].settings()
-    return {one.name for one in settings if one.type in (int, float)}
-
-
-def _takes_fractions(name: str, work: Work) -> bool:
-    try:
-        arguments.parse(work.module, [*work.arguments, f"--{name}=0.5"])
-    except UsageError:
-        return False
-    return True
+def _flag(value: Any) -> str:
+    """Returns a value as it stands in a command line."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _job_spec(
