@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from data_prep.runtime.errors import UsageError
 from launch import arguments
-from launch.job import Docker
-from launch.job import Gpus
+from launch.groups import Docker
+from launch.groups import Gpus
+from launch.groups import SageMaker
+from launch.groups import Throttle
+from launch.groups import Workers
 from launch.job import Job
-from launch.job import SageMaker
-from launch.job import Throttle
-from launch.job import Workers
 from launch.targets import forms
 from launch.targets import machines
 from launch.work import Work

@@ -10,8 +10,8 @@ import shutil
 import subprocess
 
 from data_prep.runtime.errors import UsageError
-from launch.job import Container
-from launch.job import SageMaker
+from launch.groups import Container
+from launch.groups import SageMaker
 
 # Of the OCI image specification, "Annotations".
 _LABEL = "org.opencontainers.image.revision"

@@ -23,8 +23,8 @@ from data_prep.runtime.errors import EXIT_FAILURE
 from data_prep.runtime.errors import UsageError
 from launch import agreement
 from launch import image
-from launch.job import Common
-from launch.job import Container
+from launch.groups import Common
+from launch.groups import Container
 from launch.job import Job
 from launch.targets.rendering import Rendered
 from launch.targets.submitted import Submitted

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from data_prep.runtime import settings
 from data_prep.runtime.errors import UsageError
 from launch import arguments
-from launch.job import MODULES
-from launch.job import Cloud
+from launch.groups import MODULES
+from launch.groups import Cloud
+from launch.groups import Local
+from launch.groups import Sweep
+from launch.groups import Vertex
+from launch.groups import Workers
 from launch.job import Job
-from launch.job import Local
-from launch.job import Sweep
-from launch.job import Vertex
-from launch.job import Workers
 
 # Each machine pulls its image and copies the data by itself.
 _STARTUP_SECONDS = 1800

@@ -34,7 +34,7 @@ from data_prep.runtime.errors import EXIT_STOPPED
 from data_prep.runtime.errors import UsageError
 from data_prep.runtime.settings import setting
 from launch import arguments
-from launch import job
+from launch import groups
 from launch.worker_logs import WorkerLog
 from launch.worker_logs import say
 
@@ -46,15 +46,15 @@ class Processes(settings.Group):
     """The processes."""
 
     workers: int = settings.same_as(
-        job.Workers, "workers", default=2, help="Number of processes."
+        groups.Workers, "workers", default=2, help="Number of processes."
     )
     restarts: int = settings.same_as(
-        job.Restarts,
+        groups.Restarts,
         "restarts",
         default=0,
         help="How often to start all again after a lost process.",
     )
-    grace_seconds: int = settings.same_as(job.Grace, "grace_seconds")
+    grace_seconds: int = settings.same_as(groups.Grace, "grace_seconds")
     logs_dir: str = setting(
         "",
         "Folder in which the output of each process is kept, worker-0.log and "

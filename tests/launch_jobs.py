@@ -2,7 +2,7 @@
 
 import itertools
 
-from launch.job import KINDS
+from launch.groups import KINDS
 
 VERTEX = {
     "target": "vertex",

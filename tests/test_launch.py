@@ -25,8 +25,8 @@ from data_prep.runtime import setting_flags
 from data_prep.runtime.errors import UsageError
 from launch import arguments
 from launch import submit
-from launch.job import KINDS
-from launch.job import TARGETS
+from launch.groups import KINDS
+from launch.groups import TARGETS
 from launch.job import Job
 
 PLACES = ["--data_dir=data", "--model_dir=model"]

@@ -15,10 +15,10 @@ from conftest import ROOT
 from data_prep.runtime.errors import UsageError
 from launch import image
 from launch import submit
-from launch.job import Docker
+from launch.groups import Docker
+from launch.groups import Kubernetes
+from launch.groups import SageMaker
 from launch.job import Job
-from launch.job import Kubernetes
-from launch.job import SageMaker
 from launch.workers import free_ports
 
 

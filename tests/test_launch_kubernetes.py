@@ -12,7 +12,7 @@ from training import prepare
 
 from data_prep.runtime.errors import UsageError
 from launch import submit
-from launch.job import KINDS
+from launch.groups import KINDS
 from launch.job import Job
 from launch.targets import schemas
 

@@ -17,7 +17,7 @@ import yaml
 from data_prep.runtime.errors import UsageError
 from launch import arguments
 from launch import submit
-from launch.job import TARGETS
+from launch.groups import TARGETS
 from launch.job import Job
 
 PLACES = ["--data_dir=data", "--model_dir=model"]

@@ -124,6 +124,7 @@ CONFIGS = {
     "trainer.config",
     "trainer.groups",
     "launch.arguments",
+    "launch.groups",
     "launch.job",
     "launch.work",
 }

@@ -8,8 +8,8 @@ from data_prep.runtime import settings
 from data_prep.runtime.errors import UsageError
 from data_prep.runtime.settings import WRITTEN
 from launch import arguments
-from launch.job import Common
-from launch.job import Docker
+from launch.groups import Common
+from launch.groups import Docker
 from launch.targets import forms
 from launch.targets.rendering import Rendered
 from launch.targets.rendering import fill_template

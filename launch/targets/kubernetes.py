@@ -6,8 +6,8 @@ A server is a Deployment and its Service.
 import posixpath
 
 from data_prep.runtime.errors import UsageError
-from launch.job import Common
-from launch.job import Kubernetes
+from launch.groups import Common
+from launch.groups import Kubernetes
 from launch.targets import forms
 from launch.targets import kubernetes_objects
 from launch.targets import kubernetes_pod

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from data_prep.runtime.errors import EXIT_DATA
 from data_prep.runtime.errors import EXIT_STOPPED
 from data_prep.runtime.errors import EXIT_USAGE
-from launch.job import Common
-from launch.job import Kubernetes
+from launch.groups import Common
+from launch.groups import Kubernetes
 from launch.targets import kubernetes_pod
 from launch.targets.rendering import flag_files
 from launch.work import Work

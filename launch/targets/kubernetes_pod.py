@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from launch.job import Common
-from launch.job import Kubernetes
+from launch.groups import Common
+from launch.groups import Kubernetes
 from launch.targets.rendering import named_values
 from launch.work import Work
 from trainer.distribution.cluster import WORKERS_VARIABLE

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 
 from launch import arguments
-from launch.job import Common
-from launch.job import Kubernetes
+from launch.groups import Common
+from launch.groups import Kubernetes
 from launch.targets import kubernetes_pod
 from launch.work import Work
 

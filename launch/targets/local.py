@@ -11,8 +11,8 @@ import sys
 import psutil
 
 from data_prep.runtime.errors import UsageError
-from launch.job import Common
-from launch.job import Local
+from launch.groups import Common
+from launch.groups import Local
 from launch.targets.rendering import Rendered
 from launch.targets.rendering import check_setup
 from launch.targets.rendering import export_lines

@@ -11,8 +11,8 @@ import re
 
 from data_prep.runtime.errors import UsageError
 from launch import arguments
-from launch.job import Common
-from launch.job import SageMaker
+from launch.groups import Common
+from launch.groups import SageMaker
 from launch.targets import forms
 from launch.targets import machines
 from launch.targets import patch

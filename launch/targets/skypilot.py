@@ -6,8 +6,8 @@ away, and on exit code 75. What lies in s3:// or gs:// is staged.
 
 from data_prep.runtime.errors import EXIT_STOPPED
 from data_prep.runtime.errors import UsageError
-from launch.job import Common
-from launch.job import SkyPilot
+from launch.groups import Common
+from launch.groups import SkyPilot
 from launch.targets import forms
 from launch.targets import patch
 from launch.targets import schemas

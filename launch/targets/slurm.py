@@ -12,8 +12,8 @@ import shlex
 
 from data_prep.runtime.errors import UsageError
 from data_prep.runtime.settings import WRITTEN
-from launch.job import Common
-from launch.job import Slurm
+from launch.groups import Common
+from launch.groups import Slurm
 from launch.targets.rendering import Rendered
 from launch.targets.rendering import check_setup
 from launch.targets.rendering import export_lines

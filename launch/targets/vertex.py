@@ -10,8 +10,8 @@ from typing import Any
 
 from data_prep.runtime.errors import UsageError
 from launch import arguments
-from launch.job import Common
-from launch.job import Vertex
+from launch.groups import Common
+from launch.groups import Vertex
 from launch.targets import forms
 from launch.targets import machines
 from launch.targets import patch
