@@ -4,11 +4,11 @@ python -m benchmarks.data_prep speed --photos=FOLDER
 python -m benchmarks.data_prep growth --images=1000,100000,1000000
 python -m benchmarks.data_prep names --images=1000,100000,1000000
 
-`speed` runs whole commands in turns on the photos in all eight orientations, so
-that start-up is a small part of it. The peers: two processes that decode the same files in full with
-libjpeg-turbo and do nothing else, and TFDS's own writer, which looks inside no
-file. `growth` writes tiny images and reports the most memory that a process
-took; `names` does so for all but the opening and writing of files.
+`speed` measures in turns, on the photos in all eight orientations, what comes
+after the start of each. The peers: two processes that decode the same files in
+full with libjpeg-turbo and do nothing else, and TFDS's own writer, which looks
+inside no file. `growth` writes tiny images and reports the most memory that a
+process took; `names` does so for all but the opening and writing of files.
 """
 
 import concurrent.futures

@@ -3,9 +3,9 @@
 python -m trainer.inspect --data_dir=data --output_dir=suspects
 
 It extracts as trainer.features does, and keeps the features in its output
-folder. suspects.csv has every image, the most suspect first, suspects.html shows some;
-corrections.csv those whose label is likely wrong, which `data_prep.task --corrections=FILE`
-leaves out, or gives the class that is written beside them there.
+folder. suspects.csv has every image, the most suspect first, suspects.html shows
+some; corrections.csv those whose label is likely wrong, which `data_prep.task
+--corrections=FILE` leaves out, or gives the class that is written beside them.
 """
 
 from data_prep.runtime.errors import EXIT_STOPPED
@@ -67,7 +67,8 @@ def main(config: InspectConfig) -> None:
     print(
         f"{int(judged.mislabelled.sum())} of {len(files)} labels are likely "
         f"wrong.\n{output / suspects.FILE_NAME}: open this first\n"
-        f"{output / 'suspects.csv'}: every image, the most suspect first\n{output / 'corrections.csv'}: look through it, then `shardtune "
+        f"{output / 'suspects.csv'}: every image, the most suspect first\n"
+        f"{output / 'corrections.csv'}: look through it, then `shardtune "
         "prepare --corrections` leaves those out"
     )
 

@@ -66,8 +66,8 @@ def main(config: PreviewConfig) -> None:
     )
     Image.fromarray(picture).save(preview.output)
     print(
-        f"{preview.output}: {min(preview.images, reader.count)} images, each beside {preview.views} "
-        "augmentations"
+        f"{preview.output}: {min(preview.images, reader.count)} images, each "
+        f"beside {preview.views} augmentations"
     )
 
 

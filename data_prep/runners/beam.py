@@ -1,9 +1,9 @@
 """The work of data_prep on Apache Beam instead of local processes.
 
 What runs on Beam is the two parts that look at every image; listing, grouping
-and the manifest stay with the machine that starts it. Work and results travel in files that all workers see, on a shared file
-system or in object storage, so neither the pipeline's graph nor the machine
-that starts it holds all of them.
+and the manifest stay with the machine that starts it. Work and results travel
+in files that all workers see, on a shared file system or in object storage, so
+neither the pipeline's graph nor the machine that starts it holds all of them.
 """
 
 import io

@@ -2,8 +2,8 @@
 
 A local folder is written beside its place and renamed, so a killed run leaves
 nothing torn. If there is an empty folder already, it is written inside, and the
-manifest moves to its place last. The files are not synced to the disk: after a power cut, run
-`data_prep.verify`.
+manifest moves to its place last. The files are not synced to the disk: after a
+power cut, run `data_prep.verify`.
 
 A store has neither rename nor lock. Shards go where they stay, a mark says
 that they are not finished, the manifest comes last and the mark goes. A later

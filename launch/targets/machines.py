@@ -85,7 +85,10 @@ def google_problem(machine: str, accelerator: str, gpus: int) -> str:
         if size not in sizes:
             return f"of {family} there are {', '.join(sizes)}"
         if (gpus, accelerator) != (sizes[size], gpu):
-            return f"it has {sizes[size]} {gpu}: pass --gpus={sizes[size]} --accelerator={gpu}"
+            return (
+                f"it has {sizes[size]} {gpu}: pass --gpus={sizes[size]} "
+                f"--accelerator={gpu}"
+            )
         return ""
     if not gpus:
         return ""

@@ -196,8 +196,8 @@ def _check_same_run(
         raise DataError(
             f"{model_dir} was trained on another data set: its fingerprint is "
             f"{begun[_FINGERPRINT][:12]}..., that of "
-            f"{config.data.data_dir} is {manifest.fingerprint[:12]}.... Pass that data set, or "
-            "another --model_dir."
+            f"{config.data.data_dir} is {manifest.fingerprint[:12]}.... Pass "
+            "that data set, or another --model_dir."
         )
     # A setting that an older version did not know had its default then.
     defaults = {one.name: one.default for one in config.settings()}

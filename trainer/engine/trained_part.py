@@ -3,10 +3,10 @@
 The frozen base gives the same features for an image in every epoch, so it need
 not run in every epoch. Either way the head is trained by the same steps, in
 the same order, on the same augmented views. An epoch's augmentation is a pure
-function of seed, epoch and image: that is why it can be cached. Validation takes the
-features of images that are decoded as the exported model decodes them, with
-`flip_average` those of their mirror images too: what chooses the epoch is what
-will predict.
+function of seed, epoch and image: that is why it can be cached. Validation
+takes the features of images that are decoded as the exported model decodes
+them, with `flip_average` those of their mirror images too: what chooses the
+epoch is what will predict.
 """
 
 from collections.abc import Callable

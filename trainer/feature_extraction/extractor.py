@@ -4,11 +4,11 @@ Workers extract without a collective. A worker's share is whole files of whole
 batches, and which batches a file holds depends on the number of images alone:
 so the set does not depend on the number of workers, not even in its last bits,
 and workers may differ in speed. While they work they meet every other second
-(`WorkerGroup.wait_until_all_finish`), which is how a signal reaches all of them and how
-TensorFlow notices a lost one. Workers on disks of their own extract everything
-each. Each worker runs a whole batch on its own
-replicas, where training gives it a share of one; there is only a forward pass,
-so that fits in memory.
+(`WorkerGroup.wait_until_all_finish`), which is how a signal reaches all of them
+and how TensorFlow notices a lost one. Workers on disks of their own extract
+everything each. Each worker runs a whole batch on its own replicas, where
+training gives it a share of one; there is only a forward pass, so that fits in
+memory.
 
 Validation images are decoded as the exported model decodes them, and with
 --flip_average there is a second set of their mirrors: the epoch is chosen by

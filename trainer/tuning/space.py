@@ -16,7 +16,6 @@ from data_prep.runtime.settings import PROCESS
 from data_prep.runtime.settings import Setting
 from trainer.config import Config
 
-# One may differ between runs that give the same model; these say where it lies.
 _FORM = (
     "name=low:high, name=low:high:log or name=value,value, with a space "
     'between settings, such as "dropout=0:0.5 batch_size=16,32"'
