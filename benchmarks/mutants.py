@@ -88,7 +88,7 @@ def noticed_by(mutant: Mutant, copy: pathlib.Path) -> str:
 
 def run_tests(tests: str, copy: pathlib.Path) -> subprocess.CompletedProcess:
     """Runs pytest in a copy of the project, up to the first failure."""
-    words = ["-q", "-x", "-n0", "-p", "no:cacheprovider"]
+    words = ["-q", "-x", "-n0", "-m", "", "-p", "no:cacheprovider"]
     return subprocess.run(
         [sys.executable, "-B", "-m", "pytest", *words, *shlex.split(tests)],
         cwd=copy,

@@ -101,6 +101,7 @@ def train(tmp_path, mirrored_class, **settings):
     return run(config), model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mirrored_class, flip", [(True, "false"), (False, "true")]
 )

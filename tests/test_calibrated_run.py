@@ -39,6 +39,7 @@ def exported(model, root, names, tf):
     return found["probabilities"].numpy()
 
 
+@pytest.mark.slow
 def test_what_is_exported_is_what_was_measured(made, tf):
     plain, calibrated = made / "plain", made / "calibrated"
     chosen = calibration.load(calibrated)
@@ -68,6 +69,7 @@ def test_what_is_exported_is_what_was_measured(made, tf):
     )
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_calibrated_by_export(made, run, tf):
     plain = made / "plain"
     names, before = probabilities_of(plain)
@@ -81,6 +83,7 @@ def test_a_finished_run_is_calibrated_by_export(made, run, tf):
     assert done.returncode == 65 and "shardtune evaluate" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_other_phase_is_measured_on_the_same_images(made, run):
     """Its answers turned around, so is what is said of it."""
     model = made / "calibrated"

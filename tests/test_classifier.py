@@ -36,6 +36,7 @@ def classifier(folder):
     return shardtune.Classifier.load(folder / "model")
 
 
+@pytest.mark.slow
 def test_what_the_document_shows(folder):
     """Its code, in a process of its own; digits of the numbers may differ."""
     found = list(blocks(ROOT / "docs" / "python.md"))

@@ -26,6 +26,7 @@ from launch.workers import free_ports
 pytest.importorskip("apache_beam", reason="needs the extra beam")
 
 
+@pytest.mark.slow
 def test_beam_makes_the_same_bytes(run, tmp_path):
     source = write_pictures(tmp_path / "photos", count=30)
     write_copies(source)

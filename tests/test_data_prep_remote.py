@@ -78,6 +78,7 @@ def without_manifest(folder: pathlib.Path) -> dict:
     return found
 
 
+@pytest.mark.slow
 def test_in_and_out(run, bucket, tmp_path):
     """The same bytes as from a folder into one, by the command."""
     source = write_classes(tmp_path / "photos", count=8)

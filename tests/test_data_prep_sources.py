@@ -294,6 +294,7 @@ def tfds_dir(tf, tmp_path_factory):
     return place
 
 
+@pytest.mark.slow
 def test_tfds_by_name(run, tfds_dir, tmp_path):
     data = tmp_path / "data"
     done = run(

@@ -606,6 +606,7 @@ def test_keras_callbacks_are_heard_and_keep_their_state(data, tmp_path, tf):
     assert (again.wait, again.best) == (plateau.wait, plateau.best)
 
 
+@pytest.mark.slow
 def test_stages_and_early_stopping(data, tmp_path, tf, capsys):
     model = tmp_path / "model"
     train_here(
@@ -623,6 +624,7 @@ def test_stages_and_early_stopping(data, tmp_path, tf, capsys):
     assert "frozen ends after 3 epochs" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_find_lr(data, tmp_path, run):
     picture = tmp_path / "rates.png"
     done = run(

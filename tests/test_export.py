@@ -137,6 +137,7 @@ def swap_channels(model):
     return keras.Model(image, model(image[..., ::-1]))
 
 
+@pytest.mark.slow
 def test_an_export_that_differs_is_refused(reader, model, tmp_path):
     """The gate can fail: and then the former export is still there."""
     # Far from certain, so that every difference shows.
@@ -172,6 +173,7 @@ def test_pixels_of_another_resize_are_refused(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_every_signature_answers_alike(reader, model, tmp_path, tf):
     """Files, pixels and examples of oblong photos; saved_model_cli too."""
     export(model, reader, tmp_path, check=lambda folder: {}, resize="crop")
@@ -208,6 +210,7 @@ def test_every_signature_answers_alike(reader, model, tmp_path, tf):
     )
 
 
+@pytest.mark.slow
 def test_the_keras_file_needs_nothing_of_this_package(reader, model, tmp_path):
     """In safe mode, in a fresh process that imports Keras alone."""
     export(model, reader, tmp_path, temperature=3.0)
@@ -311,6 +314,7 @@ def test_every_format_says_what_it_is(converted):
         assert content["temperature"] == 2.0
 
 
+@pytest.mark.slow
 def test_onnxruntime_predicts_alike_and_without_tensorflow(
     converted, reader, tmp_path
 ):

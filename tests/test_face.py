@@ -117,6 +117,7 @@ cli.main()
     assert awaited == (name != "verify")
 
 
+@pytest.mark.slow
 def test_it_works_beside_modules_of_the_same_names(program, strange_folder):
     write_noise(strange_folder / "photos", count=20)
     done = call(

@@ -113,6 +113,7 @@ def test_a_csv_of_odd_names(data, whole):
     assert all(label == name.startswith("c") for name, label in found.items())
 
 
+@pytest.mark.slow
 def test_a_signal_ends_with_75_and_the_rest_follows(data, whole, tmp_path):
     out = tmp_path / "out"
     stopped = extract(data, out, "--csv", fault="shard:3:SIGUSR1")

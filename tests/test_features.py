@@ -110,6 +110,7 @@ def split_of(wanted, manifest, split):
     return reader, decode(reader, wanted.data.image_size)
 
 
+@pytest.mark.slow
 def test_extraction_from_the_command_line(data, run, tmp_path):
     """Read back by NumPy and JSON alone, in line with ids, files, labels."""
     out = tmp_path / "out"
@@ -216,6 +217,7 @@ def test_replicas_change_nothing(data, tf, tmp_path, head, strategy):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -278,6 +280,7 @@ def test_views_are_taken_in_turn(data, tmp_path):
     assert [name.split("-")[0] for name in kept[2:]] == ["validation"]
 
 
+@pytest.mark.slow
 def test_a_key_is_of_all_that_features_depend_on(data, tmp_path):
     names = set()
     for number, options in enumerate(
@@ -721,6 +724,7 @@ def test_flags_that_cannot_go_together(data, tmp_path, options, message):
         config(data, tmp_path, **options)
 
 
+@pytest.mark.slow
 def test_a_fitted_head_is_what_fine_tuning_starts_from(data, tmp_path):
     """With averages, the mirror and class weights: a rate of 0 keeps it."""
     from trainer.run import run
@@ -849,6 +853,7 @@ def test_temperature_makes_an_svm_honest():
         assert temperature_lib.loss(logits * factor, valid_labels) > best
 
 
+@pytest.mark.slow
 def test_a_classical_head_is_served(data, run, tmp_path, tf, monkeypatch):
     """Features -> regression -> model.keras -> evaluate -> predict, as files.
 

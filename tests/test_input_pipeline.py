@@ -322,6 +322,7 @@ def rings(width, height):
     return Image.fromarray(np.repeat(wave.astype(np.uint8)[..., None], 3, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
 @pytest.mark.parametrize(
     "size",

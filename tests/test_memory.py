@@ -49,6 +49,7 @@ def starve(tf, monkeypatch):
     return faults.starve
 
 
+@pytest.mark.slow
 def test_steps_are_those_of_explicit_accumulation(
     data, tmp_path, deterministic, starve, capsys
 ):
@@ -68,6 +69,7 @@ def test_steps_are_those_of_explicit_accumulation(
     )
 
 
+@pytest.mark.slow
 def test_several_replicas_start_again_with_what_fits(data, tmp_path):
     """Their collectives do not outlive an error: 75, and the same command."""
     words = ("--virtual_devices=2", "--finetune_epochs=0")
@@ -83,12 +85,14 @@ def test_several_replicas_start_again_with_what_fits(data, tmp_path):
     assert "memory ran out" not in again.stdout
 
 
+@pytest.mark.slow
 def test_nothing_smaller_ends_in_a_message(data, tmp_path, starve):
     starve("step", 0)
     with pytest.raises(TrainingError, match="does not hold one image"):
         train_here(data, tmp_path / "model", batch_size=2)
 
 
+@pytest.mark.slow
 def test_batch_normalisation_that_learns_says_so(data, tmp_path, starve):
     starve("step", 4)
     with pytest.raises(TrainingError, match="batch normalisation that learns"):
@@ -102,6 +106,7 @@ def test_batch_normalisation_that_learns_says_so(data, tmp_path, starve):
         )
 
 
+@pytest.mark.slow
 def test_features_are_extracted_in_pieces(data, tmp_path, starve, capsys):
     settings = dict(feature_cache=True, finetune_epochs=0)
     train_here(data, tmp_path / "whole", **settings)

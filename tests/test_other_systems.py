@@ -34,6 +34,7 @@ def test_what_macos_lacks_is_taken(run, tmp_path):
     assert "sched_getaffinity" in done.stderr
 
 
+@pytest.mark.slow
 def test_macos_gives_the_same_from_photos_to_predictions(run, tmp_path):
     source = tmp_path / "photos"
     for number, split in enumerate(("train", "validation", "test")):

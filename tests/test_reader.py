@@ -56,6 +56,7 @@ print([len(content) for content in reader.contents(order)].count(0), order.size)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [40, 4096])
 def test_more_shards_than_may_be_open(many_shards, limit):
     done = subprocess.run(

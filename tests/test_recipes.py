@@ -57,6 +57,7 @@ def test_a_wrong_flag_in_a_recipe_is_found(tmp_path):
         parse(wrong, "--data_dir=data", "--model_dir=model")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["scratch", "features_dense", "best"])
 def test_a_recipe_runs(tf, tmp_path, name):
     """Shortened: few epochs, small pictures, the small network."""

@@ -54,6 +54,7 @@ def text_of(model):
     return (model / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_files(made):
     model, data, _ = made
     text = text_of(model)
@@ -206,6 +207,7 @@ def test_the_nearest_are_found_part_by_part():
     assert cosine.nearest(queries, [rows[:2]], 3)[0].shape == (2, 2)
 
 
+@pytest.mark.slow
 def test_it_is_written_again(made, run, tmp_path):
     model, _, _ = made
     before = text_of(model)
@@ -221,6 +223,7 @@ def test_it_is_written_again(made, run, tmp_path):
     assert "is not finished" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", ["original"], indirect=True)
 def test_what_lacks_is_named(made, run, tmp_path):
     model, _, _ = made

@@ -90,6 +90,7 @@ def go_on(data, model, whole, *arguments):
     return done
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_exactly(data, cut, whole):
     assert "resuming after epoch 1 and" in go_on(data, cut, whole).stdout
 
@@ -118,6 +119,7 @@ def test_a_checkpoint_of_another_version_is_refused():
         TrainingState().restore({"step": 3, "best": {}})
 
 
+@pytest.mark.slow
 def test_the_comparison_can_fail(data, cut, whole, tf):
     """Negative control: one of the optimizer's states lost, another end."""
     from trainer.engine import checkpoint
@@ -195,6 +197,7 @@ def test_a_signal_saves_within_a_step(data, tmp_path, whole, fault, devices):
         np.testing.assert_allclose(curve(model), curve(whole), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_two_signals_of_one_interrupt_save(data, tmp_path, whole):
     """`timeout -s INT` sends one to the process and one to its group."""
     model = tmp_path / "model"
@@ -216,6 +219,7 @@ def test_a_later_interrupt_does_not_wait_for_the_state(data, tmp_path):
     assert last == "error: stopped by SIGINT. Run the same command again."
 
 
+@pytest.mark.slow
 def test_the_end_keeps_what_going_on_and_exporting_need(data, cut, whole):
     """No optimizer: nothing trains any more."""
     before = sorted(path.name for path in (cut / "checkpoints").iterdir())
@@ -291,6 +295,7 @@ def test_a_signal_before_training_ends_at_once(data, tmp_path, moment):
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow
 def test_a_signal_from_outside_is_heard(data, tmp_path):
     metrics = tmp_path / "model" / "metrics.jsonl"
     code, errors = signalled(
@@ -315,6 +320,7 @@ def test_a_killed_export_is_made_again(data, tmp_path, whole):
         assert not list(model.glob("incomplete.*"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_keeps_what_was(data, tmp_path, whole):
     model = tmp_path / "model"
     cut = train(data, model, *STATEFUL, fault="save:4:full")
@@ -394,6 +400,7 @@ def _flip(content, place):
     return bytes(changed)
 
 
+@pytest.mark.slow
 def test_the_newest_damaged_the_one_before_goes_on(data, cut, whole):
     newest = sorted((cut / "checkpoints").glob("step-*.npz"))[-1]
     newest.write_bytes(newest.read_bytes()[:-5])
@@ -448,6 +455,7 @@ def test_another_number_of_replicas_goes_on(data, tmp_path):
     assert "cannot be shared evenly by 3 replicas" in odd.stderr
 
 
+@pytest.mark.slow
 def test_a_blown_up_loss_goes_back_with_half_the_rate(
     data, tmp_path, tf, monkeypatch, capsys
 ):
@@ -482,6 +490,7 @@ def test_a_blown_up_loss_goes_back_with_half_the_rate(
     assert path.name == "step-000000004.npz"
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_no_number_goes_back(
     data, tmp_path, tf, monkeypatch, capsys
 ):

@@ -99,6 +99,7 @@ def test_contradictions_are_found_before_the_first_trial(data, tmp_path):
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.slow
 def test_a_grid_is_tried_and_the_best_finished_as_by_its_own_command(
     data, tmp_path, tf
 ):
@@ -142,6 +143,7 @@ def test_a_grid_is_tried_and_the_best_finished_as_by_its_own_command(
         try_here(data, folder, "dropout=0,0.1", keep=0)
 
 
+@pytest.mark.slow
 def test_a_hopeless_trial_is_ended_early_and_a_failed_one_is_named(
     data, tmp_path, tf
 ):
@@ -167,6 +169,7 @@ def test_where_every_trial_fails_the_search_says_so(data, tmp_path, tf):
         try_here(data, tmp_path / "search", "accumulation=3")
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_within_its_trial(data, tmp_path):
     folder = tmp_path / "search"
     words = (

@@ -95,6 +95,7 @@ def metric(url, name):
 # ---- TensorFlow Serving's REST API ----
 
 
+@pytest.mark.slow
 def test_a_client_of_tensorflow_serving_is_answered(url, model, photos):
     instances = [b64(photos[name]) for name in ("cat", "dog", "cat")]
     body = {"signature_name": "serving_default", "instances": instances}

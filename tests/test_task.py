@@ -58,6 +58,7 @@ def trained(data, tmp_path_factory):
     return model, done
 
 
+@pytest.mark.slow
 def test_artefacts(trained):
     model, done = trained
     assert sorted(os.listdir(model)) == [
@@ -160,6 +161,7 @@ def probabilities(path):
         }
 
 
+@pytest.mark.slow
 def test_what_is_trained_is_what_is_served(trained, data, run, tmp_path, tf):
     """The SavedModel and model.keras give evaluation's probabilities."""
     import keras
@@ -199,6 +201,7 @@ def test_what_is_trained_is_what_is_served(trained, data, run, tmp_path, tf):
     )
 
 
+@pytest.mark.slow
 def test_predictions_as_csv_and_as_json_lines(trained, data, run, tmp_path):
     """The same files, classes and numbers, in the same order."""
     model, _ = trained
@@ -230,6 +233,7 @@ def test_predictions_as_csv_and_as_json_lines(trained, data, run, tmp_path):
         assert found["predicted"] == best
 
 
+@pytest.mark.slow
 def test_predict_names_bad_files(trained, run, tmp_path):
     model, _ = trained
     write_image(tmp_path / "images" / "good.png", 5)
@@ -256,6 +260,7 @@ def test_predict_names_bad_files(trained, run, tmp_path):
 FILES_OF_TEST = ("evaluation.json", "predictions.csv")
 
 
+@pytest.mark.slow
 def test_evaluate_and_export_again(trained, run, tf):
     import keras
 
@@ -535,6 +540,7 @@ def test_float16_scales_its_loss(data, tmp_path):
     assert all(np.isfinite(row["loss"]) for row in rows)
 
 
+@pytest.mark.slow
 def test_where_the_pixels_come_from_changes_nothing(
     data, tmp_path, tf, capsys, deterministic
 ):
@@ -556,6 +562,7 @@ def test_where_the_pixels_come_from_changes_nothing(
         np.testing.assert_array_equal(found["none"][name], wanted, name)
 
 
+@pytest.mark.slow
 def test_a_run_on_a_mounted_bucket(data, tmp_path, tf, mounted_bucket):
     from trainer.inference import finished
 
@@ -613,6 +620,7 @@ def test_preview_shows_each_image_beside_its_augmentations(data, run, tmp_path):
     assert refused.returncode == 64
 
 
+@pytest.mark.slow
 def test_each_phase_moves_its_own_layers(data, tmp_path):
     """VGG16 from end to end, fine-tuned from a layer named on the command."""
     model = tmp_path / "model"

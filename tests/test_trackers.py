@@ -29,6 +29,7 @@ def stop_in_epoch(number):
     return Stop()
 
 
+@pytest.mark.slow
 def test_mlflow_has_one_run_of_all_epochs(data, tmp_path, tf, monkeypatch):
     pytest.importorskip("mlflow")
     import mlflow
@@ -55,6 +56,7 @@ def test_mlflow_has_one_run_of_all_epochs(data, tmp_path, tf, monkeypatch):
     assert page.path == "report.html"
 
 
+@pytest.mark.slow
 def test_weights_and_biases_off_line(data, tmp_path, tf, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -89,6 +89,7 @@ def one_process(data, tmp_path_factory):
     return model
 
 
+@pytest.mark.slow
 def test_two_workers_stop_together_and_give_the_same_curve(
     data, tmp_path, addresses, one_process
 ):
@@ -115,6 +116,7 @@ def test_two_workers_stop_together_and_give_the_same_curve(
     assert "accuracy" not in outputs[1]  # the first worker speaks for all
 
 
+@pytest.mark.slow
 def test_each_worker_has_a_disk_of_its_own(
     data, tmp_path, addresses, one_process
 ):
@@ -196,6 +198,7 @@ def test_a_worker_that_never_starts(data, tmp_path, addresses, index):
     assert not model.exists()
 
 
+@pytest.mark.slow
 def test_a_single_worker_is_no_cluster(data, tmp_path, addresses):
     """Vertex AI sets TF_CONFIG for one machine too."""
     codes, (output,) = finish(
