@@ -9,13 +9,13 @@ run reached: a run that stands there is not run again, so a stopped series goes
 on. `accuracy_over_time.svg` draws all that stand there.
 """
 
-import dataclasses
 import json
 import pathlib
 import shutil
 import statistics
 import sys
 import tempfile
+from typing import NamedTuple
 
 from absl import flags
 
@@ -49,8 +49,7 @@ CANDIDATES = {
 LAST = 5  # epochs
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """What one run reached.
 
     Attributes:
@@ -175,7 +174,7 @@ def main() -> None:
                 found = run(name, seed, photos, values.weights)
                 runs.append(found)
                 with log.open("a") as file:
-                    print(json.dumps(dataclasses.asdict(found)), file=file)
+                    print(json.dumps(found._asdict()), file=file)
                 print(found, file=sys.stderr, flush=True)
     report.plot_points(
         {

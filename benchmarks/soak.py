@@ -38,6 +38,7 @@ from launch import workers as workers_lib
 
 PER_CLASS = 20
 FAULTS_PER_RUN = 4
+LEAST_RUNS = 4  # one and several workers, undisturbed and disturbed
 _DETERMINISTIC = (
     *("--recipe=", "--base=scratch", "--weights=none"),
     *("--freeze_random_weights", "--image_size=46", "--batch_size=8"),
@@ -279,7 +280,7 @@ def soak(
     wanted: dict[int, dict] = {}
     seconds: dict[str, float] = {}
     runs, end = 0, time.monotonic() + 60 * minutes
-    while time.monotonic() < end or runs < 2:
+    while time.monotonic() < end or runs < LEAST_RUNS:
         workers = 1 + runs % 2
         disturbed = workers in wanted
         place = root / "run"
@@ -328,7 +329,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_float("minutes", 30, "How long.", 0)
+    flags.DEFINE_float("minutes", 30, "How long; at least four whole runs.", 0)
     flags.DEFINE_integer("seed", 0, "Of the moments and faults.")
     flags.DEFINE_string("scratch", "", "Folder; a temporary one unless given.")
     command.run(main)

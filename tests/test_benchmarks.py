@@ -8,14 +8,18 @@ import math
 import re
 import xml.etree.ElementTree
 
+import numpy as np
 import pytest
 from conftest import ROOT
+from conftest import write_image
 from PIL import Image
 from training import environment
 
+from benchmarks import accuracy_over_time
 from benchmarks import measure
 from benchmarks import photos
 from benchmarks import sizing
+from benchmarks import soak
 from benchmarks.measure import Comparison
 from benchmarks.measure import Curve
 from benchmarks.report import Report
@@ -284,3 +288,77 @@ def test_without_a_gpu_it_says_what_to_do(run):
     done = run("benchmarks.gpu", env=environment(CUDA_VISIBLE_DEVICES=""))
     assert done.returncode == 64
     assert "--virtual_devices=2" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_whole_path_under_faults_ends_as_without(tmp_path, run):
+    done = run(
+        *("benchmarks.soak", "--minutes=0", f"--scratch={tmp_path / 'soak'}"),
+        env=environment(),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "4 whole runs, all the same to the bit" in done.stdout
+    assert re.search(r"faults: \{'", done.stdout)
+
+
+def test_what_a_fault_leaves_behind_ends_the_soak(tmp_path):
+    soak.check_nothing_is_left(tmp_path)
+    (tmp_path / "incomplete.shard").touch()
+    with pytest.raises(soak.Wrong, match="incomplete.shard"):
+        soak.check_nothing_is_left(tmp_path)
+
+
+def test_one_changed_bit_is_another_outcome(tmp_path):
+    data, model = tmp_path / "data", tmp_path / "model"
+    (model / "checkpoints").mkdir(parents=True)
+    data.mkdir()
+    (data / "photos-train.tfrecord-00000-of-00001").write_bytes(b"records")
+    (model / "metrics.jsonl").touch()
+    (model / "predictions.csv").write_text("file\n")
+    newest = model / "checkpoints" / "step-00000002.npz"
+    np.savez(newest, weights=np.zeros(2), **{"state.json": "{}"})
+    before = soak.outcome(data, model)
+    np.savez(newest, weights=np.array([0, 5e-324]), **{"state.json": "{}"})
+    after = soak.outcome(data, model)
+    assert {name for name in before if before[name] != after[name]} == {
+        "step-00000002.npz weights"
+    }
+    with soak.flipped_bit(data):
+        assert soak.outcome(data, model) != after
+    assert soak.outcome(data, model) == after
+
+
+def test_every_second_validation_photo_is_held_back(tmp_path):
+    photos = tmp_path / "photos"
+    for name in ("train/cats/1", "train/cats/2"):
+        write_image(photos / f"{name}.png", 0)
+    for number in range(5):
+        write_image(photos / "validation" / "cats" / f"{number}.png", number)
+    accuracy_over_time.hold_back(photos, tmp_path / "held")
+    found = {
+        split: [path.name for path in sorted(folder.rglob("*.png"))]
+        for split, folder in (
+            (folder.name, folder)
+            for folder in sorted((tmp_path / "held").iterdir())
+        )
+    }
+    assert found == {
+        "test": ["1.png", "3.png"],
+        "train": ["1.png", "2.png"],
+        "validation": ["0.png", "2.png", "4.png"],
+    }
+
+
+def test_seeds_are_averaged_and_narrow_no_interval():
+    one = accuracy_over_time.Run(
+        "best", 0, 120.0, 0.99, 500, 0.98, None, 0, "a machine"
+    )
+    runs = [
+        one,
+        one._replace(seed=1, seconds=180.0, test=0.97),
+        one._replace(name="fast", seconds=60.0),
+    ]
+    fast, best = accuracy_over_time.table(runs).splitlines()[2:]
+    assert fast.startswith("| fast | 1 | 0.990 |")
+    # Wilson's interval of 490 of 500.
+    assert best == "| best | 2 | 0.980 | 0.964 to 0.989 | 0.980 |  | 2.5 |"
