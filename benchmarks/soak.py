@@ -189,7 +189,7 @@ def cut_newest(model: pathlib.Path) -> bool:
 def finish(
     work: Work,
     generator: random.Random,
-    data: pathlib.Path | None = None,
+    data: pathlib.Path,
     model: pathlib.Path | None = None,
 ) -> Iterator[str]:
     """Runs work through some faults to its end.
@@ -197,15 +197,15 @@ def finish(
     Args:
         work: What runs.
         generator: Chooses the faults.
-        data: The data set that is trained on; None where it is being made.
-        model: The model directory; None likewise.
+        data: The data set.
+        model: The model directory; None where the data set is being made.
 
     Yields:
         The faults that it met.
     """
     for _ in range(FAULTS_PER_RUN):
         kinds = ["kill", "term", "full disk"]
-        if data and model:
+        if model:
             kinds += ["cut checkpoint", "flipped bit"]
         fault = generator.choice(kinds)
         if fault == "flipped bit":
@@ -224,6 +224,8 @@ def finish(
         else:
             ended = work.run(fault)
         yield fault
+        if model is None and (data / "manifest.json").exists():
+            return  # made before the fault came, and made but once
     work.run()
 
 
@@ -287,7 +289,7 @@ def soak(
         data, model = place / "data", place / "model"
         place.mkdir()
         for words, many, places in (
-            (preparing(photos, data), 1, ()),
+            (preparing(photos, data), 1, (data,)),
             (training(data, model), workers, (data, model)),
         ):
             work = Work(words, many, generator)

@@ -290,6 +290,26 @@ def test_a_worker_that_is_killed_is_one_message():
         list(processes.map(signal.raise_signal, [signal.SIGKILL]))
 
 
+def test_a_stop_waits_for_processes_that_still_begin():
+    """Else they find no locks: each ends in a traceback."""
+    ended = []
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), Processes(2) as processes:
+            assert list(processes.map(abs, [-1, -2])) == [1, 2]
+            shut_down = processes._pool.shutdown
+
+            def stopped_meanwhile(**options):
+                signal.raise_signal(signal.SIGTERM)
+                shut_down(**options)
+                ended.append(True)
+
+            processes._pool.shutdown = stopped_meanwhile
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert ended
+
+
 def waits_when_large(_):
     turns = memory.turn(memory.LARGE), memory.turn(memory.LARGE + 1)
     return [

@@ -56,7 +56,9 @@ class Processes:
 
     def __exit__(self, *_: object) -> None:
         if self._pool:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            # One that still begins needs the locks that this one holds.
+            with _stops_wait():
+                self._pool.shutdown(wait=True, cancel_futures=True)
 
     def map(self, function: Callable, items: Iterable) -> Iterator[Any]:
         """Yields `function(item)` of every item, in the order of the items.
