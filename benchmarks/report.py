@@ -178,10 +178,18 @@ def plot_points(
         path: Of the SVG file.
     """
     figure, axes = _new_figure(8, 5)
-    for name, (x, y, (least, most)) in points.items():
-        axes.errorbar(x, y, [[y - least], [most - y]], fmt="o", capsize=3)
-        axes.annotate(name, (x, y), (6, 6), textcoords="offset points")
     axes.set_xscale("log")
+    axes.margins(x=0.2)
+    for number, (name, (x, y, (least, most))) in enumerate(points.items()):
+        axes.errorbar(x, y, [[y - least], [most - y]], fmt="o", capsize=3)
+        # By turns above and below, so that neighbours leave each other room.
+        place = (6, -14) if number % 2 else (6, 6)
+        axes.annotate(name, (x, y), place, textcoords="offset points")
+    for which in (
+        axes.xaxis.set_major_formatter,
+        axes.xaxis.set_minor_formatter,
+    ):
+        which("{x:g}")
     axes.set_xlabel(across)
     axes.set_ylabel(up)
     axes.grid(alpha=0.3)
