@@ -7,6 +7,7 @@ made; the tests break them on purpose and expect it to notice.
 
 import json
 import re
+import shlex
 import subprocess
 
 import kubernetes_rules
@@ -15,6 +16,7 @@ import vertex_rules
 import yaml
 from rules import require
 
+from launch import arguments
 from launch.targets import schemas
 
 
@@ -60,6 +62,7 @@ def _skypilot(name, task):
         "75 says that the state is saved: it is started again",
     )
     _parses(task["run"])
+    _check_flags(task["run"])
     require(
         _last_line(task["run"]).startswith("exec python -m "),
         name,
@@ -71,6 +74,7 @@ def _local(files):
     """The training is a child that signals reach."""
     text = files["run.sh"]
     _parses(text)
+    _check_flags(text)
     if "--flagfile=" not in text:
         require(
             _last_line(text).startswith("exec "),
@@ -88,6 +92,7 @@ def _local(files):
 def _docker(files):
     """No line loses a signal or starts another program."""
     _parses(files["run.sh"])
+    _check_flags(files["run.sh"])
     line = _last_line(files["run.sh"])
     require(
         line.startswith("exec docker run "),
@@ -109,6 +114,7 @@ def _docker(files):
 def _slurm(files):
     text = files["job.sbatch"]
     _parses(text)
+    _check_flags(text)
     options = dict(
         re.findall(r"^#SBATCH --([a-z-]+)(?:=(\S+))?$", text, re.MULTILINE)
     )
@@ -129,6 +135,23 @@ def _slurm(files):
         "job.sbatch",
         "a shell between srun and Python would swallow the signals",
     )
+
+
+def _check_flags(text):
+    """What starts a module of ours gives it flags that it takes.
+
+    Raises:
+        UsageError: As the module would.
+    """
+    for line in text.replace("\\\n", " ").splitlines():
+        if " -m " not in line or line.startswith("#"):
+            continue
+        words = shlex.split(line)
+        module, *words = words[words.index("-m") + 1 :]
+        if "--" in words:  # of what starts the trainer
+            module, words = "trainer.task", words[words.index("--") + 1 :]
+        if not any(word.startswith("--flagfile=") for word in words):
+            arguments.parse(module, words)
 
 
 def _last_line(text):

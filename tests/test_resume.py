@@ -19,6 +19,8 @@ from hypothesis import example
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
+from training import LAST
+from training import STATES
 from training import STEPS
 from training import assert_same
 from training import command
@@ -36,17 +38,7 @@ from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import TrainingError
 from data_prep.runtime.errors import UsageError
 
-# Everything that keeps a state: dropout, augmentation, averages, rates.
-STATES = dict(
-    dropout=0.3,
-    augment="classic",
-    average_decay=0.9,
-    warmup_epochs=0.5,
-    checkpoint_steps=1,
-    frozen_learning_rate=0.05,
-)
 STATEFUL = flags(deterministic=True, **STATES)
-LAST = 3 * STEPS  # steps of a whole run
 CALLS = 3 * (STEPS + 1)  # and of validation, one each epoch
 
 
@@ -503,13 +495,3 @@ def test_a_gradient_that_is_no_number_goes_back(
     for path in (model / "checkpoints").glob("*.npz"):
         arrays, _ = checkpoint.load(path)
         assert all(np.isfinite(array).all() for array in arrays.values())
-
-
-def test_other_software_is_named(data, cut):
-    path = cut / "environment.json"
-    content = json.loads(path.read_text())
-    content["versions"]["keras"] = "3.0.0"
-    path.write_text(json.dumps(content))
-    done = train(data, cut, *STATEFUL, fault="trace:1:SIGTERM")
-    assert done.returncode == 75, done.stderr
-    assert "begun with other software: keras 3.0.0 -> " in done.stderr
