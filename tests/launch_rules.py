@@ -62,19 +62,18 @@ def _skypilot(name, task):
         "75 says that the state is saved: it is started again",
     )
     _parses(task["run"])
-    _check_flags(task["run"])
     require(
         _last_line(task["run"]).startswith("exec python -m "),
         name,
         "without exec a SIGTERM would reach the shell, not the training",
     )
+    _check_flags(task["run"])
 
 
 def _local(files):
     """The training is a child that signals reach."""
     text = files["run.sh"]
     _parses(text)
-    _check_flags(text)
     if "--flagfile=" not in text:
         require(
             _last_line(text).startswith("exec "),
@@ -87,12 +86,12 @@ def _local(files):
             "run.sh",
             "a SIGTERM would not reach the training",
         )
+    _check_flags(text)
 
 
 def _docker(files):
     """No line loses a signal or starts another program."""
     _parses(files["run.sh"])
-    _check_flags(files["run.sh"])
     line = _last_line(files["run.sh"])
     require(
         line.startswith("exec docker run "),
@@ -109,12 +108,12 @@ def _docker(files):
         "run.sh",
         "Docker kills after 10 s, which may be before the state is saved",
     )
+    _check_flags(files["run.sh"])
 
 
 def _slurm(files):
     text = files["job.sbatch"]
     _parses(text)
-    _check_flags(text)
     options = dict(
         re.findall(r"^#SBATCH --([a-z-]+)(?:=(\S+))?$", text, re.MULTILINE)
     )
@@ -135,6 +134,7 @@ def _slurm(files):
         "job.sbatch",
         "a shell between srun and Python would swallow the signals",
     )
+    _check_flags(text)
 
 
 def _check_flags(text):
@@ -147,6 +147,8 @@ def _check_flags(text):
         if " -m " not in line or line.startswith("#"):
             continue
         words = shlex.split(line)
+        if "-m" not in words:
+            continue
         module, *words = words[words.index("-m") + 1 :]
         if "--" in words:  # of what starts the trainer
             module, words = "trainer.task", words[words.index("--") + 1 :]

@@ -22,8 +22,11 @@ from training import curve
 from training import prepare
 from training import saved
 
+from data_prep.runtime import signals
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import Stopped
+from data_prep.runtime.errors import TrainingError
+from data_prep.runtime.errors import UsageError
 from trainer.config import Config
 from trainer.engine import start_rule
 
@@ -214,6 +217,8 @@ def test_killed_after_any_step_it_goes_on_exactly(data, whole, tmp_path, step):
 
     Which images each step saw, every file of weights, and the curve.
     """
+    from trainer.engine import checkpoint
+
     folder = copy_of(whole, step, tmp_path)
     assert go_on(data, folder) == whole.steps[step or 0 :]
     names = [
@@ -222,15 +227,11 @@ def test_killed_after_any_step_it_goes_on_exactly(data, whole, tmp_path, step):
     ]
     assert names[0] == names[1]
     for name in names[0]:
-        with (
-            np.load(folder / "checkpoints" / name) as found,
-            np.load(whole.folder / "checkpoints" / name) as wanted,
-        ):
-            del_state = {n for n in wanted.files if n != "state.json"}
-            assert_same(
-                {n: found[n] for n in found.files if n != "state.json"},
-                {n: wanted[n] for n in del_state},
-            )
+        found, wanted = (
+            checkpoint.load(one / "checkpoints" / name)[0]
+            for one in (folder, whole.folder)
+        )
+        assert_same(found, wanted)
     assert curve(folder) == curve(whole.folder)
 
 
@@ -307,8 +308,6 @@ def test_a_checkpoint_of_the_other_phase_is_refused(
 @pytest.fixture
 def ask(monkeypatch):
     """Returns what asks this process to stop, as a signal does."""
-    from data_prep.runtime import signals
-
     monkeypatch.setattr(signals, "_received", [])
     return lambda: signals._received.append("SIGTERM")
 
@@ -358,9 +357,63 @@ def test_asked_before_validation_it_validates_later(data, whole, tmp_path, ask):
     said, steps = stop(data, folder, "step", 3, ask)
     assert "SIGTERM after epoch 0 and 3 steps" in said
     assert "epoch" not in (folder / "metrics.jsonl").read_text()
-    from data_prep.runtime import signals
-
     signals._received.clear()
     assert steps + go_on(data, folder) == whole.steps
+    assert_same(saved(folder, LAST), saved(whole.folder, LAST))
+    assert curve(folder) == curve(whole.folder)
+
+
+def test_another_number_of_devices_goes_on(data, tmp_path, ask, tf):
+    """Elastic: 2 devices become 1, or 4; of the images nothing changes."""
+    sgd = dict(
+        optimizer="sgd",
+        frozen_learning_rate=0.5,
+        finetune_learning_rate=0.1,
+    )
+    wanted, first = tmp_path / "wanted", tmp_path / "2"
+    steps = go_on(data, wanted, **sgd)
+    said, done = stop(data, first, "step", 4, ask, devices=2, **sgd)
+    assert "after epoch 1 and 1 steps" in said
+    signals._received.clear()
+    for devices in (1, 4):
+        folder = shutil.copytree(first, tmp_path / str(devices))
+        assert done + go_on(data, folder, devices, **sgd) == steps
+        np.testing.assert_allclose(curve(folder), curve(wanted), rtol=1e-5)
+    with pytest.raises(UsageError, match="shared evenly by 3 replicas"):
+        go_on(data, tmp_path / "odd", 3, **sgd)
+
+
+@pytest.mark.parametrize(
+    "where, kept, says",
+    [
+        ("nan", 6, "the loss is nan at step 1 of epoch 3 (finetune phase)"),
+        ("inf", 6, "at step 1 of epoch 3 (finetune phase)"),
+        ("validation", 8, "the validation loss is nan after epoch 3"),
+    ],
+)
+def test_what_is_no_number_is_never_kept(
+    data, whole, tmp_path, monkeypatch, where, kept, says
+):
+    """In one image's pixels: what was good goes on as if it had not been."""
+    from trainer.engine import checkpoint
+    from trainer.engine import loop
+    from trainer.engine import train_step
+
+    folder = tmp_path / "model"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "timed", loop.timed)
+        patch.setattr(
+            train_step, "make_replica_step", train_step.make_replica_step
+        )
+        if where == "validation":
+            faults.before(loop, "timed", len(SAVED_BEFORE), "nan")
+        else:
+            faults.poison_pixels(train_step, 2, float(where))
+        with pytest.raises(TrainingError, match=re.escape(says)):
+            go_on(data, folder, nan_retries=0)
+    for path in (folder / "checkpoints").glob("*.npz"):
+        arrays, _ = checkpoint.load(path)
+        assert all(np.isfinite(array).all() for array in arrays.values())
+    assert go_on(data, folder) == whole.steps[kept:]
     assert_same(saved(folder, LAST), saved(whole.folder, LAST))
     assert curve(folder) == curve(whole.folder)

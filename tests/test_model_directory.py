@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import types
 
 import pytest
@@ -300,6 +301,18 @@ def test_a_run_holds_its_directory(tmp_path, tf, monkeypatch):
     monkeypatch.setattr(run, "train_and_evaluate", train)
     with pytest.raises(Stopped, match="is in use by process"):
         run.run(config)
+
+
+def test_a_clock_that_is_set_back_changes_no_time(tmp_path, tf, monkeypatch):
+    from trainer import run
+
+    def train(*_):
+        monkeypatch.setattr(time, "time", lambda: 1.0)
+        return {"evaluation": {"split": "test", "accuracy": 1.0}}
+
+    monkeypatch.setattr(run, "train_and_evaluate", train)
+    config = Config("data", str(tmp_path / "model"), recipe="", batch_size=8)
+    assert 0 <= run.run(config)["seconds"] < 1000
 
 
 def test_a_checkpoint_is_due_by_steps_and_by_time(tmp_path, tf, monkeypatch):
