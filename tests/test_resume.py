@@ -1,6 +1,8 @@
 """Kills, signals, damaged files and changed flags: what goes on, and how."""
 
 import io
+import itertools
+import json
 import os
 import pathlib
 import re
@@ -209,23 +211,35 @@ def test_nohup_is_respected(handler):
     assert done.stdout == f"{handler == signal.SIG_DFL}\n", done.stderr
 
 
-HEARD = """
-import os, signal, sys, time
+HEAR = """
+import json, os, signal, sys, time
 from data_prep.runtime import signals
-deferred, *names = sys.argv[1:]
-signals._MOMENT = 0 if names.pop() == "later" else 1000
-signals.watch(75)
-if deferred == "deferred":
-    signals.defer()
-for count, name in enumerate(names, 1):
-    os.kill(os.getpid(), signal.Signals[name])
-    while len(signals._received) < count:
-        time.sleep(0.001)
-if deferred != "deferred":
-    signal.pause()  # it has ended by now
-print(signals.requested())
+
+def hear(names, later, deferred, told):
+    signals._MOMENT = 0 if later else 1000
+    signals.watch(75)
+    if deferred:
+        signals.defer()
+    # One more: once it is heard, all before it have had their effect.
+    for count, name in enumerate([*names, "SIGTERM"], 1):
+        os.kill(os.getpid(), signal.Signals[name])
+        while len(signals._received) < count or not deferred:
+            time.sleep(0.001)
+    os.write(told, signals.requested().encode())
+    os._exit(0)
+
+answers = []
+for case in json.loads(sys.argv[1]):
+    asked, told = os.pipe()
+    child = os.fork()
+    if not child:
+        hear(*case, told)
+    os.close(told)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    answers.append([code, os.read(asked, 100).decode()])
+print(json.dumps(answers))
 """
-BOTH = [
+PAIRS = [
     ("SIGTERM", "SIGTERM"),
     ("SIGUSR1", "SIGTERM"),
     ("SIGHUP", "SIGHUP"),
@@ -235,25 +249,29 @@ BOTH = [
 ]
 
 
-@pytest.mark.parametrize("moment", ["at once", "later"])
-@pytest.mark.parametrize("names", BOTH, ids="-".join)
-def test_a_second_signal_only_ends_what_ctrl_c_began(names, moment):
-    """Of any two, while a run saves: the first one is what is told of."""
-
-    def heard(*words):
-        done = subprocess.run(
-            [sys.executable, "-c", HEARD, *words, moment],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-        )
-        return done.returncode, done.stdout.strip(), done.stderr
-
-    impatient = (names, moment) == (("SIGINT", "SIGINT"), "later")
-    said = f"error: stopped by {names[0]}. Run the same command again.\n"
-    wanted = (75, "", said) if impatient else (0, names[0], "")
-    assert heard("deferred", *names) == wanted
-    assert heard("at once", names[0]) == (75, "", said)
+def test_a_second_signal_only_ends_what_ctrl_c_began():
+    """Each signal before and while a run saves, and another soon or later."""
+    cases, wanted, said = [], [], []
+    for names, later, deferred in itertools.product(
+        PAIRS, (False, True), (False, True)
+    ):
+        cases.append((names, later, deferred))
+        impatient = later and names == ("SIGINT", "SIGINT")
+        ends = impatient or not deferred
+        wanted.append([75, ""] if ends else [0, names[0]])
+        if ends:
+            said.append(
+                f"error: stopped by {names[0]}. Run the same command again."
+            )
+    done = subprocess.run(
+        [sys.executable, "-c", HEAR, json.dumps(cases)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == wanted
+    assert done.stderr.splitlines() == said
 
 
 def blocks_sigterm(process):
