@@ -24,13 +24,13 @@ SIDE = 48
 
 @pytest.fixture(scope="session")
 def tf():
-    """TensorFlow with two logical CPU devices, which stand in for GPUs."""
+    """TensorFlow with four logical CPU devices, which stand in for GPUs."""
     startup.import_tensorflow()
     import tensorflow as tf
 
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+        cpu, [tf.config.LogicalDeviceConfiguration()] * 4
     )
     return tf
 

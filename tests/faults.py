@@ -31,6 +31,9 @@ from data_prep.runtime import startup  # noqa: E402
 
 
 def happen(what):
+    if callable(what):
+        what()
+        return
     if what == "full":
         raise OSError(errno.ENOSPC, "No space left on device")
     for count, name in enumerate(what.replace("/", "+").split("+"), 1):
@@ -45,7 +48,7 @@ def happen(what):
 
 
 def before(owner, name, number, what):
-    """Lets `what` happen before a call of the function `owner.name`."""
+    """Lets `what` happen, or calls it, before a call of `owner.name`."""
     real = getattr(owner, name)
     calls = 0
 
@@ -107,6 +110,57 @@ def starve_steps(train_step, most):
                 return result + tf.cast(nothing(share > most), result.dtype)
 
         return starving
+
+    train_step.make_replica_step = make
+
+
+def note_images(train_step, notes):
+    """Notes, for each replica of each step, who it is and what it trains on.
+
+    Args:
+        train_step: The module.
+        notes: Gets a replica's number, the epoch, and the ids of its images.
+    """
+    real = train_step.make_replica_step
+
+    def make(*arguments):
+        import numpy as np
+        import tensorflow as tf
+
+        step = real(*arguments)
+
+        def note(replica, epoch, ids, weight):
+            notes.append((int(replica), int(epoch), ids[weight > 0].tolist()))
+            return np.int64(0)
+
+        def noting(batch, epoch, stop):
+            context = tf.distribute.get_replica_context()
+            which = context.replica_id_in_sync_group
+            values = [which, epoch, batch.id, batch.weight]
+            noted = tf.numpy_function(note, values, tf.int64)
+            with tf.control_dependencies([noted]):
+                return step(batch, epoch, stop)
+
+        return noting
+
+    train_step.make_replica_step = make
+
+
+def poison_pixels(train_step, epoch, value):
+    """Adds a value to an image of each batch of an epoch, counted from 0."""
+    real = train_step.make_replica_step
+
+    def make(model, optimizer, augment, *rest):
+        import tensorflow as tf
+
+        def poisoned(image, label, ids, now):
+            image, targets = augment(image, label, ids, now)
+            first = tf.one_hot(0, tf.shape(image)[0])
+            where = first * tf.cast(tf.equal(now, epoch), tf.float32)
+            added = tf.math.multiply_no_nan(tf.constant(value), where)
+            return image + added[:, None, None, None], targets
+
+        return real(model, optimizer, poisoned, *rest)
 
     train_step.make_replica_step = make
 

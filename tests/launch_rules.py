@@ -7,6 +7,7 @@ made; the tests break them on purpose and expect it to notice.
 
 import json
 import re
+import shlex
 import subprocess
 
 import kubernetes_rules
@@ -15,6 +16,7 @@ import vertex_rules
 import yaml
 from rules import require
 
+from launch import arguments
 from launch.targets import schemas
 
 
@@ -65,6 +67,7 @@ def _skypilot(name, task):
         name,
         "without exec a SIGTERM would reach the shell, not the training",
     )
+    _check_flags(task["run"])
 
 
 def _local(files):
@@ -83,6 +86,7 @@ def _local(files):
             "run.sh",
             "a SIGTERM would not reach the training",
         )
+    _check_flags(text)
 
 
 def _docker(files):
@@ -104,6 +108,7 @@ def _docker(files):
         "run.sh",
         "Docker kills after 10 s, which may be before the state is saved",
     )
+    _check_flags(files["run.sh"])
 
 
 def _slurm(files):
@@ -129,6 +134,26 @@ def _slurm(files):
         "job.sbatch",
         "a shell between srun and Python would swallow the signals",
     )
+    _check_flags(text)
+
+
+def _check_flags(text):
+    """What starts a module of ours gives it flags that it takes.
+
+    Raises:
+        UsageError: As the module would.
+    """
+    for line in text.replace("\\\n", " ").splitlines():
+        if " -m " not in line or line.startswith("#"):
+            continue
+        words = shlex.split(line)
+        if "-m" not in words:
+            continue
+        module, *words = words[words.index("-m") + 1 :]
+        if "--" in words:  # of what starts the trainer
+            module, words = "trainer.task", words[words.index("--") + 1 :]
+        if not any(word.startswith("--flagfile=") for word in words):
+            arguments.parse(module, words)
 
 
 def _last_line(text):

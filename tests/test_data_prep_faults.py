@@ -1,12 +1,16 @@
 """Faults: real kills, full disks, damaged shards; each with a control."""
 
+import errno
 import gzip
 import io
+import itertools
 import os
+import pathlib
 import random
 import resource
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -24,9 +28,11 @@ from test_data_prep_sources import make
 from data_prep.dataset import manifest as manifest_lib
 from data_prep.dataset import records
 from data_prep.dataset import verification
+from data_prep.runtime import operating_system
 from data_prep.runtime.errors import DataError
 from data_prep.sources import folder
 from data_prep.sources import listing
+from data_prep.writers import output
 from trainer.pipeline import reader
 
 
@@ -168,9 +174,76 @@ def test_two_runs_into_one_place(many, tmp_path, locked):
     said = second.stderr.read()
     assert "Traceback" not in said
     assert ("another run is writing" in said) == locked
+    # The control: without the lock the second does not know of the first.
+    assert codes[1] == (65 if locked else 0)
     if locked:
-        assert codes == [0, 65]
+        assert codes[0] == 0
         assert verification.verify(data)
+
+
+@pytest.fixture(params=["absent", "an empty folder"])
+def place(request, tmp_path):
+    """Where two runs are to write."""
+    place = tmp_path / "data"
+    if request.param != "absent":
+        place.mkdir()
+    return place
+
+
+def begin(place):
+    """Begins to write a data set, as a run does; returns what ends it."""
+    claimed = output.claim(str(place), "manifest.json")
+    folder = pathlib.Path(claimed.__enter__().folder)
+    (folder / "manifest.json").write_text("the first")
+    return claimed
+
+
+def refuse_second(place, message="another run is writing"):
+    with pytest.raises(DataError, match=message):
+        with output.claim(str(place), "manifest.json"):
+            raise AssertionError("two runs are in it")
+
+
+def test_the_second_leaves_the_first_alone(place):
+    first = begin(place)
+    refuse_second(place)
+    first.__exit__(None, None, None)
+    refuse_second(place, "already exists and is not empty")
+    assert hash_tree(place.parent) == {"data/manifest.json": b"the first"}
+
+
+@pytest.mark.parametrize("end", ["well", "failed", "failed, another began"])
+@pytest.mark.parametrize("checked", [True, False])
+def test_the_first_ends_as_the_second_comes(place, monkeypatch, end, checked):
+    """Between the opening and the locking of what may be gone by then."""
+    runs = [begin(place)]
+    lock = operating_system.lock
+
+    def late(file):
+        if len(runs) == 1:
+            first = runs[0]
+            if end == "well":
+                first.__exit__(None, None, None)
+            else:
+                stop = KeyboardInterrupt()
+                assert not first.__exit__(type(stop), stop, None)
+            runs.append(None)
+            if end == "failed, another began":
+                runs[1] = begin(place)
+        lock(file)
+
+    monkeypatch.setattr(operating_system, "lock", late)
+    if not checked:  # the control
+        monkeypatch.setattr(os.path, "samestat", lambda *_: True)
+        if end == "failed, another began":
+            with pytest.raises(AssertionError, match="two runs are in it"):
+                refuse_second(place)
+        return
+    refuse_second(place)
+    if runs[1]:
+        runs[1].__exit__(None, None, None)
+    wanted = {} if end == "failed" else {"data/manifest.json": b"the first"}
+    assert hash_tree(place.parent) == wanted
 
 
 @pytest.mark.slow
@@ -231,6 +304,66 @@ def test_a_write_that_fails(many, tmp_path):
     assert "could not be made" in process.stderr
     assert "Traceback" not in process.stderr
     assert not os.listdir(tmp_path)
+
+
+def failing(monkeypatch, number, code):
+    """Lets the NUMBERth call that changes the disk fail; 0 lets none.
+
+    Returns:
+        The names of all calls so far.
+    """
+    calls = []
+
+    def fail(name, real, changes=lambda *_: True):
+        def called(*arguments, **options):
+            if changes(*arguments, *options.values()):
+                calls.append(name)
+                if len(calls) == number:
+                    raise OSError(code, os.strerror(code))
+            return real(*arguments, **options)
+
+        return called
+
+    def writes(_, mode="r", *__):
+        return set(str(mode)) & set("wax+")
+
+    opened = fail("open", open, writes)
+    monkeypatch.setattr("io.open", opened)
+    monkeypatch.setattr("builtins.open", opened)
+    for name in ("mkdir", "rename", "replace", "fsync"):
+        monkeypatch.setattr(os, name, fail(name, getattr(os, name)))
+    monkeypatch.setattr(sqlite3, "connect", fail("database", sqlite3.connect))
+    return calls
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_any_call_that_fails_leaves_nothing(tmp_path, code):
+    source = write_noise(tmp_path / "photos", count=10)
+    data = tmp_path / "data"
+
+    def prepared(number):
+        with pytest.MonkeyPatch.context() as patch:
+            calls = failing(patch, number, code)
+            try:
+                make(source, tmp_path)
+            except DataError as error:
+                assert "not be made: " in str(error)
+                assert os.strerror(code) in str(error)
+                assert not data.exists(), calls
+            else:  # the control; or files were moved one by one instead
+                assert not number or (calls[number - 1], code) == (
+                    "rename",
+                    errno.EIO,
+                )
+                assert verification.verify(data)
+                shutil.rmtree(data)
+        assert os.listdir(tmp_path) == ["photos"], calls
+        return calls
+
+    calls = prepared(0)
+    assert {"open", "mkdir", "rename", "database"} <= set(calls), calls
+    for number in range(1, len(calls) + 1):
+        prepared(number)
 
 
 # 4. Damaged images; the many kinds are in test_data_prep*.py.
@@ -331,7 +464,7 @@ def refused(data, *expected):
         (-1, "checksum does not fit"),
     ],
 )
-def test_a_flipped_bit(data, record, region, message):
+def test_a_flipped_bit(raw, data, record, region, message):
     assert verification.verify(data)  # the control
     shard, rows = shard_of(data)
     row = rows[record]
@@ -350,13 +483,30 @@ def test_a_flipped_bit(data, record, region, message):
     if record == 7:
         images = reader.Reader(data, manifest, "train")
         if 0 <= region < records.HEADER_BYTES:
-            assert len(images.contents(np.arange(images.count))) == 90
+            whole = reader.Reader(raw, manifest, "train")
+            every = np.arange(90)
+            assert images.count == 90
+            assert list(images.contents(every)) == list(whole.contents(every))
             return
         with pytest.raises(DataError, match=f"{shard.name} is damaged at byte"):
             images.contents(np.arange(images.count))
     else:
         with pytest.raises(DataError, match=f"{shard.name} is damaged at byte"):
             reader.Reader(data, manifest, "train")
+
+
+def test_every_bit_of_a_record_is_watched():
+    """In all four of its parts, each named."""
+    record = records.Record(b"an image", 1, 2, "cat/1.jpg", 4, 5)
+    payload = records.serialize(record)
+    framed = records.frame(payload)
+    assert records.check_frame(framed, len(payload)) == payload
+    for place, bit in itertools.product(range(len(framed)), range(8)):
+        content = bytearray(framed)
+        content[place] ^= 1 << bit
+        message = "its length says|of its length" if place < 12 else "not fit"
+        with pytest.raises(ValueError, match=message):
+            records.check_frame(bytes(content), len(payload))
 
 
 def damage_of(content, rows, kind):

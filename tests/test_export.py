@@ -1,10 +1,12 @@
 """Exports: all formats answer alike, and one that differs is refused."""
 
 import csv
+import errno
 import functools
 import importlib.util
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import zipfile
@@ -402,6 +404,68 @@ def test_what_is_there_is_exported_again(tmp_path, monkeypatch):
         formats_lib.choose(["tflite"], str(tmp_path))
     with pytest.raises(UsageError, match="did you mean tflite"):
         formats_lib.parse("saved_model,tflit")
+
+
+def write_folder(folder, text):
+    """Writes what stands for a SavedModel; returns it as `hash_tree` does."""
+    for name in ("assets/a", "saved_model.pb", "variables/b"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return hash_tree(folder)
+
+
+@pytest.mark.parametrize("fault", ["killed", "failed"])
+def test_a_folder_is_the_former_or_the_new_one(tmp_path, tf, fault):
+    """Before any change of the disk; killed, it may lie beside its place."""
+    from trainer.inference import exporting
+
+    def put(root, number):
+        """Returns what a kill leaves before each change, and at the end."""
+        place, staged = root / "saved_model", root / "export" / "saved_model"
+        trees, wanted = (
+            [],
+            [write_folder(place, "a"), write_folder(staged, "b")],
+        )
+
+        def changing(real):
+            def changed(*arguments, **options):
+                trees.append(hash_tree(root))
+                if len(trees) == number:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return real(*arguments, **options)
+
+            return changed
+
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("rename", "replace"):
+                real = changing(getattr(pathlib.Path, name))
+                patch.setattr(pathlib.Path, name, real)
+            if number:
+                with pytest.raises(OSError, match="No space left"):
+                    exporting._put(staged, place)
+            else:
+                exporting._put(staged, place)
+        return [*trees, hash_tree(root)], wanted
+
+    def below(tree, folder):
+        parts = {name.partition(f"{folder}/"): tree[name] for name in tree}
+        return {p[2]: content for p, content in parts.items() if not p[0]}
+
+    trees, (former, new) = put(tmp_path / "0", 0)
+    assert below(trees[0], "saved_model") == former
+    assert below(trees[-1], "saved_model") == new
+    if fault == "killed":
+        for tree in trees:
+            found = below(tree, "saved_model")
+            kept = below(tree, "incomplete.former")
+            assert found in (former, new) or (found, kept) == ({}, former)
+        return
+    assert len(trees) == 3
+    for number in range(1, len(trees)):
+        *_, left = put(tmp_path / str(number), number)[0]
+        assert below(left, "saved_model") == former
+        assert not below(left, "incomplete.former")
 
 
 @pytest.mark.slow

@@ -335,15 +335,56 @@ def test_systemd_unit(tmp_path):
         ("slurm", "--ntasks-per-node=1", "--ntasks-per-node=4"),
         ("slurm", "  python -m", '  bash -c "python -m'),
         ("slurm", "\nfi\n", "\n"),
+        ("skypilot", "exec python", "python"),
+        ("skypilot", "exec python", "sh -c 'python'"),
+        ("skypilot", "    - 75", "    - 76"),
     ],
 )
 def test_mutants_break_a_rule(target, old, new):
-    files = dict(render(target).files)
-    (name,) = (n for n in files if n in ("run.sh", "job.sbatch"))
+    fields, words = launch_jobs.LEAST[target]
+    files = dict(render(words=words, **fields).files)
+    (name,) = (n for n in files if n in ("run.sh", "job.sbatch", "job.yaml"))
     assert old in files[name]
     files[name] = files[name].replace(old, new)
     with pytest.raises(AssertionError, match="is wrong"):
         launch_rules.check(target, files)
+
+
+def tell_otherwise(text, word, others):
+    """Returns a file where other words stand for one: YAML, JSON or shell."""
+    listed = re.search(f' *- "{word}"', text)
+    if listed:
+        indent = listed[0].partition("-")[0]
+        lines = "\n".join(f'{indent}- "{other}"' for other in others)
+        return text.replace(listed[0], lines)
+    if f'"{word}"' in text:
+        quoted = ", ".join(f'"{other}"' for other in others)
+        return text.replace(f'"{word}"', quoted)
+    assert word in text
+    return text.replace(word, " ".join(others))
+
+
+@pytest.mark.parametrize("target", launch_jobs.LEAST)
+@pytest.mark.parametrize(
+    "others",
+    [
+        ["--sead=3"],
+        ["--seed=three"],
+        ["--seed=3", "--deterministic", "maybe"],
+        ["--seed=3", "False"],  # absl would go on, and leave out what follows
+    ],
+)
+def test_flags_that_the_trainer_does_not_take(target, others):
+    fields, words = launch_jobs.LEAST[target]
+    files = render(words=[*words, "--seed=3"], **fields).files
+    mutants = {
+        name: tell_otherwise(text, "--seed=3", others)
+        for name, text in files.items()
+        if "--seed=3" in text and not name.endswith(".service")
+    }
+    assert mutants
+    with pytest.raises(UsageError):
+        launch_rules.check(target, {**files, **mutants})
 
 
 @pytest.mark.parametrize(

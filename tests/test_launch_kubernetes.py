@@ -30,7 +30,7 @@ def assert_refused(text):
     """By a schema, as at submit time, or by one of our rules."""
     with pytest.raises(
         (UsageError, AssertionError),
-        match="wrong|refuses|does not take|has no flag",
+        match="wrong|refuses|does not take|takes no|has no flag",
     ):
         launch_rules.check("kubernetes", {"job.yaml": text})
 
@@ -128,6 +128,7 @@ def test_mutants_are_refused(mutant):
         ("trainjob", "numNodes: 2", "numNode: 2"),
         ("trainjob", "runtimeRef", "runtimeReff"),
         ("tfjob", "cleanPodPolicy", "cleanPodsPolicy"),
+        ("tfjob", "cleanPodPolicy: ", "cleanPodPolicy: Some"),
         ("tfjob", "Worker:", "Workers:"),
         ("tfjob", "name: tensorflow", "name: trainer"),
         ("jobset", "workers-0-1.shardtune:", "workers-1-1.shardtune:"),
@@ -146,6 +147,23 @@ def test_mutants_of_operators_are_refused(kind, old, new):
     text = manifest(kind=kind, workers=2)
     assert old in text
     assert_refused(text.replace(old, new))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("- python\n", "- sh\n"),  # as process 1
+        ("--seed=3", "--sead=3"),
+        ("--seed=3", "--seed=three"),
+        ('"--seed=3"', '"--deterministic"\n{indent}- "maybe"'),
+    ],
+)
+def test_every_kind_is_refused_what_no_pod_may_run(kind, old, new):
+    text = manifest(kind=kind, workers=2)
+    (indent,) = set(re.findall(r'( *)- "--seed=3"', text))
+    assert old in text
+    assert_refused(text.replace(old, new.format(indent=indent)))
 
 
 @pytest.mark.parametrize(

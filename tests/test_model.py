@@ -133,6 +133,11 @@ def test_unfit_weights_are_refused(files, tmp_path):
     other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     other.save_weights(tmp_path / "other.weights.h5")
     other.save(tmp_path / "other.keras")
+    code = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Lambda(lambda x: x)]
+    )
+    code.save(tmp_path / "code.keras")
+    keras.models.load_model(tmp_path / "code.keras", safe_mode=False)  # runs it
     (tmp_path / "vgg16.pth").write_bytes(b"")
     layer = base.layers[1]
     kept = layer.get_weights()
@@ -146,6 +151,7 @@ def test_unfit_weights_are_refused(files, tmp_path):
         ("cut.weights.h5", "does not hold VGG16's convolution layers"),
         ("other.weights.h5", "does not hold VGG16's convolution layers"),
         ("other.keras", "does not hold VGG16's convolution layers"),
+        ("code.keras", "could execute arbitrary code|Lambda"),
         ("nan.weights.h5", "lacks layer block1_conv1, or holds"),
     ):
         with pytest.raises(DataError, match=message) as raised:

@@ -2,15 +2,21 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 import types
 
 import pytest
 from conftest import ROOT
+from conftest import write_classes
+from conftest import write_image
 
+from data_prep.config import PrepareConfig
 from data_prep.dataset import manifest as manifest_lib
+from data_prep.prepare import prepare
 from data_prep.runtime import directory_lock
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import Stopped
@@ -85,13 +91,91 @@ def test_what_a_run_is_may_not_change_but_how_it_runs_may(begun):
         elif value is None:
             value = one.default + 1 if one.high is None else one.high
         check(config.replace(**{one.name: value}), model_dir)
-    for name, value in (
-        ("dropout", 0.5),
-        ("seed", 1),
-        ("precision", "float32"),
+
+
+def test_a_run_that_was_begun_otherwise_is_refused_by_name(begun):
+    """Every setting that says what a run is; the directory is left alone."""
+    model_dir, config = begun
+    check(config, model_dir)  # the control
+    path = model_dir / start_rule.CONFIG
+    content = json.loads(path.read_text())
+    names = config.identity()
+    assert {"seed", "batch_size", "image_size", "optimizer"} < names.keys()
+    for name, value in names.items():
+        was = f"another {value}" if isinstance(value, str) else value + 1
+        path.write_text(json.dumps({**content, name: was}))
+        message = re.escape(f"--{name}={value} (was {was})")
+        with pytest.raises(UsageError, match=f"other flags: {message}. Run"):
+            check(config, model_dir)
+    assert os.listdir(model_dir) == [start_rule.CONFIG]
+
+
+@pytest.fixture
+def change(tmp_path):
+    """Returns what makes a data set of which one thing is as told."""
+
+    def make(what):
+        source = write_classes(tmp_path / what / "photos", count=10)
+        image, other = source / "cat" / "000.png", source / "dog" / "000.png"
+        if what == "a name of a class":
+            (source / "dog").rename(source / "wolf")
+        elif what == "labels":  # of two images
+            content = image.read_bytes()
+            image.write_bytes(other.read_bytes())
+            other.write_bytes(content)
+        elif what == "pixels":
+            write_image(image, 250)
+        elif what == "fewer images":
+            image.unlink()
+        elif what == "more classes":
+            write_classes(source, ["fox"], count=10, first=100)
+        seed = int(what == "splits")
+        data = tmp_path / what / "data"
+        prepare(PrepareConfig(str(source), str(data), workers=1, seed=seed))
+        return str(data)
+
+    return make
+
+
+def test_another_data_set_is_refused(tmp_path, monkeypatch, change):
+    """By its fingerprint, whatever it is that differs."""
+    monkeypatch.undo()  # real manifests
+    config = Config(change("begun"), str(tmp_path), recipe="", batch_size=4)
+    begun = manifest_lib.load(config.data.data_dir)
+    content = start_rule.identity(config, begun)
+    (tmp_path / start_rule.CONFIG).write_text(json.dumps(content))
+    check(config.replace(data_dir=change("nothing")), tmp_path)  # the control
+    for what in (
+        *("a name of a class", "labels", "pixels", "fewer images"),
+        *("more classes", "splits"),
     ):
-        with pytest.raises(UsageError, match=f"--{name}={value}"):
-            check(config.replace(**{name: value}), model_dir)
+        with pytest.raises(DataError, match="was trained on another data set"):
+            check(config.replace(data_dir=change(what)), tmp_path)
+
+
+def test_other_software_is_named(tmp_path, tf, capsys):
+    """What a run goes on with may change its numbers, and is no refusal."""
+    from trainer.engine import model_directory
+
+    config = Config("data", str(tmp_path), recipe="")
+    strategy = tf.distribute.get_strategy()
+    path = tmp_path / model_directory.ENVIRONMENT
+
+    def claim():
+        model_directory.claim(config, MANIFEST, tmp_path, strategy)
+        return capsys.readouterr().err
+
+    assert claim() == claim() == ""  # the control
+    found = json.loads(path.read_text())
+    assert found["versions"].keys() > {"tensorflow", "keras", "numpy"}
+    for name, version in found["versions"].items():
+        others = {**found["versions"], name: "0.1"}
+        path.write_text(json.dumps({**found, "versions": others}))
+        message = f"begun with other software: {name} 0.1 -> {version}. The"
+        assert message in claim()
+    path.write_text(json.dumps({**found, "precision": "mixed_float16"}))
+    assert "software: precision mixed_float16 -> float32" in claim()
+    assert claim() == ""
 
 
 def test_workers_agree_on_what_they_compute_and_may_differ_in_places(begun):
@@ -217,6 +301,18 @@ def test_a_run_holds_its_directory(tmp_path, tf, monkeypatch):
     monkeypatch.setattr(run, "train_and_evaluate", train)
     with pytest.raises(Stopped, match="is in use by process"):
         run.run(config)
+
+
+def test_a_clock_that_is_set_back_changes_no_time(tmp_path, tf, monkeypatch):
+    from trainer import run
+
+    def train(*_):
+        monkeypatch.setattr(time, "time", lambda: 1.0)
+        return {"evaluation": {"split": "test", "accuracy": 1.0}}
+
+    monkeypatch.setattr(run, "train_and_evaluate", train)
+    config = Config("data", str(tmp_path / "model"), recipe="", batch_size=8)
+    assert 0 <= run.run(config)["seconds"] < 1000
 
 
 def test_a_checkpoint_is_due_by_steps_and_by_time(tmp_path, tf, monkeypatch):

@@ -432,7 +432,7 @@ def test_a_batch_that_replicas_cannot_share(data, tmp_path, tf):
             tmp_path / "model",
             batch_size=7,
             strategy="auto",
-            virtual_devices=2,
+            virtual_devices=4,
         )
     assert not (tmp_path / "model").exists()
 

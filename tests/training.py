@@ -41,6 +41,16 @@ TINY_SETTINGS = dict(
     precision="float32",
 )
 TINY = flags(**TINY_SETTINGS)
+LAST = 3 * STEPS  # steps of a whole run
+# Everything that keeps a state: dropout, augmentation, averages, rates.
+STATES = dict(
+    dropout=0.3,
+    augment="classic",
+    average_decay=0.9,
+    warmup_epochs=0.5,
+    checkpoint_steps=1,
+    frozen_learning_rate=0.05,
+)
 FAULTS = pathlib.Path(__file__).with_name("faults.py")
 
 

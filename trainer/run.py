@@ -68,7 +68,7 @@ def run(
         Stopped: If a signal asked to stop, another worker is gone, or another
             run is in the directory.
     """
-    begun_at = time.time()
+    begun_at = time.monotonic()  # clocks are set while a run is under way
     model_dir = pathlib.Path(config.run.model_dir)
     config, manifest = start_rule.check(config)
     done = start_rule.finished(config)
@@ -81,7 +81,7 @@ def run(
         stack.enter_context(stop_when_worker_lost(cluster))
         stack.enter_context(naming_failures())
         done = train_and_evaluate(config, manifest, cluster, log_dir, callbacks)
-        done["seconds"] = time.time() - begun_at
+        done["seconds"] = time.monotonic() - begun_at
         if is_first(cluster):
             atomic.write_json(model_dir / start_rule.DONE, done)
     start_rule.check_accuracy(done, config.run.min_accuracy)

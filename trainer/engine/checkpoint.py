@@ -41,6 +41,7 @@ _UNREADABLE = (
     EOFError,
     AttributeError,  # an empty file is no archive but an array
     TypeError,
+    RuntimeError,  # its directory asks for a password, or for what no zip has
     zipfile.BadZipFile,
 )
 
@@ -146,6 +147,10 @@ def load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
         DataError: If the file is missing or damaged.
     """
     with _opened(path) as archive:
+        # A damaged header may ask for less than there is: then NumPy reads no
+        # further, and the sum is never looked at.
+        if damaged := archive.zip.testzip():
+            raise zipfile.BadZipFile(f"the sum of {damaged} is wrong")
         arrays = {name: archive[name] for name in archive.files}
         state = json.loads(arrays.pop(_STATE).tobytes())
     return arrays, state

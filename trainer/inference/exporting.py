@@ -123,5 +123,11 @@ def _put(staged: pathlib.Path, place: pathlib.Path) -> None:
     shutil.rmtree(former, ignore_errors=True)
     if place.exists():
         atomic.move_folder(place, former, _LAST)
-    atomic.move_folder(staged, place, _LAST)
+    try:
+        atomic.move_folder(staged, place, _LAST)
+    except OSError:
+        if former.exists():
+            shutil.rmtree(place, ignore_errors=True)
+            atomic.move_folder(former, place, _LAST)
+        raise
     shutil.rmtree(former, ignore_errors=True)
