@@ -86,7 +86,8 @@ TRAIN = Images(
         for n, a in enumerate(np.linspace(0, np.pi / 2, 10))
     ],
 )
-TEST = Images("test", [(250, 0, 0), (0, 250, 99), (180, 60, 30)])
+# Their names are such that their ids are in another order than they.
+TEST = Images("shown", [(250, 0, 0), (0, 250, 99), (180, 60, 30)])
 # The last one's mistake; in an order that is not that of the records.
 SHOWN = [
     Example(TEST.names[2], "red", "green", 0.9, 0.1),
