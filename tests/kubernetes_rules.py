@@ -154,6 +154,7 @@ def _check_pod(document, pod, runs):
         kind,
         "terminationGracePeriodSeconds is too short to save the state",
     )
+    _check_restricted(kind, pod, container)
     requests = container["resources"].get("requests", {})
     require(
         "nvidia.com/gpu" not in requests
@@ -174,6 +175,30 @@ def _check_pod(document, pod, runs):
         arguments.parse(module, words)
     for run in runs or ():
         arguments.parse(module, [*kept, *run])
+
+
+def _check_restricted(kind, pod, container):
+    """By the Pod Security Standard "restricted", as far as a pod states it."""
+    of_pod, of_container = pod["securityContext"], container["securityContext"]
+    require(
+        of_pod.get("runAsNonRoot") is True and of_pod.get("runAsUser") != 0,
+        kind,
+        "the pod may run as root",
+    )
+    require(
+        of_pod.get("seccompProfile") == {"type": "RuntimeDefault"},
+        kind,
+        "system calls are not limited",
+    )
+    require(
+        of_container.get("allowPrivilegeEscalation") is False
+        and of_container.get("capabilities") == {"drop": ["ALL"]},
+        kind,
+        "the container has rights that it does not need",
+    )
+    hosts = {"hostNetwork", "hostPID", "hostIPC", "hostPath"}
+    found = {part for path, _ in _leaves(pod) for part in path} & hosts
+    require(not found, kind, f"it uses the node's own: {', '.join(found)}")
 
 
 def _check_server(documents):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import types
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from training import lines
 from training import prepare
 from training import train_here
 
+from data_prep.runtime.errors import TrainingError
 from data_prep.runtime.errors import UsageError
 
 
@@ -555,6 +557,80 @@ class TestDropout:
             with pytest.raises(RuntimeError, match="outside of dropout.mask"):
                 train()
         assert train()
+
+
+def test_a_pass_is_the_sum_of_its_steps(tf):
+    """Two steps, the second one's batch with padding."""
+    from trainer.engine import results
+
+    totals = results.Totals()
+    totals.add(
+        results.StepResult(
+            loss_sum=np.array([6.0, 1.0]),
+            correct=np.array([5.0, 2.0]),
+            images=np.array([8.0, 2.0]),
+            skipped=np.array([0.0, 1.0]),
+            stop_requested=np.zeros(2),
+            waited=np.array([0.5, 0.25]),
+        ),
+        seconds=2.0,
+    )
+    totals.add(results.StepResult(*np.zeros((6, 1))), seconds=1.0)
+    assert (totals.loss, totals.accuracy) == (0.7, 0.7)
+    assert (totals.images, totals.skipped) == (10, 1)
+    assert totals.images_per_second == pytest.approx(10 / 3)
+    assert totals.data_wait_fraction == 0.25
+    found = results.measure(
+        tf.constant([0, 1, 1]),
+        tf.constant([0.5, 0.5, 0.0]),
+        tf.constant([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]),
+        tf.constant([0.25, 1.0, 9.0]),
+    )
+    assert [float(one) for one in found] == [1.25, 1, 2]
+
+
+def test_the_best_epoch_has_the_least_loss_of_equal_accuracies(tf):
+    from trainer.engine import history
+    from trainer.engine.training_state import TrainingState
+
+    figures = ((0.9, 0.4), (0.9, 0.3), (0.8, 0.1), (0.9, 0.3))
+    rows = [
+        {"phase": "frozen", "val_accuracy": accuracy, "val_loss": loss}
+        for accuracy, loss in figures
+    ]
+    state = TrainingState()
+    found = [state.keep_if_best(row) for row in rows]
+    assert found == [True, True, False, False]
+    waited = [history.epochs_without_gain(rows[:n]) for n in range(1, 5)]
+    assert waited == [0, 0, 1, 2]
+    later = {"phase": "finetune", "val_accuracy": 0.9, "val_loss": 0.35}
+    assert state.keep_if_best(later) and state.best is rows[1]
+
+
+def test_retries_halve_the_rate_and_end(tf, tmp_path, monkeypatch):
+    from trainer.config import Config
+    from trainer.engine import phases
+    from trainer.engine.checkpoint import Checkpoint
+    from trainer.engine.checkpoint import NotFinite
+    from trainer.engine.training_state import TrainingState
+
+    config = Config("data", str(tmp_path), recipe="", nan_retries=2)
+    training = types.SimpleNamespace(
+        config=config,
+        state=TrainingState(),
+        checkpointer=types.SimpleNamespace(directory=tmp_path),
+        workers=types.SimpleNamespace(print_once=lambda _: None),
+    )
+    (phase, _), rates = config.phases, []
+    kept = Checkpoint(tmp_path / "step-000000001.npz", {}, {"phase_epoch": 1})
+    monkeypatch.setattr(phases, "_newest", lambda _: kept)
+    for _ in range(2):
+        phases._go_back(training, phase, NotFinite("the loss is nan"))
+        rates.append(phases.peak_rate(phase, training.state))
+    full = phase.learning_rate
+    assert rates == [full / 2, full / 4] and training.state.phase_epoch == 1
+    with pytest.raises(TrainingError, match="lower this phase's learning rate"):
+        phases._go_back(training, phase, NotFinite("the loss is nan"))
 
 
 def test_keras_callbacks_are_heard_and_keep_their_state(data, tmp_path, tf):

@@ -294,6 +294,8 @@ def test_figures_of_different_splits_are_refused(run, tmp_path):
         (10, 2, r"first one is better .*10 images only the first.*p = 0.039"),
         (2, 10, r"second one is better"),
         (6, 4, "no difference between .* that 50 images could show"),
+        # p = 0.11: more than one in twenty is chance.
+        (8, 2, "no difference between .* that 50 images could show"),
         (0, 0, "right and wrong on the same of 50 images"),
     ],
 )
@@ -465,6 +467,29 @@ def test_a_spool_gives_back_its_rows(tmp_path, monkeypatch):
     np.testing.assert_array_equal(np.concatenate(parts), rows)
     np.testing.assert_array_equal(found.rows([5, 0, 3]), rows[[5, 0, 3]])
     assert len(found) == 7
+
+
+def test_a_sample_is_chosen_by_with_its_own_labels(
+    answers, tmp_path, tf, monkeypatch
+):
+    """Every third image: as if the others were not there."""
+    from trainer.inference import finished
+
+    labels, probabilities = answers
+    spooled = spool.Spool(tmp_path)
+    spooled.append(temperature.scale(probabilities, 0.5))
+    reader = types.SimpleNamespace(
+        count=len(labels),
+        labels=labels,
+        manifest=types.SimpleNamespace(classes=CLASSES),
+    )
+    config = types.SimpleNamespace(model=types.SimpleNamespace(calibrate=True))
+    monkeypatch.setattr(calibration, "sample_step", lambda *_: 3)
+    found = finished._choose(reader, spooled, config)
+    wanted = calibration.choose(
+        temperature.scale(probabilities[::3], 0.5), labels[::3], applied=True
+    )
+    assert found == wanted and found.divisor > 1.2
 
 
 def test_what_is_chosen_by_is_bounded():

@@ -4,6 +4,7 @@ import csv
 import json
 import pathlib
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -1057,3 +1058,61 @@ def test_another_phase_is_measured_by_its_own_base(
     assert len(seen) == 2
     for found, wanted in zip(seen, by_images, strict=True):
         np.testing.assert_allclose(found, wanted, atol=2e-3)
+
+
+@pytest.mark.parametrize("flip_average", [False, True])
+def test_a_split_is_predicted_by_what_may_stand_for_it(
+    data, tmp_path, tf, flip_average
+):
+    """Kept features of validation do; those of training are of other pixels."""
+    from trainer.distribution.worker_group import WorkerGroup
+    from trainer.inference import split_prediction
+    from trainer.models.classifier import build_classifier
+    from trainer.pipeline.reader import Reader
+
+    settings = config(data, tmp_path)
+    manifest = manifest_lib.load(data)
+    model = build_classifier(2, SIZE, settings.model)
+    reader = Reader(str(data), manifest, "train")
+    pixels = reader.pixels(np.arange(reader.count), SIZE).astype(np.float32)
+    # Features speak for the second class twice as much as the bias against it.
+    last = model.get_layer("logits")
+    kernel = np.ones(last.get_weights()[0].shape) * [-1, 1]
+    last.set_weights([kernel, np.zeros(2)])
+    kernel *= 4 / np.diff(model(pixels).numpy()).mean()
+    last.set_weights([kernel, np.array([0.5, -1.5])])
+    asked = []
+
+    def kept(reader, views):
+        """Returns features of which only the bias is left."""
+        asked.append((reader.split, len(views)))
+        zeros = np.zeros((reader.count, len(kernel)), np.float16)
+        features = types.SimpleNamespace(
+            take=zeros.__getitem__, shape=(len(kernel),)
+        )
+        return [features] * len(views)
+
+    strategy = tf.distribute.get_strategy()
+    predictor = split_prediction.SplitPredictor(
+        strategy,
+        model,
+        flip_average,
+        WorkerGroup(strategy, None),
+        8,
+        types.SimpleNamespace(kept=kept),
+    )
+    found = {}
+    for split in ("train", "validation"):
+        reader = Reader(str(data), manifest, split)
+        found[split] = np.concatenate([*predictor.predict(reader)])
+        assert found[split].shape == (reader.count, 2)
+    assert asked == [("validation", 1 + flip_average)]
+    share = 1 / (1 + np.exp(-2))
+    np.testing.assert_allclose(found["validation"][:, 0], share, rtol=1e-5)
+    logits = model(pixels).numpy()
+    if flip_average:
+        logits = (logits + model(pixels[:, :, ::-1]).numpy()) / 2
+    wanted = tf.nn.softmax(logits).numpy()
+    # They are decoded by another decoder.
+    np.testing.assert_allclose(found["train"], wanted, atol=0.02)
+    assert wanted[:, 0].max() < share / 2

@@ -3,9 +3,12 @@
 import base64
 import csv
 import io
+import re
+import types
 
 import numpy as np
 import pytest
+from conftest import write_image
 from conftest import write_noise
 from PIL import Image
 from training import flags
@@ -14,6 +17,7 @@ from data_prep.config import PrepareConfig
 from data_prep.dataset import manifest as manifest_lib
 from data_prep.prepare import prepare
 from data_prep.runtime.errors import DataError
+from trainer import inspect
 from trainer.feature_extraction import suspicion
 
 
@@ -43,6 +47,129 @@ def test_planted_labels_and_a_stranger_are_found():
     assert judged.mislabelled.any()
     assert (judged.suggested[planted] == labels[planted]).all()
     assert judged.distance.argmax() == 100
+
+
+def test_an_image_is_compared_with_others_only():
+    features = np.array([[1, 0], [2, 0], [0, 1]], np.float32)
+    found = suspicion.strangeness(features)
+    np.testing.assert_allclose(found, [0.5, 0.5, 1], atol=1e-6)
+
+
+def test_where_nothing_is_surer_than_usual_no_label_is_wrong():
+    """Half and half is no verdict, though the other class comes first."""
+    shares = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]])
+    labels = np.array([0, 1, 1])
+    _, _, wrong = suspicion.confident(shares, labels)
+    assert not wrong.any()
+
+
+@pytest.fixture
+def judged(tmp_path, tf, monkeypatch):
+    """What `inspect` writes of two splits, of verdicts that are given.
+
+    The images are grey, each of its own; no network runs.
+    """
+    from trainer import extraction
+    from trainer.pipeline.reader import Reader
+
+    for label, name in enumerate(("cat", "dog")):
+        for number in range(16):
+            grey = 8 * (16 * label + number)
+            write_image(tmp_path / "photos" / name / f"{grey}.png", grey)
+    data, out = tmp_path / "data", tmp_path / "out"
+    manifest = prepare(
+        PrepareConfig(
+            str(tmp_path / "photos"),
+            str(data),
+            splits="train:0.5,validation:0.5",
+            workers=1,
+        )
+    )
+    readers = [Reader(data, manifest, split) for split in manifest.splits]
+    asked = []
+
+    def extract(config, wanted):
+        asked.append((config, wanted))
+        for reader in readers:
+            rows = np.zeros((reader.count, 2, 3), np.float16)
+            yield types.SimpleNamespace(count=len(rows), take=rows.take), reader
+
+    labels = np.concatenate([reader.labels for reader in readers])
+    generator = np.random.default_rng(0)
+    first = readers[0].count  # of the second split
+    wrong = np.isin(np.arange(32), [0, first - 1, first, 31])
+    # Some that are not wrong have the least margins.
+    margin = generator.permutation(np.linspace(-1, 1, 32))
+    margin[wrong] = [0.5, -0.1, 0.25, 0]
+    verdict = suspicion.Suspicion(
+        1 - labels, margin, wrong, generator.permutation(32) / 32
+    )
+    monkeypatch.setattr(extraction, "extract", extract)
+    monkeypatch.setattr(suspicion, "judge", lambda *_: verdict)
+    inspect.main(
+        inspect.InspectConfig(
+            data_dir=str(data),
+            output_dir=str(out),
+            split=("train",),
+            augment="light",
+            feature_views=2,
+            flip_average=True,
+        )
+    )
+    files = [file for reader in readers for file in reader.files()]
+    return out, files, verdict, asked
+
+
+def test_images_are_judged_as_they_are(judged):
+    _, _, _, ((config, wanted),) = judged
+    assert wanted == ("train",)
+    values = config.values()
+    assert values["augment"] == "none" and not values["flip_average"]
+    assert values["feature_views"] == 0
+
+
+def test_the_lists_have_the_likely_wrong_first(judged):
+    out, files, verdict, _ = judged
+    margin, wrong = verdict.margin, verdict.mislabelled
+    order = sorted(range(32), key=lambda n: (not wrong[n], margin[n]))
+    with open(out / "suspects.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == [files[n] for n in order]
+    assert [row["mislabelled"] for row in rows] == ["1"] * 4 + ["0"] * 28
+    with open(out / "corrections.csv", newline="") as file:
+        kept = [*csv.DictReader(file)]
+    assert kept == [{"file": files[n], "label": ""} for n in order[:4]]
+    for row, number in zip(rows, order, strict=True):
+        assert float(row["margin"]) == pytest.approx(margin[number], abs=1e-6)
+        assert row["label"] == row["file"].partition("/")[0]
+        assert row["suggested"] != row["label"]
+
+
+def test_pictures_are_those_of_their_files(judged):
+    """In both splits, at their ends too; the strangest come first."""
+    out, files, verdict, _ = judged
+    found = re.findall(
+        r'base64,([^"]+)" alt="([^"]+)".*?<bdi>(\w+)</bdi>',
+        (out / "suspects.html").read_text(),
+    )
+    margin, wrong = verdict.margin, verdict.mislabelled
+    suspects = sorted(np.flatnonzero(wrong), key=lambda n: margin[n])
+    strange = np.argsort(-verdict.distance)[:24]
+    assert [file for _, file, _ in found] == [
+        files[n] for n in (*suspects, *strange)
+    ]
+    for content, file, label in found:
+        picture = Image.open(io.BytesIO(base64.b64decode(content)))
+        folder, _, name = file.partition("/")
+        assert label == folder
+        red = np.asarray(picture)[..., 0].mean()
+        assert red == pytest.approx(int(name.removesuffix(".png")), abs=3)
+
+
+def test_too_few_images_of_a_class_are_refused():
+    manifest = types.SimpleNamespace(classes=["cat", "dog", "fox"])
+    with pytest.raises(DataError, match="too few images of dog: expected 5"):
+        inspect._check_counts(np.array([5, 4, 9]), manifest)
 
 
 @pytest.fixture(scope="module")

@@ -225,6 +225,38 @@ def test_sweep_of_flag_files(tmp_path):
     assert "--model_dir" not in found["job.sbatch"]
 
 
+def words_of_client(text, program, folder, **environment):
+    """Returns what a script gives a client, for which another one stands in."""
+    fake = folder / program
+    fake.write_text('#!/bin/bash\nprintf "%s\\0" "$@"\n')
+    fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
+    done = subprocess.run(
+        ["bash", "-c", text],
+        env={
+            **os.environ,
+            "PATH": f"{folder}:{os.environ['PATH']}",
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.split("\0")
+
+
+def test_each_task_of_a_job_array_reads_its_own_flags(tmp_path):
+    job = Job(target="slurm", grid="seed=1,2,3", output_dir=str(tmp_path))
+    rendered = submit.render(job, ["--data_dir=d", "--model_dir=m"])
+    script = rendered.files["job.sbatch"]
+    for number in ("0", "2"):
+        found = words_of_client(
+            script, "srun", tmp_path, SLURM_ARRAY_TASK_ID=number
+        )
+        (path,) = (word for word in found if word.startswith("--flagfile="))
+        assert path.endswith(f"/runs/{number}.flags")
+        assert f"runs/{number}.flags" in rendered.files
+
+
 ODD = "mo del$HOME`x`'\"%h;é"
 
 
@@ -240,17 +272,7 @@ def test_odd_names_survive_the_shell(target, tmp_path, monkeypatch):
         if name in ("run.sh", "job.sbatch")
     )
     program = {"local": "python", "docker": "docker", "slurm": "srun"}[target]
-    fake = tmp_path / program
-    fake.write_text('#!/bin/bash\nprintf "%s\\0" "$@"\n')
-    fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
-    done = subprocess.run(
-        ["bash", "-c", text],
-        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = done.stdout.split("\0")
+    found = words_of_client(text, program, tmp_path)
     where = "/job/model_dir" if target == "docker" else ODD
     assert f"--model_dir={where}" in found
     if target == "docker":

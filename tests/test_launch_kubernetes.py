@@ -98,6 +98,18 @@ MUTANTS = {
         "terminationGracePeriodSeconds: 120",
         "terminationGracePeriodSeconds: 5",
     ),
+    "root": ("runAsNonRoot: true", "runAsNonRoot: false"),
+    "root by number": ("runAsUser: 1000", "runAsUser: 0"),
+    "any system call": ("RuntimeDefault", "Unconfined"),
+    "gains rights": (
+        "allowPrivilegeEscalation: false",
+        "allowPrivilegeEscalation: true",
+    ),
+    "keeps capabilities": ("drop:", "add:"),
+    "the node's network": (
+        "restartPolicy: Never",
+        "restartPolicy: Never\n      hostNetwork: true",
+    ),
     "workers wait for others": ("parallelism: 2", "parallelism: 1"),
     "evicted without end": ("  activeDeadlineSeconds: 86400\n", ""),
 }

@@ -272,7 +272,7 @@ def test_runs_in_a_bucket_are_compared(bucket, tmp_path):
 
 def test_a_lease_that_is_renewed_keeps_others_out(bucket):
     url = f"{bucket}/model"
-    owner, other = Lease(url, patience=1.0), Lease(url, patience=600.0)
+    owner, other = Lease(url, patience=1.0), Lease(url, patience=60.0)
     with owner.held():
         assert not owner.is_lost
         with pytest.raises(Stopped, match=f"in use by process {os.getpid()}"):

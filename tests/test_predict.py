@@ -1,5 +1,6 @@
 """`trainer.predict`: which files, and what is said of them."""
 
+import csv
 import errno
 import io
 import json
@@ -158,6 +159,15 @@ def test_a_spreadsheet_finds_no_formula(tmp_path):
     ]
 
 
+def test_a_class_is_no_formula_either(tmp_path):
+    with answers.open_csv(tmp_path / "out", CLASSES) as write:
+        write(Answer("a.jpg", "", "=cat", PROBABILITIES[0]))
+        write(Answer("b.jpg", "@is no image"))
+    _, *rows = csv.reader((tmp_path / "out").read_text().splitlines())
+    assert [row[2] for row in rows] == ["'=cat", ""]
+    assert rows[1][-1] == "'@is no image"
+
+
 def test_json_lines_name_what_was_not_classified(tmp_path):
     with answers.open_json_lines(tmp_path / "out", CLASSES) as write:
         for answer in answers_of(0.5):
@@ -174,6 +184,8 @@ def test_sorting_overwrites_nothing(tmp_path):
     for name, content in (("a/x.jpg", "1"), ("b/x.jpg", "2"), ("c/x.jpg", "1")):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text(content)
+        # Size and time say nothing: photos of a burst share them.
+        os.utime(tmp_path / name, (0, 0))
     (tmp_path / "link.jpg").symlink_to("b/x.jpg")
     root = str(tmp_path / "sorted")
 

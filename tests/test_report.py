@@ -248,6 +248,11 @@ def cut(path):
     path.write_bytes(content[: len(content) // 2])
 
 
+def cut_at_a_line(path):
+    """So that what is left looks whole."""
+    path.write_bytes(b"".join(path.read_bytes().splitlines(True)[:-1]))
+
+
 def other_class(path):
     path.write_text(path.read_text().replace("été", "dog"))
 
@@ -270,6 +275,7 @@ def empty(path):
         ("predictions.csv", pathlib.Path.unlink, "is missing: `shardtune"),
         ("predictions.csv", empty, "is damaged, or of other classes"),
         ("predictions.csv", cut, "is damaged, or of other classes"),
+        ("predictions.csv", cut_at_a_line, "it has 15 images, evaluation"),
         ("predictions.csv", other_class, "is damaged, or of other classes"),
         ("metrics.jsonl", cut, "metrics.jsonl is damaged or missing"),
         ("environment.json", cut, "environment.json is damaged or missing"),
@@ -310,6 +316,14 @@ def test_mistakes_are_kept_by_how_sure_they_were(tmp_path):
     assert [one.file for one in found.best] == ["y.jpg"]
     assert found.second.tolist() == [True, True, True, False]
     assert predictions.read(path, ["a", "b"], worst=0, best=0).worst == []
+
+
+def test_the_audit_is_that_of_the_data(tmp_path):
+    assert page._audit(tmp_path) == []
+    content = {"files": 9, "good": 7, "counts": {"near_duplicate": 2}}
+    (tmp_path / "audit.json").write_text(json.dumps(content))
+    wanted = [("images", 9), ("usable", 7), ("near duplicate", 2)]
+    assert page._audit(tmp_path) == wanted
 
 
 def test_many_classes_stay_a_small_page():

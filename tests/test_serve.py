@@ -4,6 +4,7 @@ import base64
 import contextlib
 import http.client
 import io
+import ipaddress
 import json
 import os
 import re
@@ -27,7 +28,9 @@ from training import train_fitted
 
 from launch import submit
 from launch.job import Job
+from trainer import serve
 from trainer.inference.exported import ExportedModel
+from trainer.serve_config import ServeConfig
 
 for library in ("starlette", "uvicorn", "multipart", "prometheus_client"):
     pytest.importorskip(library)
@@ -464,6 +467,12 @@ def test_a_stop_does_not_wait_for_the_model(loading):
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 75
     assert errors.startswith("error: stopped by a signal")
+
+
+def test_only_this_machine_reaches_it_unless_asked():
+    with serve._listen(ServeConfig("model").serving.host, 0) as listening:
+        host, _ = listening.getsockname()
+    assert ipaddress.ip_address(host).is_loopback
 
 
 def test_what_cannot_be_served_is_said(run, tmp_path, model):

@@ -29,6 +29,13 @@ def test_fractions_are_near_and_cover_every_rank():
     assert splitting.by_fraction(0, FRACTIONS) == "test"
 
 
+def test_fractions_that_sum_to_a_little_less_than_one_leave_none():
+    """As these do in binary; the last rank is of training all the same."""
+    amounts = splitting.parse_spec("train:0.37,validation:0.57,test:0.06")
+    assert sum(reversed(amounts.values())) < 1
+    assert splitting.by_fraction((1 << 63) - 1, amounts) == "train"
+
+
 def test_fractions_below_one_leave_images():
     amounts = splitting.parse_spec("train:0.2,test:0.1")
     found = collections.Counter(

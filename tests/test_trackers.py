@@ -1,6 +1,9 @@
 """--tracker: MLflow's own file store, and Weights & Biases without network."""
 
 import importlib.util
+import pathlib
+import sys
+import types
 
 import pytest
 from training import lines
@@ -10,6 +13,7 @@ from training import train_here
 from data_prep.runtime.errors import UsageError
 from trainer.config import Config
 from trainer.engine import start_rule
+from trainer.engine import trackers
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +76,38 @@ def test_weights_and_biases_off_line(data, tmp_path, tf, monkeypatch):
     for name in (b"val_accuracy", b"test_accuracy", b"finetune_epochs"):
         assert name in content
     assert (folder / "files" / "report.html").exists()
+
+
+def test_a_resumed_run_of_weights_and_biases_goes_on(tmp_path, monkeypatch):
+    """Only its service knows a run again, so a client stands in for it."""
+    asked, logged, saved = [], [], []
+
+    def init(**options):
+        asked.append(options)
+        return types.SimpleNamespace(
+            id=options["id"] or "new",
+            log=logged.append,
+            save=lambda path, **_: saved.append(path),
+            finish=lambda: saved.append("finished"),
+        )
+
+    fake = types.SimpleNamespace(init=init)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    config = Config("data", str(tmp_path / "mine"), tracker="wandb")
+    for _ in range(2):
+        tracker = trackers.create(config)
+    assert tracker.identity == (tmp_path / "mine/tracker.txt").read_text()
+    found = [(one["id"], one["resume"], one["name"]) for one in asked]
+    assert found == [(None, None, "mine"), ("new", "allow", "mine")]
+    # The exported epoch is logged last, though others came after it.
+    tracker.on_epoch_end(4, {"loss": 1.0})
+    tracker.log({"test_accuracy": 0.5}, 3)
+    assert logged == [
+        {"loss": 1.0, "epoch": 5},
+        {"test_accuracy": 0.5, "epoch": 3},
+    ]
+    tracker.finish(pathlib.Path("report.html"))
+    assert saved == ["report.html", "finished"]
 
 
 def test_a_missing_tracker_is_named_before_anything(monkeypatch):
