@@ -221,7 +221,8 @@ def run_trainer(
         signal.signal(number, forward)
     child = subprocesses.start_tied(
         subprocesses.python_module("trainer.task", *words),
-        subprocesses.environment(),
+        # AutoGraph compiles what it writes to TMPDIR, and leaves that there.
+        {**subprocesses.environment(), "PYTHONDONTWRITEBYTECODE": "1"},
     )
     for number in received:  # one that came just before it began
         child.send_signal(number)

@@ -401,6 +401,8 @@ def test_stopped_and_resumed_on_another_machine(bucket, data, tmp_path):
     words += [f"--data_dir={bucket}/data", f"--model_dir={bucket}/model"]
     words += [*TINY, "--frozen_epochs=40", "--finetune_epochs=0"]
     environ = {**os.environ, "TMPDIR": str(tmp_path)}
+    # As for who has not set it: what AutoGraph writes is compiled, and kept.
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)
     first = subprocess.Popen(words, cwd=ROOT, env=environ)
     url = f"{bucket}/model"
 

@@ -261,11 +261,7 @@ FILES_OF_TEST = ("evaluation.json", "predictions.csv")
 
 
 @pytest.mark.slow
-def test_evaluate_and_export_again(trained, run, tf):
-    import keras
-
-    from trainer.inference import finished
-
+def test_evaluate_and_export_again(trained, run):
     model, _ = trained
     first = json.loads((model / "evaluation.json").read_text())
     of_test = [(model / n).read_bytes() for n in FILES_OF_TEST]
@@ -283,8 +279,8 @@ def test_evaluate_and_export_again(trained, run, tf):
     assert other["split"] == "validation"
     rows = (model / "predictions-validation.csv").read_text().splitlines()
     assert len(rows) == 1 + other["images"]
-    finished.evaluate(str(model), "")
-    keras.config.set_dtype_policy("float32")
+    done = run("trainer.evaluate", f"--model_dir={model}")
+    assert done.returncode == 0, done.stderr
     again = json.loads((model / "evaluation.json").read_text())
     assert again["split"] == "test"
     assert again["loss"] == pytest.approx(first["loss"], rel=1e-6)
