@@ -303,9 +303,12 @@ def test_the_command_prints_a_table_and_sorts(model, tmp_path, run):
     ]
 
 
-def test_objects_of_a_store_are_classified(model, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "store", [object_stores.s3_bucket, object_stores.gs_bucket]
+)
+def test_objects_of_a_store_are_classified(store, model, tmp_path, monkeypatch):
     """A folder, an object and a missing one, as in a list of a million."""
-    for bucket in object_stores.s3_bucket(monkeypatch):
+    for bucket in store(monkeypatch):
         for name, value in (("new/a.png", 5), ("new/[1].png", 200)):
             write_image(tmp_path / name, value)
             storage.upload(tmp_path / name, f"{bucket}/{name}")
