@@ -189,6 +189,8 @@ def _copy_last(copy: Copy, model: pathlib.Path, code: int) -> None:
         if code == 0:
             copy.mirror.publish()
     except (DataError, Stopped) as error:
+        if not model.exists():
+            raise  # it was stopped before it began
         kept = tempfile.mkdtemp(prefix="shardtune-kept-")
         shutil.move(model, kept)
         raise type(error)(

@@ -1,5 +1,6 @@
 """Data and models in object storage: real clients, local servers, faults."""
 
+import concurrent.futures
 import errno
 import importlib.util
 import json
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import gcs_service
@@ -295,39 +297,53 @@ def test_a_lease_whose_owner_is_gone_is_taken_over(bucket):
         mine.check()
 
 
+@pytest.mark.parametrize("begun", [True, False])
 def test_a_run_that_lost_its_lease_stops_and_writes_no_more(
-    bucket, tmp_path, monkeypatch
+    begun, bucket, tmp_path, monkeypatch
 ):
     """Its trainer is asked to save; what it saved is kept here, not there."""
     url, scratch = f"{bucket}/model", tmp_path / "scratch"
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    tempfile.tempdir = None
-    taken = []
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    place = scratch / "model" / "config.json" if begun else tmp_path / "ready"
+    other, ended = Lease(url), threading.Event()
+
+    def take():
+        while not (place.exists() or ended.is_set()):
+            time.sleep(0.01)
+        # As one that did not see ours, which may be renewed in between.
+        while not ended.wait(0.05):
+            other._renew()
 
     def trainer(*_):
         code = (
             "import pathlib, signal\n"
             "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"
-            f"place = pathlib.Path({str(scratch / 'model')!r})\n"
-            "place.mkdir(parents=True)\n"
-            "(place / 'config.json').touch()\n"
+            f"place = pathlib.Path({str(place)!r})\n"
+            "place.parent.mkdir(parents=True, exist_ok=True)\n"
+            "place.touch()\n"
             "signal.sigwait([signal.SIGTERM])\n"
             "raise SystemExit(75)\n"
         )
-        taken.append(Lease(url))
-        taken[0]._renew()  # as one that did not see ours
         return [sys.executable, "-c", code]
 
     monkeypatch.setattr(staged.subprocesses, "python_module", trainer)
     monkeypatch.setattr(staged, "Lease", lambda url: Lease(url, patience=1.0))
     monkeypatch.setattr(staged.signal, "signal", lambda *_: None)
     words = ["--data_dir=data", f"--model_dir={url}"]
-    with pytest.raises(Stopped, match=r"in use by .*kept here, in (\S+)\."):
-        staged.train(words, scratch, 0.1)
-    tempfile.tempdir = None
-    taken[0].check()
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        taking = thread.submit(take)
+        try:
+            with pytest.raises(Stopped, match="in use by process") as stopped:
+                staged.train(words, scratch, 0.1)
+        finally:
+            ended.set()
+        taking.result()
+    other.check()
     assert storage.names(url) == [LEASE]
-    assert list(tmp_path.glob("shardtune-kept-*/model/config.json"))
+    kept = list(tmp_path.glob("shardtune-kept-*/model/config.json"))
+    assert len(kept) == begun
+    assert ("kept here, in " in str(stopped.value)) == begun
 
 
 def test_a_trial_finds_its_folder(bucket, tmp_path, monkeypatch):
