@@ -484,3 +484,13 @@ def test_what_cannot_be_served_is_said(run, tmp_path, model):
     assert "--host=203.0.113.7 --port=8501 cannot be listened" in done.stderr
     done = run("trainer.serve", f"--model_dir={model}", "--name=a/b")
     assert done.returncode == 64
+
+
+def test_the_end_of_an_answer_does_not_wait_for_the_client():
+    with (
+        serve._listen("127.0.0.1", 0) as listening,
+        socket.create_connection(listening.getsockname()),
+    ):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
