@@ -1,6 +1,7 @@
 """Features: what is stored, what is trained on them, what goes wrong."""
 
 import csv
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -311,6 +312,17 @@ def test_a_key_is_of_all_that_features_depend_on(data, tmp_path):
         # The same once more is found, not made.
         found = extractor.extract(reader, None, view)
         assert found.folder.name in names
+
+
+def test_features_of_other_data_are_others(data, tmp_path, tf):
+    wanted = config(data, tmp_path, feature_dir=str(tmp_path / "kept"))
+    manifest, model, extractor = parts(wanted)
+    reader, images = split_of(wanted, manifest, "train")
+    first = extractor.extract(reader, images, View()).folder
+    other = dataclasses.replace(manifest, classes=["cat", "wolf"])
+    strategy = tf.distribute.get_strategy()
+    again = extractor_of(wanted, other, strategy, model)
+    assert again.extract(reader, images, View()).folder != first
 
 
 def test_folders_of_earlier_versions_are_found_again():
