@@ -6,8 +6,8 @@ What lies in gs:// is copied in and out by `launch.staged`. Managed data sets
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
+from data_prep.runtime import setting_flags
 from data_prep.runtime.errors import UsageError
 from launch import arguments
 from launch.groups import Common
@@ -232,9 +232,8 @@ def _check_search(
                 f"--tune searches {name}, and --{name} gives it. Leave one out."
             )
         for value in one.ends:
-            arguments.parse(
-                work.module, [*work.arguments, f"--{name}={_flag(value)}"]
-            )
+            tried = setting_flags.spelled({name: value})
+            arguments.parse(work.module, [*work.arguments, *tried])
     if options.parallel_trials > options.trials:
         raise UsageError(
             f"--parallel_trials={options.parallel_trials} is more than "
@@ -246,7 +245,7 @@ def _parameter(name: str, searched: Range | Values) -> dict:
     """Returns a searched setting as Vertex AI's ParameterSpec."""
     if isinstance(searched, Values):
         # As words, not as its discrete numbers, which are doubles: 16.0.
-        values = list(map(_flag, searched.ends))
+        values = list(map(setting_flags.text, searched.ends))
         return {
             "parameterId": name,
             "categoricalValueSpec": {"values": values},
@@ -260,11 +259,6 @@ def _parameter(name: str, searched: Range | Values) -> dict:
             "maxValue": searched.high,
         },
     }
-
-
-def _flag(value: Any) -> str:
-    """Returns a value as it stands in a command line."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _job_spec(
