@@ -23,7 +23,9 @@ from training import train_here
 from data_prep import prepare as story
 from data_prep.config import PrepareConfig
 from data_prep.dataset import manifest as manifest_lib
+from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import TrainingError
+from trainer.inference import exported
 from trainer.inference import formats as formats_lib
 from trainer.inference.formats import ALWAYS
 from trainer.inference.formats import FORMATS
@@ -128,8 +130,75 @@ def test_an_export_gives_what_training_gave(reader, model, tmp_path):
     tolerances = {n: one["tolerance"] for n, one in found["formats"].items()}
     assert tolerances == {"saved_model": 1e-5, "keras": 0}
     assert sorted(os.listdir(tmp_path)) == [
-        *("labels.txt", "model.keras", "saved_model")
+        *("SHA256SUMS", "labels.txt", "model.keras", "saved_model")
     ]
+
+
+def test_a_changed_export_is_refused(reader, model, tmp_path):
+    """One flipped bit of any file, or a missing one; what is added passes."""
+    folder = tmp_path / "odd name\u00e9"
+    export(model, reader, folder)
+    subprocess.run(
+        ["sha256sum", "--check", "--strict", "SHA256SUMS"],
+        cwd=folder,
+        check=True,
+    )
+    (folder / "saved_model" / "assets.extra" / "warmup").write_text("of others")
+    exported.load(str(folder), "tensorflow")
+    served = [folder / "labels.txt", *(folder / "saved_model").rglob("*")]
+    for path in served:
+        if path.is_dir() or path.name == "warmup":
+            continue
+        content = path.read_bytes()
+        for changed in (_flip(content), None):
+            path.unlink()
+            if changed is not None:
+                path.write_bytes(changed)
+            elif path.name == "labels.txt":
+                continue  # another message
+            with pytest.raises(DataError, match="is not what was exp") as error:
+                exported.load(str(folder), "tensorflow")
+            assert str(path) in str(error.value)
+            assert f"shardtune export --model_dir={folder}" in str(error.value)
+        path.write_bytes(content)
+    # Nobody who runs saved_model reads this one.
+    (folder / "model.keras").write_bytes(b"")
+    exported.load(str(folder), "tensorflow")
+    (folder / "labels.txt").write_text("dog\ncat\n")
+    (folder / "SHA256SUMS").unlink()  # of an earlier version, or meant so
+    assert exported.load(str(folder), "tensorflow").classes == ["dog", "cat"]
+
+
+def _flip(content):
+    place = len(content) // 2
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+def test_half_an_export_is_refused(reader, model, tmp_path, monkeypatch):
+    """Killed between two files, what is mixed is not run."""
+    from trainer.inference import exporting
+
+    export(model, reader, tmp_path)
+    put = exporting._put
+    left = ["labels.txt", "model.keras"]
+
+    def put_some(staged, place):
+        if place.name not in left:
+            raise KeyboardInterrupt  # where a kill would leave it
+        put(staged, place)
+
+    monkeypatch.setattr(exporting, "_put", put_some)
+    with pytest.raises(KeyboardInterrupt):
+        export(model, reader, tmp_path, temperature=2.0)
+    exported.load(str(tmp_path), "tensorflow")  # all of it the former
+    left += ["saved_model"]
+    with pytest.raises(KeyboardInterrupt):
+        export(model, reader, tmp_path, temperature=2.0)
+    with pytest.raises(DataError, match="is not what was exported"):
+        exported.load(str(tmp_path), "tensorflow")
+    monkeypatch.undo()
+    export(model, reader, tmp_path, temperature=2.0)
+    exported.load(str(tmp_path), "tensorflow")
 
 
 def swap_channels(model):

@@ -72,6 +72,9 @@ def test_what_is_kept_outlives_the_data_but_not_the_model(
         # Another export: what is kept is not of it.
         with open(copy / "model.keras", "ab") as file:
             file.write(b"\0")
+        with pytest.raises(DataError, match="is not what was exported"):
+            neighbours.load(str(copy))
+        (copy / "SHA256SUMS").unlink()
         monkeypatch.setattr(
             neighbours, "_base_of_exported", lambda _: found._base
         )

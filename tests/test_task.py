@@ -64,6 +64,7 @@ def test_artefacts(trained):
     assert sorted(os.listdir(model)) == [
         "DONE.json",
         "README.md",
+        "SHA256SUMS",
         "calibration.json",
         "checkpoints",
         "config.json",

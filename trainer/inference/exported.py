@@ -12,6 +12,7 @@ from data_prep.dataset import labels
 from data_prep.runtime import startup
 from data_prep.runtime.errors import DataError
 from trainer.inference import calibration
+from trainer.inference import sums
 from trainer.inference.onnx_session import OnnxSession
 from trainer.models import temperature
 from trainer.pipeline import fast_decode
@@ -32,7 +33,7 @@ class Exported(abc.ABC):
         classes: K names, in class order.
 
     Raises:
-        DataError: If there is no exported model.
+        DataError: If there is no exported model, or it has changed since.
     """
 
     def __init__(self, model_dir: str, file: str, cure: str):
@@ -40,6 +41,7 @@ class Exported(abc.ABC):
         names = self.model_dir / labels.FILE_NAME
         if not (names.is_file() and (self.model_dir / file).exists()):
             raise DataError(f"{model_dir} holds no exported model. {cure}")
+        sums.check(self.model_dir, names.name, file)
         self.classes = labels.read(names)
         chosen = calibration.load(self.model_dir)
         # What the export has not divided by yet.

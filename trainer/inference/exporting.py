@@ -13,6 +13,7 @@ from data_prep.runtime import atomic
 from trainer.inference import description as description_lib
 from trainer.inference import onnx_model
 from trainer.inference import saved_model
+from trainer.inference import sums
 from trainer.inference import tflite
 from trainer.inference.description import Description
 from trainer.inference.formats import ALWAYS
@@ -50,7 +51,6 @@ def export(
     staged = output / f"{atomic.INCOMPLETE}export"
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
-    files = [FORMATS[name].file for name in formats]
     try:
         for policy, names in _by_policy(formats).items():
             classifier = with_temperature(
@@ -60,9 +60,12 @@ def export(
                 path = staged / FORMATS[name].file
                 _writer(name, samples)(classifier, description, path)
         found = check(staged)
-        labels.write(output / labels.FILE_NAME, description.classes)
-        for file in files:
-            _put(staged / file, output / file)
+        labels.write(staged / labels.FILE_NAME, description.classes)
+        sums.write(staged)
+        # The sums last: what is replaced by half does not agree with them.
+        names = [path.name for path in staged.iterdir()]
+        for name in sorted(names, key=lambda x: (x == sums.FILE_NAME, x)):
+            _put(staged / name, output / name)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return found

@@ -19,6 +19,7 @@ from data_prep.runtime import atomic
 from data_prep.runtime.progress import Progress
 from trainer.engine import start_rule
 from trainer.inference import cosine
+from trainer.inference import sums
 from trainer.models.classifier import base_of
 from trainer.pipeline import input_pipeline
 from trainer.pipeline.decode import decode_image
@@ -101,9 +102,11 @@ def load(model_dir: str) -> Neighbours:
         model_dir: What `trainer.task` wrote.
 
     Raises:
-        DataError: If nothing is kept, and the data set is gone or has changed.
+        DataError: If the exported model has changed since, or nothing is kept
+            and the data set is gone or has changed.
     """
     keras_file = pathlib.Path(model_dir, _MODEL)
+    sums.check(keras_file.parent, _MODEL)
     path = pathlib.Path(model_dir, FILE_NAME)
     digest = hashlib.sha256(keras_file.read_bytes()).hexdigest()
     base = _base_of_exported(keras_file)
