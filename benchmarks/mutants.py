@@ -4,7 +4,8 @@ python -m benchmarks.mutants [--only=TEXT] [--list]
 
 Each change of mutants.toml is made in a copy of the project, and the tests
 nearest to it are run there, up to the first that fails: it is named, as is a
-change that none of them notices. The project itself is not touched.
+change that none of them notices. A change that they hang on is noticed too, when
+--time_limit has passed. The project itself is not touched.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import os
 import pathlib
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -66,18 +68,21 @@ def read() -> list[Mutant]:
     return found
 
 
-def noticed_by(mutant: Mutant, copy: pathlib.Path) -> str:
+def noticed_by(mutant: Mutant, copy: pathlib.Path, time_limit: float) -> str:
     """Returns the test that fails on the change; "" if none does.
 
     Args:
         mutant: The change.
         copy: A copy of the project, which is left as it was.
+        time_limit: Seconds for its tests.
     """
     path = copy / mutant.file
     kept = path.read_text()
     path.write_text(kept.replace(mutant.old, mutant.new))
     try:
-        done = run_tests(mutant.tests, copy)
+        done = run_tests(mutant.tests, copy, time_limit)
+    except subprocess.TimeoutExpired:
+        return "the time limit"
     finally:
         path.write_text(kept)
     if done.returncode not in (0, *_NOTICED):
@@ -86,17 +91,31 @@ def noticed_by(mutant: Mutant, copy: pathlib.Path) -> str:
     return failed[0].split()[1] if failed else ""
 
 
-def run_tests(tests: str, copy: pathlib.Path) -> subprocess.CompletedProcess:
-    """Runs pytest in a copy of the project, up to the first failure."""
+def run_tests(
+    tests: str, copy: pathlib.Path, time_limit: float
+) -> subprocess.CompletedProcess:
+    """Runs pytest in a copy of the project, up to the first failure.
+
+    Raises:
+        subprocess.TimeoutExpired: If it takes longer; its processes are killed.
+    """
     words = ["-q", "-x", "-n0", "-m", "", "-p", "no:cacheprovider"]
-    return subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, "-B", "-m", "pytest", *words, *shlex.split(tests)],
         cwd=copy,
         env={**os.environ, "PYTHONPATH": str(copy)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
+    try:
+        output, _ = process.communicate(timeout=time_limit)
+    finally:
+        # Also of a Ctrl-C here, which its session does not get.
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(process.args, process.returncode, output)
 
 
 def main() -> None:
@@ -104,6 +123,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="part of a file or promise")
     parser.add_argument("--list", action="store_true", help="try nothing")
+    parser.add_argument(
+        "--time_limit", type=float, default=1200, help="seconds for a change"
+    )
     arguments = parser.parse_args()
     chosen = [
         one for one in read() if arguments.only in f"{one.file} {one.promise}"
@@ -121,7 +143,7 @@ def main() -> None:
         )
         for one in chosen:
             tried[one.room] += 1
-            test = noticed_by(one, copy)
+            test = noticed_by(one, copy, arguments.time_limit)
             noticed[one.room] += bool(test)
             print(
                 f"{'noticed' if test else 'UNNOTICED'}: {one.file}: "

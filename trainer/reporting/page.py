@@ -15,17 +15,15 @@ from data_prep.dataset.manifest import Manifest
 from data_prep.report import html
 from data_prep.report import thumbnails
 from data_prep.runtime import atomic
-from data_prep.runtime.errors import DataError
 from trainer.config import Config
-from trainer.engine import history
-from trainer.engine.model_directory import ENVIRONMENT
 from trainer.inference import evaluation as evaluation_lib
 from trainer.reporting import charts
 from trainer.reporting import gallery
-from trainer.reporting import predictions
+from trainer.reporting import run_files
+from trainer.reporting.run_files import RunFiles
 
 FILE_NAME = "report.html"
-_AGAIN = "Train again, into another --model_dir."
+_MATRIX = "confusion_matrix.png"
 _MISTAKES = 24  # that are shown
 _RIGHT = 8
 _CLASSES = 40  # of which figures are shown, the worst ones
@@ -63,33 +61,11 @@ def write(
         DataError: If it was not evaluated, or its checkpoint is gone.
     """
     folder = pathlib.Path(model_dir)
-    evaluation = _evaluation(folder)
-    summary = predictions.read(
-        folder / "predictions.csv", manifest.classes, _MISTAKES, _RIGHT
-    )
-    if len(summary.right) != evaluation["images"]:
-        raise DataError(
-            f"{folder}/predictions.csv is damaged, or of other classes: it has "
-            f"{len(summary.right)} images, evaluation.json "
-            f"{evaluation['images']}. `shardtune evaluate --model_dir={folder}` "
-            "writes both."
-        )
-    epochs = _epochs(folder / history.METRICS)
-    environment = _json(folder / ENVIRONMENT, _AGAIN)
+    run = run_files.read(folder, manifest.classes, _MISTAKES, _RIGHT)
+    evaluation, summary = run.evaluation, run.predictions
     shown = gallery.create(config, manifest, evaluation["split"])
-    two = len(manifest.classes) == 2 and 0 < summary.second.mean() < 1
-    matrix = charts.matrix(
-        np.array(evaluation["confusion_matrix"]), manifest.classes
-    )
-    charts.png(matrix, folder / "confusion_matrix.png")
-    if epochs:
-        curves = charts.curves(epochs, exported["epoch"])
-        charts.png(curves, folder / "curves.png")
-    with Image.open(folder / "confusion_matrix.png") as drawn:
-        pictures = {"confusion_matrix": np.array(drawn.convert("RGB"))}
-    grid = shown.augmented(config.augmentation, config.run.seed)
-    if grid is not None:
-        pictures["augmented"] = grid
+    _draw_files(run, manifest.classes, exported["epoch"], folder)
+    augmented = shown.augmented(config.augmentation, config.run.seed)
     text = html.render(
         "report.html",
         "trainer.reporting",
@@ -97,82 +73,56 @@ def write(
         evaluation=evaluation,
         exported=exported,
         others=evaluation_lib.other_phases(evaluation),
-        curves={
-            name: charts.svg(charts.curves(epochs, exported["epoch"], [name]))
-            for name in (("loss", "accuracy") if epochs else ())
-        },
-        reliability=charts.svg(
-            charts.reliability(summary.right, summary.confidence)
-        ),
-        receiver=charts.svg(charts.receiver(summary.second, summary.score))
-        if two
-        else "",
+        **_drawings(run, exported["epoch"]),
         classes=_classes(evaluation),
         matrix=_matrix(evaluation),
-        whole_matrix=thumbnails.of_file(folder / "confusion_matrix.png")
+        whole_matrix=thumbnails.of_file(folder / _MATRIX)
         if len(manifest.classes) > _CELLS
         else "",
         confusions=_confusions(evaluation),
         mistakes=shown.show(summary.worst, with_nearest=True),
         right=shown.show(summary.best, with_nearest=False),
         wrong=int((~summary.right).sum()),
-        augmented="" if grid is None else gallery.as_address(grid),
+        augmented="" if augmented is None else gallery.as_address(augmented),
         audit=_audit(config.data.data_dir),
-        facts=_facts(config, manifest, folder, environment, epochs),
+        facts=_facts(config, manifest, run),
         flags=_flags(config),
     )
     atomic.write_text(folder / FILE_NAME, text)
+    with Image.open(folder / _MATRIX) as drawn:
+        pictures = {"confusion_matrix": np.array(drawn.convert("RGB"))}
+    if augmented is not None:
+        pictures["augmented"] = augmented
     return Page(folder / FILE_NAME, pictures)
 
 
-def _evaluation(folder: pathlib.Path) -> dict:
-    """Returns the figures of a run.
-
-    Raises:
-        DataError: If they, or the predictions, are missing, damaged or of an
-            earlier version.
-    """
-    cure = f"`shardtune evaluate --model_dir={folder}` writes it."
-    for name in ("evaluation.json", "predictions.csv"):
-        if not (folder / name).exists():
-            raise DataError(f"{folder / name} is missing: {cure}")
-    found = _json(folder / "evaluation.json", cure)
-    if "calibration_error" not in found:
-        raise DataError(
-            f"{folder}/evaluation.json is of an earlier version: {cure}"
-        )
-    return found
+def _draw_files(
+    run: RunFiles, classes: list[str], exported: int, folder: pathlib.Path
+) -> None:
+    """Draws confusions and learning curves for other documents."""
+    counts = np.array(run.evaluation["confusion_matrix"])
+    charts.png(charts.matrix(counts, classes), folder / _MATRIX)
+    if run.epochs:
+        curves = charts.curves(run.epochs, exported)
+        charts.png(curves, folder / "curves.png")
 
 
-def _json(path: pathlib.Path, cure: str) -> dict:
-    """Reads a JSON object.
-
-    Raises:
-        DataError: If it is missing or damaged.
-    """
-    try:
-        found = json.loads(path.read_text())
-        if not isinstance(found, dict):
-            raise ValueError("expected an object")
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} is damaged or missing: {error}. {cure}"
-        ) from None
-    return found
-
-
-def _epochs(path: pathlib.Path) -> list[dict]:
-    """Reads `metrics.jsonl`.
-
-    Raises:
-        DataError: If it is missing or damaged.
-    """
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} is damaged or missing: {error}. {_AGAIN}"
-        ) from None
+def _drawings(run: RunFiles, exported: int) -> dict:
+    """Returns the drawings of the page as SVG; "" is one that tells nothing."""
+    summary, receiver = run.predictions, ""
+    two_classes = len(run.evaluation["classes"]) == 2
+    if two_classes and 0 < summary.second.mean() < 1:
+        receiver = charts.svg(charts.receiver(summary.second, summary.score))
+    return {
+        "curves": {
+            name: charts.svg(charts.curves(run.epochs, exported, [name]))
+            for name in (("loss", "accuracy") if run.epochs else ())
+        },
+        "reliability": charts.svg(
+            charts.reliability(summary.right, summary.confidence)
+        ),
+        "receiver": receiver,
+    }
 
 
 def _classes(evaluation: dict) -> dict:
@@ -226,13 +176,10 @@ def _audit(data_dir: str) -> list[tuple[str, int]]:
 
 
 def _facts(
-    config: Config,
-    manifest: Manifest,
-    folder: pathlib.Path,
-    found: dict,
-    epochs: list[dict],
+    config: Config, manifest: Manifest, run: RunFiles
 ) -> list[tuple[str, str]]:
     """Returns what ran on what, as names and values."""
+    found, epochs = run.environment, run.epochs
     counts = ", ".join(f"{s.count:,} {n}" for n, s in manifest.splits.items())
     facts = [
         ("images", counts),
@@ -240,8 +187,8 @@ def _facts(
         ("devices", ", ".join(found["devices"])),
         ("precision", found["precision"]),
         ("platform", found["platform"]),
-        *_weights(folder),
-        *((f"{name}", text) for name, text in found["versions"].items()),
+        *([("weights, SHA-256", run.weights)] if run.weights else []),
+        *found["versions"].items(),
     ]
     if epochs:
         rates = [epoch["images_per_second"] for epoch in epochs]
@@ -253,12 +200,6 @@ def _facts(
             ("waiting for data, median", f"{np.median(waits):.0%}"),
         ]
     return facts
-
-
-def _weights(folder: pathlib.Path) -> list[tuple[str, str]]:
-    """Returns the file of weights that the run started from, by its hash."""
-    digest = json.loads((folder / "config.json").read_text())["weights_sha256"]
-    return [("weights, SHA-256", digest)] if digest else []
 
 
 def _flags(config: Config) -> list[str]:
