@@ -339,7 +339,7 @@ def converted(reader, model, tmp_path_factory):
 def test_every_format_is_measured(converted):
     folder, found = converted
     assert sorted(os.listdir(folder)) == sorted(
-        ["labels.txt", *(one.file for one in FORMATS.values())]
+        ["SHA256SUMS", "labels.txt", *(one.file for one in FORMATS.values())]
     )
     measured = found["measured"]
     assert measured["split"] == "validation" and measured["images"] == 12
