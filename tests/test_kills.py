@@ -431,3 +431,52 @@ def test_a_pixel_that_is_no_number_is_never_kept(
     assert_finite(folder)
     assert len(go_on(data, folder, **settings)) == STEPS
     assert_finite(folder)
+
+
+def export_of(data, folder):
+    """Returns the epoch whose weights would be exported, and is restored."""
+    from trainer.engine import model_directory
+    from trainer.models.classifier import build_classifier
+
+    config, manifest = start_rule.load(str(folder))
+    model = build_classifier(
+        len(manifest.classes), config.data.image_size, config.model
+    )
+    model_directory.restore_best(model, folder)
+    return model_directory.bests(folder)[0]["epoch"]
+
+
+@pytest.mark.parametrize("step", [5, LAST])
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_the_best_of_the_others_is_exported(
+    data, whole, tmp_path, capsys, step, damage
+):
+    """Best weights that cannot be read are named; nothing else changes."""
+    folder = copy_of(whole, step, tmp_path)
+    bests = whole.saves[step][1]["bests"]
+    lost = bests["frozen"]
+    best = folder / "checkpoints" / f"best-{lost['epoch']:05d}.npz"
+    if damage == "gone":
+        best.unlink()
+    else:
+        best.write_bytes(best.read_bytes()[:-100])
+        with pytest.raises(DataError, match="run the same trainer.task again"):
+            export_of(data, folder)
+    assert go_on(data, folder) == whole.steps[step:]
+    warned = capsys.readouterr().err
+    assert f"{best} is damaged or missing" in warned
+    assert "epoch 1, the best of the frozen phase" in warned
+    left = whole.saves[LAST][1]["bests"]["finetune"]
+    assert export_of(data, folder) == left["epoch"]
+    assert [path.name for path in folder.glob("checkpoints/best-*")] == [
+        f"best-{left['epoch']:05d}.npz"
+    ]
+    assert_same(saved(folder, LAST), saved(whole.folder, LAST))
+
+
+def test_no_best_epoch_is_left(data, whole, tmp_path):
+    folder = copy_of(whole, LAST, tmp_path)
+    for path in folder.glob("checkpoints/best-*"):
+        path.unlink()
+    with pytest.raises(DataError, match="can be exported: pass another --mod"):
+        go_on(data, folder)

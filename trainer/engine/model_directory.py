@@ -1,10 +1,12 @@
 """What a run writes into its model directory first, and its best epoch."""
 
+import contextlib
 import importlib.metadata
 import json
 import pathlib
 import platform
 import sys
+from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
@@ -92,7 +94,8 @@ def restore(
         checkpoint.assign_model(model, {}, directory, workers)
         return
     path = checkpoint.best_path(directory, row)
-    arrays, _ = checkpoint.load(path)
+    with _with_cure():
+        arrays, _ = checkpoint.load(path)
     checkpoint.assign_model(model, arrays, path, workers)
 
 
@@ -111,8 +114,20 @@ def bests(model_dir: pathlib.Path) -> list[dict]:
             f"{model_dir} holds no finished epoch yet: expected "
             "checkpoints/best-*.npz. Run trainer.task to its end first."
         )
-    rows = [checkpoint.load_state(path) for path in paths]
+    with _with_cure():
+        rows = [checkpoint.load_state(path) for path in paths]
     return sorted(rows, key=history.score, reverse=True)
+
+
+@contextlib.contextmanager
+def _with_cure() -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        raise DataError(
+            f"{error} Remove {start_rule.DONE}, if it is there, and run the same "
+            "trainer.task again: it exports the best epoch that is left."
+        ) from None
 
 
 def environment(strategy: tf.distribute.Strategy) -> dict:

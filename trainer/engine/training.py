@@ -1,7 +1,9 @@
 """What all phases of a run share, and how a run is found and saved."""
 
 import dataclasses
+import json
 import pathlib
+import sys
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -74,7 +76,7 @@ def start(
         None for a new run.
 
     Raises:
-        DataError: If no checkpoint can be read.
+        DataError: If no checkpoint can be read, or none is left to export.
     """
     model_dir = pathlib.Path(config.run.model_dir)
     steps = loader.steps[splits.TRAIN]
@@ -94,6 +96,12 @@ def start(
         _refuse_lost_checkpoints(model_dir)
     if found:
         state.restore(found.state)
+        _forget_lost_bests(state, checkpointer.directory, workers)
+        if state.phase == len(config.phases) and not state.best:
+            raise DataError(
+                f"{checkpointer.directory} holds no weights that can be "
+                "exported: pass another --model_dir to train again."
+            )
         workers.print_once(
             f"resuming after epoch {len(state.epochs)} and {state.step} steps"
         )
@@ -166,6 +174,31 @@ def finish_saving(training: Training) -> None:
     """
     training.checkpointer.wait()
     training.workers.barrier()
+
+
+def _forget_lost_bests(
+    state: TrainingState, directory: pathlib.Path, workers: WorkerGroup
+) -> None:
+    """Forgets, in every worker, best epochs that the first cannot read; says so.
+
+    Args:
+        state: How far the run has come.
+        directory: Where the first worker has them.
+        workers: The workers that train together.
+    """
+    lost = []
+    if workers.is_first:
+        for phase, row in state.bests.items():
+            try:
+                checkpoint.load(checkpoint.best_path(directory, row))
+            except DataError as error:
+                lost.append(phase)
+                print(
+                    f"warning: {error} That was epoch {row['epoch']}, the best "
+                    f"of the {phase} phase: the best of the others is exported.",
+                    file=sys.stderr,
+                )
+    state.forget_bests(json.loads(workers.text_from_first(json.dumps(lost))))
 
 
 def _refuse_lost_checkpoints(model_dir: pathlib.Path) -> None:

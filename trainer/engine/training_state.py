@@ -1,6 +1,7 @@
 """How far a run has come; nothing outside of this module changes it."""
 
 import dataclasses
+from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 
@@ -92,6 +93,11 @@ class TrainingState:
             return False
         self.bests[row["phase"]] = row
         return True
+
+    def forget_bests(self, phases: Iterable[str]) -> None:
+        """Forgets the best rows of some phases, whose weights are lost."""
+        for phase in phases:
+            del self.bests[phase]
 
     def end_epoch(self, row: dict) -> None:
         """Counts a finished epoch."""
