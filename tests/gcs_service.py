@@ -25,14 +25,10 @@ import urllib.parse
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from data_prep.runtime import store_clients
-
 HOST = "127.0.0.1"
 BUCKET = "bucket"
 # One request is the first try, and five are gcsfs's retries.
 TRIES = 6
-# Without an answer, before a request is made again.
-SILENCE_SECONDS = 2
 # Hop by hop: each side of the proxy says these for itself.
 _OWN_HEADERS = {"connection", "content-length", "expect", "transfer-encoding"}
 # The object of an upload in one request stands in its body.
@@ -278,7 +274,6 @@ def service(root: pathlib.Path, monkeypatch):
         aiohttp_connector._SSL_CONTEXT_VERIFIED.load_verify_locations(
             certificate
         )
-        monkeypatch.setattr(store_clients, "_SILENCE_SECONDS", SILENCE_SECONDS)
         port = stack.enter_context(_fake_gcs(root, url))
         found = Service(port, environ)
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
