@@ -80,6 +80,14 @@ def test_rectangles_are_those_of_the_definition(height, width, size, resize):
         assert size in (rows, columns)
 
 
+@given(st.integers(1, 100_000), st.integers(1, 3000))
+def test_a_side_is_reduced_as_long_as_it_covers(side, size):
+    """Never so far that what follows would have to magnify."""
+    factor = geometry.reduction(side, size)
+    assert factor == 1 or math.ceil(side / factor) >= size
+    assert 2 * factor > side or math.ceil(side / (2 * factor)) < size
+
+
 @given(
     st.integers(1, 20_000_000),
     st.integers(1, 20_000_000),
