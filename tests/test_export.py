@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 import zipfile
@@ -564,3 +565,45 @@ def test_a_finished_run_is_exported_by_the_command(tf, tmp_path, run):
     with zipfile.ZipFile(model / "model.tflite") as archive:
         told = json.loads(archive.read("model.json"))
     assert told["temperature"] == temperature["temperature"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *ALWAYS,
+        pytest.param("onnx", marks=pytest.mark.slow),
+        pytest.param("tflite", marks=pytest.mark.slow),
+    ],
+)
+def test_a_full_disk_is_named_whoever_writes(
+    reader, model, tmp_path, monkeypatch, name
+):
+    """Each library says it otherwise; the former export stays."""
+    from trainer.inference import exporting
+
+    for package in FORMATS[name].packages:
+        pytest.importorskip(package)
+    formats = [*dict.fromkeys([*ALWAYS, name])]
+    export(model, reader, tmp_path, formats)
+    former = hash_tree(tmp_path)
+    writer_of = exporting._writer
+
+    def limited(one, samples):
+        write = writer_of(one, samples)
+
+        def write_little(*given):
+            before = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+            try:
+                write(*given)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+        return write_little if one == name else write
+
+    monkeypatch.setattr(exporting, "_writer", limited)
+    with pytest.raises(OSError) as error:
+        export(model, reader, tmp_path, formats)
+    assert error.value.errno == errno.EFBIG
+    assert pathlib.Path(error.value.filename).name == FORMATS[name].file
+    assert hash_tree(tmp_path) == former
