@@ -4,6 +4,7 @@ import collections
 import re
 import shutil
 
+import numpy as np
 import pytest
 from conftest import write_classes
 from conftest import write_image
@@ -14,6 +15,7 @@ from test_data_prep_sources import make
 
 from data_prep.catalogue import splitting
 from data_prep.catalogue.database import Catalogue
+from data_prep.dataset import manifest as manifest_lib
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import UsageError
 
@@ -273,3 +275,18 @@ def test_splitting_runs_the_same_statements_however_many_classes(
             patch.setattr(Catalogue, "execute", count)
             make(source, tmp_path / str(classes))
     assert ran[12] == ran[120]
+
+
+def test_records_are_mixed_by_the_seed(tmp_path):
+    """A reader that streams meets no class at a stretch, nor files in order."""
+    source = write_classes(tmp_path / "photos", count=50)
+    orders = []
+    for seed in (0, 0, 1):
+        manifest, _ = make(source, tmp_path, seed=seed)
+        index = manifest_lib.load_index(manifest, tmp_path / "data", "train")
+        labels = index["label"]
+        # 39.5 of 80 independent labels on average, +-4.4.
+        assert 25 < np.count_nonzero(labels[1:] != labels[:-1]) < 55
+        orders.append(index["id"].tolist())
+        shutil.rmtree(tmp_path / "data")
+    assert orders[0] == orders[1] != orders[2]

@@ -1,6 +1,8 @@
 """What TensorBoard is given, read by TensorBoard's own reader."""
 
+import errno
 import json
+import resource
 
 import pytest
 from training import lines
@@ -63,3 +65,20 @@ def test_the_end_has_settings_figures_and_pictures(model, events):
         width, height, picture = event.tensor_proto.string_val
         assert int(width) > 100 < int(height)
         assert picture.startswith(b"\x89PNG")
+
+
+def test_a_full_disk_is_named(tf, tmp_path):
+    """TensorFlow keeps but the text of what the system said."""
+    from trainer.engine import event_file
+
+    row = {"phase": "frozen", "epoch": 1, "loss": 1.0}
+    event_file.add_epoch(tmp_path, row)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(OSError) as error:
+            event_file.add_epoch(tmp_path, row)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert error.value.errno == errno.EFBIG
+    assert error.value.filename == str(tmp_path)

@@ -4,7 +4,10 @@ Whatever raises one of these says what was received, what was expected and how
 to mend it; `data_prep.runtime.command` prints that text without a traceback.
 """
 
+import contextlib
 import errno
+import os
+from collections.abc import Iterator
 
 # What the system says of a full disk, a used-up quota, a limit on the size of
 # files, and a disk that takes no more because it is damaged.
@@ -21,6 +24,25 @@ def remedy(error: OSError) -> str:
     if error.errno == errno.EROFS:
         return "make the disk writable, or choose another place"
     return "free some space"
+
+
+@contextlib.contextmanager
+def naming_full_disks(path: os.PathLike) -> Iterator[None]:
+    """Raises the system's error where a library keeps but the text of it.
+
+    Args:
+        path: What the library writes.
+
+    Raises:
+        OSError: If the system refuses to write, with a number of `NO_ROOM`.
+    """
+    try:
+        yield
+    except Exception as error:  # each library has its own
+        for code in NO_ROOM:
+            if os.strerror(code) in str(error):
+                raise OSError(code, os.strerror(code), str(path)) from None
+        raise
 
 
 class UsageError(Exception):

@@ -1,19 +1,16 @@
 """Writes a classifier in all formats that are asked for, or in none."""
 
-import contextlib
-import os
 import pathlib
 import shutil
 from collections.abc import Callable
 from collections.abc import Iterable
-from collections.abc import Iterator
 
 import keras
 import numpy as np
 
 from data_prep.dataset import labels
 from data_prep.runtime import atomic
-from data_prep.runtime.errors import NO_ROOM
+from data_prep.runtime.errors import naming_full_disks
 from trainer.inference import description as description_lib
 from trainer.inference import onnx_model
 from trainer.inference import saved_model
@@ -62,7 +59,7 @@ def export(
             )
             for name in names:
                 path = staged / FORMATS[name].file
-                with _naming_full_disks(path):
+                with naming_full_disks(path):
                     _writer(name, samples)(classifier, description, path)
         found = check(staged)
         labels.write(staged / labels.FILE_NAME, description.classes)
@@ -112,18 +109,6 @@ def _writer(name: str, samples: Callable[[], np.ndarray]) -> Callable:
         "tflite_int8": lambda *given: tflite.write(*given, samples()),
         "onnx": onnx_model.write,
     }[name]
-
-
-@contextlib.contextmanager
-def _naming_full_disks(path: pathlib.Path) -> Iterator[None]:
-    """Raises the system's error where a library keeps but the text of it."""
-    try:
-        yield
-    except Exception as error:  # each library has its own
-        for code in NO_ROOM:
-            if os.strerror(code) in str(error):
-                raise OSError(code, os.strerror(code), str(path)) from None
-        raise
 
 
 def _write_keras(
