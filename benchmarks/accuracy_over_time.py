@@ -42,8 +42,6 @@ CANDIDATES = {
         "--feature_views=0",
     ],
     "scratch": ["--recipe=scratch"],
-    # As many images as the book draws: 100 epochs of 3200.
-    "scratch, 160 epochs": ["--recipe=scratch", "--finetune_epochs=160"],
     "finetune_block3": ["--recipe=finetune_block3"],
 }
 LAST = 5  # epochs
