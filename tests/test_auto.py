@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from conftest import write_noise
 from PIL import Image
 from training import TINY_SETTINGS
 
@@ -62,10 +63,28 @@ def test_the_shorter_side_decides_the_size(tmp_path):
         Image.fromarray(pixels).save(place / f"{number}.png")
     data = str(tmp_path / "data")
     manifest = prepare(PrepareConfig(str(source), data))
-    config = automatic.with_size(Config(data, "m"), manifest)
+    config = automatic.by_images(Config(data, "m"), manifest)
     assert config.data.image_size == 64  # 1.28 times 60, by 32
-    given = automatic.with_size(Config(data, "m", image_size=40), manifest)
+    given = automatic.by_images(Config(data, "m", image_size=40), manifest)
     assert given.data.image_size == 40
+
+
+def test_the_rate_follows_the_steps(tmp_path):
+    """32 images in batches of 9 are four steps an epoch, so 25 epochs 100."""
+    source = write_noise(tmp_path / "photos", count=20)
+    data = str(tmp_path / "data")
+    parts = "train:16,validation:2,test:2"
+    manifest = prepare(PrepareConfig(str(source), data, splits=parts))
+
+    def rate(**settings):
+        config = Config(data, "m", batch_size=9, **settings)
+        chosen = automatic.by_images(config, manifest)
+        return chosen.optimisation.finetune_learning_rate
+
+    assert rate(finetune_epochs=25) == 1e-4
+    assert rate(finetune_epochs=24) == 3e-5
+    assert rate(finetune_epochs=25, finetune_learning_rate=0.5) == 0.5
+    assert rate(finetune_epochs=25, recipe="") == 3e-5  # the plain default
 
 
 def strokes(folder, mirrored_class):

@@ -759,7 +759,7 @@ def test_a_fitted_head_is_what_fine_tuning_starts_from(data, tmp_path):
             dropout=0.3,
             label_smoothing=0.1,
             frozen_learning_rate=0.0,
-            finetune_learning_rate=0.0,
+            finetune_learning_rate=1e-30,  # 0 leaves it to the images
             **options,
         )
         done = run(wanted)

@@ -44,7 +44,7 @@ def extract(
         Stopped: If a signal asked to stop.
     """
     manifest = manifest_lib.load(config.data.data_dir)
-    config = automatic.with_size(config, manifest)
+    config = automatic.by_images(config, manifest)
     _check_splits(manifest, splits_wanted)
     if cluster:
         purpose = start_rule.purpose(config, manifest)

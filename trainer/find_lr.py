@@ -149,7 +149,7 @@ def _make_train(config: Config, name: str) -> tuple:
             f"{', '.join(phases)}."
         )
     manifest = manifest_lib.load(config.data.data_dir)
-    config = automatic.with_size(config, manifest)
+    config = automatic.by_images(config, manifest)
     strategy, model = setup.make_model(config, manifest)
     loader = setup.make_loader(
         config, manifest, WorkerGroup(strategy, None), [splits.TRAIN]

@@ -187,7 +187,10 @@ class Optimisation(settings.Group):
         high=1,
     )
     finetune_learning_rate: float = setting(
-        3e-5, "Highest learning rate of the second phase.", low=0
+        3e-5,
+        "Highest learning rate of the second phase; 0 chooses by its steps, "
+        "1e-4 from 100 of them on and 3e-5 below.",
+        low=0,
     )
     finetune_optimizer: str = setting(
         "",

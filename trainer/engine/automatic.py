@@ -1,10 +1,13 @@
-"""What `--recipe=auto` leaves to the images: size, flips, fine-tuning.
+"""What `--recipe=auto` leaves to the images: size, rate, flips, fine-tuning.
 
 How each rule was found by measurement: docs/recipes.md. A choice becomes the
 value of the setting that left it open, so nothing else knows of choosing.
 
-Imports no TensorFlow, as the size is chosen when a command is checked.
+Imports no TensorFlow, as size and rate are chosen when a command is checked.
 """
+
+import math
+from typing import Any
 
 import numpy as np
 
@@ -18,10 +21,14 @@ LARGEST = 256  # pixels; 320 did no better
 # A network sees more of an image that is scaled up a little.
 _SCALE = 1.28
 _STEP = 32  # VGG16 halves five times
+# Adam's first steps, each as long as any, shake a fitted head; a few steps do
+# not mend it.
+_FEW_STEPS = 100
+_FEW_STEPS_RATE, _RATE = 3e-5, 1e-4
 
 
-def with_size(config: Config, manifest: Manifest) -> Config:
-    """Returns the config with a size, chosen by the images where it is 0.
+def by_images(config: Config, manifest: Manifest) -> Config:
+    """Returns the config with size and rate, chosen by the images where 0.
 
     Args:
         config: All settings of the run.
@@ -30,14 +37,34 @@ def with_size(config: Config, manifest: Manifest) -> Config:
     Raises:
         DataError: If the index of the train split is damaged.
     """
-    if config.data.image_size or splits.TRAIN not in manifest.splits:
+    if splits.TRAIN not in manifest.splits:
         return config
+    chosen: dict[str, Any] = {}
+    if not config.data.image_size:
+        chosen["image_size"] = _size(config, manifest)
+    if not config.optimisation.finetune_learning_rate:
+        epochs = config.optimisation.finetune_epochs
+        images = manifest.splits[splits.TRAIN].count
+        steps = epochs * math.ceil(images / config.optimisation.batch_size)
+        chosen["finetune_learning_rate"] = rate_for(steps)
+    return config.replace(**chosen)
+
+
+def rate_for(steps: int) -> float:
+    """Returns the learning rate to fine-tune with.
+
+    Args:
+        steps: Number of steps of the phase.
+    """
+    return _RATE if steps >= _FEW_STEPS else _FEW_STEPS_RATE
+
+
+def _size(config: Config, manifest: Manifest) -> int:
     index = manifest_lib.load_index(
         manifest, config.data.data_dir, splits.TRAIN
     )
     smallest = BASES[config.model.base].min_size
-    size = size_for(np.minimum(index["width"], index["height"]), smallest)
-    return config.replace(image_size=size)
+    return size_for(np.minimum(index["width"], index["height"]), smallest)
 
 
 def size_for(sides: np.ndarray, smallest: int) -> int:

@@ -48,7 +48,7 @@ def check(config: Config) -> tuple[Config, Manifest]:
     if (tracker := config.run.tracker) != "none":
         startup.require([tracker], tracker, f"--tracker={tracker}")
     manifest = manifest_lib.load(config.data.data_dir)
-    config = automatic.with_size(config, manifest)
+    config = automatic.by_images(config, manifest)
     model_dir = pathlib.Path(config.run.model_dir)
     _check_same_run(config, manifest, model_dir)
     if not (model_dir / DONE).exists():
