@@ -1,6 +1,7 @@
 """The step and what it is made of, on models of a few numbers."""
 
 import csv
+import errno
 import json
 import types
 
@@ -848,3 +849,18 @@ def test_precision_is_what_the_processor_computes(
         devices.pathlib.Path, "read_text", lambda _: f"flags : {features}\n"
     )
     assert devices.set_precision("auto") == wanted
+
+
+def test_a_full_disk_for_temporary_files_stops_no_training(
+    tf, tmp_path, monkeypatch
+):
+    """AutoGraph would write there what it rewrites, and fail."""
+    from tensorflow.python.autograph.pyct import loader
+
+    def write(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    data = prepare(tmp_path)
+    monkeypatch.setattr(loader, "load_source", write)
+    train_here(data, tmp_path / "model", augment="classic", dropout=0.3)
+    assert (tmp_path / "model" / "DONE.json").exists()

@@ -2,6 +2,10 @@
 
 Keras's `fit` is not used: it fails under MultiWorkerMirroredStrategy (keras
 issue 20585), leaves XLA off under every strategy and resumes at epochs only.
+
+AutoGraph is not used: to rewrite what a step calls, Keras's layers too, takes half
+of the seconds of a small run, and it fails where the disk for temporary files is
+full.
 """
 
 import time
@@ -19,10 +23,6 @@ from trainer.engine.optimizers import Averages
 from trainer.engine.results import StepResult
 from trainer.engine.train_step import StepOptions
 from trainer.pipeline.input_pipeline import Batch
-
-# Only the loops over steps are written for AutoGraph. To rewrite what they call,
-# Keras's layers too, takes half of the seconds of a small run.
-_as_written = tf.autograph.experimental.do_not_convert
 
 
 def make_train(
@@ -54,7 +54,6 @@ def make_train(
         model, optimizer, augment, options, strategy.num_replicas_in_sync
     )
 
-    @_as_written
     def step(iterator, epoch, index, rate, stop):
         batch, waited = _timed_next(strategy, iterator)
         optimizer.learning_rate.assign(rate)
@@ -64,17 +63,16 @@ def make_train(
             averages.update(strategy, index)
         return result
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def train(iterator, epoch, first, rates, stop):
         if rates.shape[0] == 1:
             return step(iterator, epoch, first, rates[0], stop)[tf.newaxis]
-        count = tf.shape(rates)[0]
-        steps = tf.TensorArray(tf.float64, count, element_shape=[results.WIDTH])
-        for i in tf.range(count):
-            index = first + tf.cast(i, tf.int64)
-            result = step(iterator, epoch, index, rates[i], stop)
-            steps = steps.write(i, result)
-        return steps.stack()
+        return _each(
+            tf.shape(rates)[0],
+            lambda i: step(
+                iterator, epoch, first + tf.cast(i, tf.int64), rates[i], stop
+            ),
+        )
 
     return train
 
@@ -102,18 +100,14 @@ def make_evaluate(
         metrics = results.measure(batch.label, batch.weight, logits, losses)
         return StepResult(*metrics, stop_requested=stop).pack()
 
-    @_as_written
     def step(iterator, stop):
         batch, waited = _timed_next(strategy, iterator)
         parts = strategy.run(replica_step, (batch, stop))
         return _sum_of_replicas(strategy, parts, waited)
 
-    @tf.function
+    @tf.function(autograph=False)
     def evaluate(iterator, count, stop):
-        steps = tf.TensorArray(tf.float64, count, element_shape=[results.WIDTH])
-        for i in tf.range(count):
-            steps = steps.write(i, step(iterator, stop))
-        return steps.stack()
+        return _each(count, lambda _: step(iterator, stop))
 
     return evaluate
 
@@ -180,6 +174,24 @@ def predict(
         outputs = step(iterator).numpy()
         progress(int((row > 0).sum()))
         yield outputs[row > 0]
+
+
+def _each(
+    count: tf.Tensor, step: Callable[[tf.Tensor], tf.Tensor]
+) -> tf.Tensor:
+    """Returns the packed results of some steps, float64 `[n, 6]`.
+
+    Args:
+        count: Number of steps, int32 scalar.
+        step: From the index of a step, from 0 on, to its packed result.
+    """
+    size = [results.WIDTH]
+    _, steps = tf.while_loop(
+        lambda i, _: i < count,
+        lambda i, steps: (i + 1, steps.write(i, step(i))),
+        (0, tf.TensorArray(tf.float64, count, element_shape=size)),
+    )
+    return steps.stack()
 
 
 def _sum_of_replicas(

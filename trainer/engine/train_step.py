@@ -159,7 +159,7 @@ def _make_forward_backward(
         layer for layer in model.layers if layer.trainable
     )
     if options.jit_compile and not shares_statistics:
-        return tf.function(forward_backward, jit_compile=True)
+        return tf.function(forward_backward, autograph=False, jit_compile=True)
     return forward_backward
 
 
