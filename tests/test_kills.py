@@ -433,7 +433,7 @@ def test_a_pixel_that_is_no_number_is_never_kept(
     assert_finite(folder)
 
 
-def export_of(data, folder):
+def export_of(folder):
     """Returns the epoch whose weights would be exported, and is restored."""
     from trainer.engine import model_directory
     from trainer.models.classifier import build_classifier
@@ -461,13 +461,13 @@ def test_the_best_of_the_others_is_exported(
     else:
         best.write_bytes(best.read_bytes()[:-100])
         with pytest.raises(DataError, match="run the same trainer.task again"):
-            export_of(data, folder)
+            export_of(folder)
     assert go_on(data, folder) == whole.steps[step:]
     warned = capsys.readouterr().err
     assert f"{best} is damaged or missing" in warned
     assert "epoch 1, the best of the frozen phase" in warned
     left = whole.saves[LAST][1]["bests"]["finetune"]
-    assert export_of(data, folder) == left["epoch"]
+    assert export_of(folder) == left["epoch"]
     assert [path.name for path in folder.glob("checkpoints/best-*")] == [
         f"best-{left['epoch']:05d}.npz"
     ]

@@ -10,7 +10,6 @@ there is tried before the training.
 """
 
 import contextlib
-import hashlib
 import json
 import pathlib
 import re
@@ -18,6 +17,7 @@ import re
 from data_prep.runtime import atomic
 from data_prep.runtime import directory_lock
 from data_prep.runtime import storage
+from data_prep.runtime.digest import file_sha256
 from data_prep.runtime.errors import DataError
 
 COMMIT = "COMMIT.json"
@@ -60,7 +60,7 @@ class Mirror:
         storage.download(self._url, self._folder, copies)
         for name, entry in files.items():
             path = self._folder / name
-            if _digest(path) != entry["sha256"]:
+            if file_sha256(path) != entry["sha256"]:
                 raise self._damaged(
                     entry["object"], f"its SHA-256 is not the one in {COMMIT}"
                 )
@@ -120,10 +120,10 @@ class Mirror:
                 if self._states.get(name) == state:
                     files[name] = self._committed[name]
                     continue
-                digest = _digest(path)
+                digest = file_sha256(path)
                 entry = {"object": f"objects/{digest}", "sha256": digest}
                 self._upload(name, entry["object"])
-                if _digest(path) == digest:  # not written to meanwhile
+                if file_sha256(path) == digest:  # not written to meanwhile
                     files[name], copied[name] = entry, state
         return files, copied
 
@@ -164,11 +164,6 @@ def _files_of(content: bytes) -> dict[str, dict[str, str]]:
         if not _OBJECT.fullmatch(str(place)) or not isinstance(digest, str):
             raise ValueError(f"it does not say which object {name!r} is")
     return files
-
-
-def _digest(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _state(path: pathlib.Path) -> tuple[int, int]:

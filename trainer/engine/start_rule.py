@@ -16,6 +16,7 @@ from data_prep.dataset import splits
 from data_prep.dataset.manifest import Manifest
 from data_prep.runtime import directory_lock
 from data_prep.runtime import startup
+from data_prep.runtime.digest import file_sha256
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import TrainingError
 from data_prep.runtime.errors import UsageError
@@ -119,8 +120,7 @@ def _weights_digest(weights: str) -> str | None:
     """Returns the SHA-256 of a file of weights; None if it is no file."""
     if not pathlib.Path(weights).is_file():
         return None
-    with open(weights, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(weights)
 
 
 def purpose(config: Config, manifest: Manifest) -> str:

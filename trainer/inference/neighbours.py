@@ -5,7 +5,6 @@ between two such features. They are computed once and kept in the model
 directory, with a small picture of each image, so that they outlive the data set.
 """
 
-import hashlib
 import pathlib
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ import tensorflow as tf
 
 from data_prep.dataset import splits
 from data_prep.runtime import atomic
+from data_prep.runtime.digest import file_sha256
 from data_prep.runtime.progress import Progress
 from trainer.engine import start_rule
 from trainer.inference import cosine
@@ -108,7 +108,7 @@ def load(model_dir: str) -> Neighbours:
     keras_file = pathlib.Path(model_dir, _MODEL)
     sums.check(keras_file.parent, _MODEL)
     path = pathlib.Path(model_dir, FILE_NAME)
-    digest = hashlib.sha256(keras_file.read_bytes()).hexdigest()
+    digest = file_sha256(keras_file)
     base = _base_of_exported(keras_file)
     if path.exists():
         with np.load(path) as archive:

@@ -3,10 +3,10 @@
 `SHA256SUMS` is what `sha256sum --check` reads, in the model directory.
 """
 
-import hashlib
 import pathlib
 
 from data_prep.runtime import atomic
+from data_prep.runtime.digest import file_sha256
 from data_prep.runtime.errors import DataError
 
 FILE_NAME = "SHA256SUMS"
@@ -17,13 +17,12 @@ def write(folder: pathlib.Path) -> None:
     """Writes the digests of all files in a folder.
 
     Args:
-        folder: What is exported.
+        folder: What is exported; it has no sums yet.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     lines = [
-        f"{_digest(path)}{_BETWEEN}{path.relative_to(folder).as_posix()}\n"
+        f"{file_sha256(path)}{_BETWEEN}{path.relative_to(folder).as_posix()}\n"
         for path in files
-        if path.name != FILE_NAME
     ]
     atomic.write_text(folder / FILE_NAME, "".join(lines))
 
@@ -47,14 +46,9 @@ def check(folder: pathlib.Path, *names: str) -> None:
         if pathlib.PurePosixPath(name).parts[0] not in names:
             continue
         file = folder / name
-        if not file.is_file() or _digest(file) != digest:
+        if not file.is_file() or file_sha256(file) != digest:
             raise DataError(
                 f"{file} is not what was exported: its SHA-256 is another than "
                 f"in {FILE_NAME}. `shardtune export --model_dir={folder}` "
                 f"exports it again; if you meant to change it, remove {path}."
             )
-
-
-def _digest(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
