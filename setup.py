@@ -104,6 +104,7 @@ setup(
             "ruff>=0.6",
             "tf-keras>=2.18",  # the ImageDataGenerator to agree with
         ],
+        "fuzz": ["atheris>=3.0"],  # benchmarks.guided_fuzz
         # Stand-ins of the services, for the tests of launch.
         "launchtest": [
             "boto3>=1.37",

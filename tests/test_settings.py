@@ -128,6 +128,15 @@ def test_impossible_values_are_refused(values, says):
         Small("photos", **values)
 
 
+@pytest.mark.parametrize("word", ["a\0b", "\ud800"])
+def test_what_no_command_line_holds(word):
+    with pytest.raises(UsageError, match="--source=.*no command line") as told:
+        PrepareConfig(source=word, output_dir="out")
+    assert repr(word) in str(told.value)
+    # A name of other bytes than UTF-8, as Python spells it.
+    assert PrepareConfig(source="\udcff", output_dir="out").source.place
+
+
 def test_what_is_required():
     with pytest.raises(UsageError, match="--source is missing: What is read"):
         Small()

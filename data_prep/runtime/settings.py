@@ -10,6 +10,7 @@ the checks of every value, what a model directory is recognised by, and what
 import dataclasses
 import difflib
 import math
+import os
 import typing
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -103,6 +104,10 @@ class Setting:
         if self.type is tuple and not all(type(w) is str for w in value):
             raise self._wrong(value, f"expected {_KINDS[tuple]}")
         for word in value if self.type is tuple else (value,):
+            if type(word) is str and not _can_be_given(word):
+                raise self._wrong(
+                    repr(word), "no command line holds such a character"
+                )
             if self.choices and word not in self.choices:
                 raise self._wrong(
                     word,
@@ -135,6 +140,14 @@ class Setting:
 
     def _wrong(self, value: Any, expected: str) -> UsageError:
         return UsageError(f"--{self.name}={value} is impossible: {expected}.")
+
+
+def _can_be_given(word: str) -> bool:
+    """Returns whether a text can be an argument of a process, or a path."""
+    try:
+        return b"\0" not in os.fsencode(word)
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        return False
 
 
 _KINDS = {
