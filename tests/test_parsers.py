@@ -621,6 +621,12 @@ def test_commits_that_lead_out(fetched, name):
     assert fetched(json.dumps({"files": files}).encode()) is None
 
 
+def test_a_commit_of_a_file_in_a_file(fetched):
+    entry = COMMIT["files"]["model.keras"]
+    files = {"best/a": entry, "best": entry}
+    assert fetched(json.dumps({"files": files}).encode()) is None
+
+
 @fuzzed
 @given(draw=st.data())
 def test_commits(fetched, draw):

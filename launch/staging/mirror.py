@@ -157,8 +157,11 @@ def _files_of(content: bytes) -> dict[str, dict[str, str]]:
     for name, entry in files.items():
         name.encode()  # what cannot be encoded names no file
         # Names that lead out are refused where they would be written.
-        if "\0" in name or not pathlib.PurePosixPath(name).name:
+        path = pathlib.PurePosixPath(name)
+        if "\0" in name or not path.name:
             raise ValueError(f"{name!r} is no name of a file")
+        if any(str(folder) in files for folder in path.parents):
+            raise ValueError(f"{name!r} lies in another file")
         entry = entry if isinstance(entry, dict) else {}
         place, digest = entry.get("object"), entry.get("sha256")
         if not _OBJECT.fullmatch(str(place)) or not isinstance(digest, str):
