@@ -567,14 +567,8 @@ def test_a_finished_run_is_exported_by_the_command(tf, tmp_path, run):
     assert told["temperature"] == temperature["temperature"]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *ALWAYS,
-        pytest.param("onnx", marks=pytest.mark.slow),
-        pytest.param("tflite", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*ALWAYS, "onnx", "tflite"])
 def test_a_full_disk_is_named_whoever_writes(
     reader, model, tmp_path, monkeypatch, name
 ):

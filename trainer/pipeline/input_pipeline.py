@@ -267,6 +267,8 @@ def decoded_exactly(reader: Reader, image_size: int) -> Source:
             return fit(image, image_size, manifest.resize)
         return decode_image(content, image_size, manifest.resize)
 
+    # Outside of a graph `map_fn` would have AutoGraph rewrite all that it calls.
+    @tf.autograph.experimental.do_not_convert
     def images(indices: tf.Tensor) -> tf.Tensor:
         contents = tf.numpy_function(
             _noted(reader.contents), [indices], tf.string
