@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -110,8 +111,14 @@ class Work:
         self._random = generator
         self.seconds = 0.0  # of the whole, undisturbed
 
-    def run(self, fault: str = "nothing") -> Ended:
+    def run(
+        self, fault: str = "nothing", moment: Callable[[], bool] | None = None
+    ) -> Ended:
         """Runs it to its end, with a fault that a process meets on the way.
+
+        Args:
+            fault: A key of `_CODES`.
+            moment: Whether the fault comes now; a random one without it.
 
         Raises:
             Wrong: If an exit code does not belong to the fault.
@@ -120,8 +127,12 @@ class Work:
         processes = self._start()
         if fault in ("kill", "term", "full disk"):
             victim = self._random.choice(processes)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                victim.wait(self._random.uniform(0, self.seconds))
+            if moment is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    victim.wait(self._random.uniform(0, self.seconds))
+            else:
+                while victim.poll() is None and not moment():
+                    time.sleep(0.01)
             with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
                 _disturb(victim, fault)
         outputs = [process.communicate()[0] for process in processes]
@@ -177,13 +188,9 @@ def flipped_bit(data: pathlib.Path) -> Iterator[str]:
         shard.write_bytes(content)
 
 
-def cut_newest(model: pathlib.Path) -> bool:
-    """Cuts the newest checkpoint, if there is an older one."""
-    paths = sorted((model / "checkpoints").glob("step-*.npz"))
-    if len(paths) < 2:
-        return False
-    paths[-1].write_bytes(paths[-1].read_bytes()[:-100])
-    return True
+def checkpoints(model: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the checkpoints that a run goes on from, the newest last."""
+    return sorted((model / "checkpoints").glob("step-*.npz"))
 
 
 def finish(
@@ -216,8 +223,13 @@ def finish(
             if not any(shard in output for output in ended.outputs):
                 raise Wrong(f"{shard} is not named:\n{ended.outputs}")
         elif fault == "cut checkpoint":
-            if (model / "DONE.json").exists() or not cut_newest(model):
+            if len(checkpoints(model)) < 2:
+                work.run("kill", lambda: len(checkpoints(model)) > 1)
+                yield "kill"
+            if (model / "DONE.json").exists() or len(checkpoints(model)) < 2:
                 continue
+            newest = checkpoints(model)[-1]
+            newest.write_bytes(newest.read_bytes()[:-100])
             ended = work.run(fault)
             if "is damaged" not in ended.outputs[0]:
                 raise Wrong(f"no word of the damage:\n{ended.outputs}")
@@ -241,7 +253,7 @@ def outcome(data: pathlib.Path, model: pathlib.Path) -> dict[str, str]:
     ]
     names = ("phase", "epoch", "loss", "accuracy", "val_loss", "val_accuracy")
     found["metrics"] = json.dumps([[row[n] for n in names] for row in rows])
-    newest = sorted((model / "checkpoints").glob("step-*.npz"))[-1]
+    newest = checkpoints(model)[-1]
     with np.load(newest) as arrays:
         for name in arrays.files:
             if name != "state.json":

@@ -1,6 +1,7 @@
 """Processes that decode: same pixels, memory used again, and how they end."""
 
 import gc
+import multiprocessing
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from data_prep.dataset import manifest as manifest_lib
 from data_prep.runtime.errors import DataError
 from data_prep.runtime.errors import TrainingError
 from trainer.pipeline import decoding_pool
+from trainer.pipeline import decoding_process
 from trainer.pipeline.decoding_pool import DecodingPool
 from trainer.pipeline.reader import Reader
 
@@ -69,6 +71,28 @@ def test_threads_get_their_own_images(reader):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_who_asked_is_gone_before_the_answer(reader, tmp_path, asked):
+    ours, theirs = multiprocessing.Pipe()
+    ours.send((reader.shards, SIZE))
+    if asked:
+        ours.send_bytes(decoding_process.pack(0, reader.rows(np.arange(3))))
+    ours.close()
+    with open(tmp_path / "memory", "w+b") as memory, theirs:
+        memory.truncate(3 * SIZE * SIZE * 3)
+        passed = (theirs.fileno(), memory.fileno())
+        words = map(str, [decoding_process.__name__, *passed])
+        done = subprocess.run(
+            [sys.executable, "-m", *words],
+            pass_fds=passed,
+            cwd=ROOT,
+            capture_output=True,
+        )
+        pixels = memory.read()
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert any(pixels) == asked
 
 
 def test_memory_is_used_again_when_no_view_is_left(reader):

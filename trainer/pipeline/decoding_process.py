@@ -4,6 +4,7 @@
 that started it closes its connection, or is killed.
 """
 
+import contextlib
 import mmap
 import signal
 import struct
@@ -30,7 +31,7 @@ def pack(offset: int, rows: np.ndarray) -> bytes:
 
 
 def serve(connection: Connection, memory: int) -> None:
-    """Decodes what it is asked for, until the connection is closed.
+    """Decodes what it is asked for, without end.
 
     It first receives `(Shards, image_size)`, then again and again what `pack`
     made: where in the memory the pixels of these rows go. Its answer is empty,
@@ -39,15 +40,16 @@ def serve(connection: Connection, memory: int) -> None:
     Args:
         connection: To the process that asks.
         memory: File descriptor of the memory that is shared with it.
+
+    Raises:
+        EOFError: If the connection is closed.
+        ConnectionError: If it is closed while it waits for an answer.
     """
     shards, size = connection.recv()
     files = ShardFiles(shards)
     places: dict[tuple[int, int], np.ndarray] = {}
     while True:
-        try:
-            message = connection.recv_bytes()
-        except EOFError:
-            return
+        message = connection.recv_bytes()
         (offset,) = _OFFSET.unpack_from(message)
         rows = np.frombuffer(message, INDEX_DTYPE, offset=_OFFSET.size)
         place = (offset, len(rows))
@@ -74,7 +76,9 @@ def main(arguments: list[str]) -> None:
     # Ctrl-C reaches every process of a terminal; the one that asks says so.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection, memory = map(int, arguments)
-    serve(Connection(connection), memory)
+    # Whoever asked may end before the answer.
+    with contextlib.suppress(EOFError, ConnectionError):
+        serve(Connection(connection), memory)
 
 
 if __name__ == "__main__":
