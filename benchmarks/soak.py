@@ -39,6 +39,7 @@ from launch import workers as workers_lib
 
 PER_CLASS = 20
 FAULTS_PER_RUN = 4
+STEPS = 12  # of a training: 3 epochs of 32 images, by 8
 LEAST_RUNS = 4  # one and several workers, undisturbed and disturbed
 _DETERMINISTIC = (
     *("--recipe=", "--base=scratch", "--weights=none"),
@@ -193,6 +194,25 @@ def checkpoints(model: pathlib.Path) -> list[pathlib.Path]:
     return sorted((model / "checkpoints").glob("step-*.npz"))
 
 
+def step_of(model: pathlib.Path) -> int:
+    """Returns the step of the newest checkpoint, 0 without one."""
+    return max((int(one.stem[5:]) for one in checkpoints(model)), default=0)
+
+
+def at_a_step(
+    model: pathlib.Path, generator: random.Random
+) -> Callable[[], bool] | None:
+    """Returns what waits for a step that is not made yet; None after the last.
+
+    A run is short, and mostly begins and ends: of moments by the clock few lie
+    between two checkpoints.
+    """
+    if step_of(model) >= STEPS - 1:
+        return None
+    step = generator.randint(step_of(model) + 1, STEPS - 1)
+    return lambda: step_of(model) >= step
+
+
 def finish(
     work: Work,
     generator: random.Random,
@@ -223,8 +243,8 @@ def finish(
             if not any(shard in output for output in ended.outputs):
                 raise Wrong(f"{shard} is not named:\n{ended.outputs}")
         elif fault == "cut checkpoint":
-            if len(checkpoints(model)) < 2:
-                work.run("kill", lambda: len(checkpoints(model)) > 1)
+            if moment := at_a_step(model, generator):
+                work.run("kill", moment)
                 yield "kill"
             if (model / "DONE.json").exists() or len(checkpoints(model)) < 2:
                 continue
@@ -234,7 +254,8 @@ def finish(
             if "is damaged" not in ended.outputs[0]:
                 raise Wrong(f"no word of the damage:\n{ended.outputs}")
         else:
-            ended = work.run(fault)
+            moment = model and at_a_step(model, generator)
+            work.run(fault, generator.choice([None, moment]))
         yield fault
         if model is None and (data / "manifest.json").exists():
             return  # made before the fault came, and made but once
