@@ -108,8 +108,9 @@ def export(model, reader, folder, formats=ALWAYS, check=None, **described):
     from trainer.inference import parity
 
     told = description(**described)
+    classifier = exporting.with_temperature(model, told.temperature)
     return exporting.export(
-        *(lambda policy: model, told, formats, str(folder)),
+        *(lambda policy: classifier, told, formats, str(folder)),
         lambda: parity.spread_pixels(reader, 12, SIZE),
         check or check_with(model, reader, formats, told.temperature),
     )
@@ -120,7 +121,28 @@ def check_with(model, reader, formats=ALWAYS, temperature=1.0):
     from trainer.inference import parity
 
     classifier = exporting.with_temperature(model, temperature)
-    return functools.partial(parity.check, classifier, reader, reader, formats)
+    return functools.partial(
+        *(parity.check, lambda policy: classifier, reader, reader, formats)
+    )
+
+
+def test_an_export_is_held_to_the_graph(tf, reader, model, tmp_path):
+    """Layer by layer bfloat16 rounds more often, as nothing is fused."""
+    import keras
+
+    @keras.saving.register_keras_serializable("tests")
+    class Rounding(keras.layers.Layer):
+        def call(self, logits):
+            return logits + tf.executing_eagerly() * tf.constant(
+                [0.0, 1.0, 2.0]
+            )
+
+    rounding = keras.Model(model.input, Rounding(dtype="float32")(model.output))
+    pixels = tf.constant(reader.pixels(np.arange(reader.count), SIZE))
+    off = rounding(pixels) - tf.function(rounding)(pixels)
+    assert off.numpy().max() > 1.9
+    found = export(rounding, reader, tmp_path)
+    assert [found["formats"][name]["difference"] for name in ALWAYS] == [0, 0]
 
 
 def test_an_export_gives_what_training_gave(reader, model, tmp_path):

@@ -17,14 +17,14 @@ from trainer.inference import saved_model
 from trainer.inference import sums
 from trainer.inference import tflite
 from trainer.inference.description import Description
-from trainer.inference.formats import ALWAYS
 from trainer.inference.formats import FORMATS
+from trainer.inference.formats import policy_of
 
 _LAST = "saved_model.pb"  # without it nothing loads the folder
 
 
 def export(
-    make_model: Callable[[str], keras.Model],
+    classifier_of: Callable[[str], keras.Model],
     description: Description,
     formats: Iterable[str],
     output_dir: str,
@@ -34,10 +34,9 @@ def export(
     """Exports a classifier.
 
     Args:
-        make_model: Returns the model from RGB images `[B, S, S, 3]` in [0, 255]
-            to float32 logits, made outside of any strategy, under a dtype
-            policy; "" is that of the run. What is converted is float32, as
-            converters know no other.
+        classifier_of: Returns the model from RGB images `[B, S, S, 3]` in
+            [0, 255] to float32 probabilities, made outside of any strategy,
+            by `formats.policy_of`.
         description: Classes, sizes and temperature.
         formats: Of `FORMATS`.
         output_dir: Folder to write to; files of these names are replaced.
@@ -53,14 +52,11 @@ def export(
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     try:
-        for policy, names in _by_policy(formats).items():
-            classifier = with_temperature(
-                make_model(policy), description.temperature
-            )
-            for name in names:
-                path = staged / FORMATS[name].file
-                with naming_full_disks(path):
-                    _writer(name, samples)(classifier, description, path)
+        for name in formats:
+            path = staged / FORMATS[name].file
+            classifier = classifier_of(policy_of(name))
+            with naming_full_disks(path):
+                _writer(name, samples)(classifier, description, path)
         found = check(staged)
         labels.write(staged / labels.FILE_NAME, description.classes)
         sums.write(staged)
@@ -89,15 +85,6 @@ def with_temperature(model: keras.Model, temperature: float) -> keras.Model:
         logits
     )
     return keras.Model(model.input, probabilities, name="classifier")
-
-
-def _by_policy(formats: Iterable[str]) -> dict[str, list[str]]:
-    """Returns the formats of each dtype policy; "" is that of the run."""
-    found = {
-        "": [name for name in formats if name in ALWAYS],
-        "float32": [name for name in formats if name not in ALWAYS],
-    }
-    return {policy: names for policy, names in found.items() if names}
 
 
 def _writer(name: str, samples: Callable[[], np.ndarray]) -> Callable:

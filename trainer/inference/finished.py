@@ -76,19 +76,25 @@ def export(
         chosen.divisor if chosen else 1.0,
     )
     devices.set_precision(config.devices.precision)
-    model = _make_model(config, manifest)
+    of_run = keras.config.dtype_policy().name
 
-    def make_model(policy: str) -> keras.Model:
-        if policy in ("", keras.config.dtype_policy().name):
-            return model
+    @functools.cache
+    def make_classifier(policy: str) -> keras.Model:
         with _dtype_policy(policy):
-            return _make_model(config, manifest)
+            model = best_model(config, manifest)
+            return exporting.with_temperature(
+                inference_model(model, config.model.flip_average),
+                description.temperature,
+            )
+
+    def classifier_of(policy: str) -> keras.Model:
+        return make_classifier(policy or of_run)
 
     def reader_of(split: str) -> Reader:
         return Reader(config.data.data_dir, manifest, split)
 
     found = exporting.export(
-        make_model,
+        classifier_of,
         description,
         formats,
         model_dir,
@@ -97,7 +103,7 @@ def export(
         ),
         functools.partial(
             parity.check,
-            exporting.with_temperature(model, description.temperature),
+            classifier_of,
             reader_of(evaluation.choose_split(manifest)),
             reader_of(splits.VALIDATION),
             formats,
@@ -107,12 +113,6 @@ def export(
     if chosen and calibrate:  # after what may be refused
         calibration.save(folder, chosen)
     return formats
-
-
-def _make_model(config: Config, manifest: Manifest) -> keras.Model:
-    """Returns the best epoch's model, from images to logits."""
-    model = best_model(config, manifest)
-    return inference_model(model, config.model.flip_average)
 
 
 @contextlib.contextmanager

@@ -37,6 +37,15 @@ FORMATS = {
 ALWAYS = ("saved_model", "keras")
 
 
+def policy_of(name: str) -> str:
+    """Returns the dtype policy of the model that a format is made from.
+
+    Returns:
+        "" for that of the run; converters know float32 alone.
+    """
+    return "" if name in ALWAYS else "float32"
+
+
 def parse(text: str) -> list[str]:
     """Returns the names in a list with commas.
 
