@@ -939,6 +939,7 @@ def test_the_exported_model_averages_over_the_mirror(tf, tmp_path):
     from trainer.groups import Model
     from trainer.inference.description import Description
     from trainer.inference.exporting import export
+    from trainer.inference.exporting import with_temperature
     from trainer.inference.formats import ALWAYS
     from trainer.models.classifier import build_classifier
     from trainer.models.classifier import flip_averaged
@@ -958,8 +959,9 @@ def test_the_exported_model_averages_over_the_mirror(tf, tmp_path):
     shape = last.get_weights()[0].shape
     kernel = np.random.default_rng(0).normal(size=shape)
     last.set_weights([kernel, np.zeros(3)])
+    classifier = with_temperature(flip_averaged(model), 1.0)
     export(
-        lambda policy: flip_averaged(model),
+        lambda policy: classifier,
         Description(["a", "b", "c"], SIZE, "stretch", 1.0),
         *(ALWAYS, str(tmp_path), list, lambda folder: {}),
     )
