@@ -446,7 +446,9 @@ def export_of(folder):
     return model_directory.bests(folder)[0]["epoch"]
 
 
-@pytest.mark.parametrize("step", [5, LAST])
+@pytest.mark.parametrize(
+    "step", [5, pytest.param(LAST, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("damage", ["cut", "gone"])
 def test_the_best_of_the_others_is_exported(
     data, whole, tmp_path, capsys, step, damage
