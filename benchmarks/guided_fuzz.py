@@ -79,15 +79,7 @@ class Outcome(NamedTuple):
 
 def _pytest(*words: str, **variables: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-n",
-            "0",
-            "-q",
-            *words,
-        ],
+        [sys.executable, "-m", "pytest", "-n", "0", "-q", *words],
         cwd=ROOT,
         env={**os.environ, **variables},
         stdout=subprocess.PIPE,

@@ -73,11 +73,14 @@ def check(
         TrainingError: If one is beyond its tolerance.
     """
     size = classifier_of("").input_shape[1]
-    models = functools.cache(lambda policy: _as_graph(classifier_of(policy)))
     rows = _spread(reader, IMAGES)
     pixels = input_pipeline.decoded_exactly(reader, size)(tf.constant(rows))
     pixels = np.asarray(pixels)
     _check_pixels(reader, rows, pixels)
+    # Once for all formats that are made from one model.
+    wanted = functools.cache(
+        lambda policy: _as_graph(classifier_of(policy))(pixels)
+    )
     whole = tf.config.list_logical_devices("GPU") == []
     files = reader.image_files(rows)
     found, converted = {}, {}
@@ -90,10 +93,10 @@ def check(
             given = predict(pixels)
             if name not in ALWAYS:
                 converted[name] = predict
-        wanted = models(policy_of(name))(pixels)
+        off = np.abs(given - wanted(policy_of(name)))
         found[name] = {
             "file": path.name,
-            "difference": float(np.abs(given - wanted).max()),
+            "difference": float(off.max()),
             "tolerance": _tolerance(name, whole),
         }
         _check_difference(found[name], reader.split, len(rows))
@@ -102,9 +105,8 @@ def check(
         "formats": found,
     }
     if converted:
-        result["measured"] = _measure(
-            {"model": models(""), **converted}, size, validation, found
-        )
+        predictors = {"model": _as_graph(classifier_of("")), **converted}
+        result["measured"] = _measure(predictors, size, validation, found)
     return result
 
 
